@@ -1,0 +1,1 @@
+"""Contree: execution environments that branch like Git. ARCHITECTURE.md is the map."""

@@ -1,0 +1,145 @@
+"""Layers and what is made of them: storage, mounting, and reading files without a VM.
+
+Implemented by adapters.layers; tests/contracts/test_layer_store.py and test_image_files.py.
+A layer is an OCI changeset, named by its `diff_id` (`sha256:<hex>` of the uncompressed tar).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A stored layer. `size_bytes` is the uncompressed tar's."""
+
+    diff_id: str
+    size_bytes: int
+    entry_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountPlan:
+    """What a guest mounts: squashfs files, bottom to top. Derived state, apart from history."""
+
+    squashfs: tuple[Path, ...]
+
+
+class LayerStore(Protocol):
+    """Holds layers; content-addressed, idempotent, nothing half-made is ever visible."""
+
+    async def has(self, diff_id: str) -> bool: ...
+
+    async def add_imported(self, blob: Path, *, media_type: str, diff_id: str) -> Layer:
+        """Store a layer pulled from a registry, exactly as it is.
+
+        `blob` is the compressed file (OCI or Docker media type: tar, tar+gzip, tar+zstd); it stays
+        the caller's. Untrusted. Raises LayerRefused when it is damaged, its uncompressed digest is
+        not `diff_id`, or a name is absolute or has `..`; StorageFullError.
+        """
+        ...
+
+    async def add_delta(
+        self, tar: AsyncIterator[bytes], *, below: Sequence[str], bytes_max: int
+    ) -> Layer | None:
+        """Store what a guest wrote, as a canonical OCI layer; None when it changed nothing.
+
+        `tar` is the guest's stream (docs/guest-protocol.md, Capture): hostile. It is consumed to
+        its end. `below` are the diff_ids it was written on top of, bottom to top. Equal content
+        gives an equal digest. Directories that differ from `below` in nothing but their time do
+        not count as a change by themselves.
+        Raises LayerRefused (also past `bytes_max`), StorageFullError; nothing is kept then.
+        """
+        ...
+
+    async def mount_plan(self, diff_ids: Sequence[str]) -> MountPlan:
+        """Make the layers local and return how to mount them. Raises NotFoundError."""
+        ...
+
+
+class EntryType(StrEnum):
+    """File types of st_mode."""
+
+    DIRECTORY = "directory"
+    REGULAR = "regular"
+    SYMLINK = "symlink"
+    CHARACTER_DEVICE = "character device"
+    BLOCK_DEVICE = "block device"
+    FIFO = "fifo"
+    SOCKET = "socket"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of an image, as the stacked layers show it.
+
+    path      absolute, within the image; bytes decoded with surrogateescape
+    mode      permission bits only, 0..0o7777
+    mtime_s   whole seconds since 1970, may be negative
+    nlink     1, or the number of names that the image shows for a hard-linked file in its layer
+    """
+
+    path: str
+    type: EntryType
+    mode: int
+    uid: int
+    gid: int
+    owner: str
+    group: str
+    size_bytes: int
+    mtime_s: int
+    nlink: int = 1
+    symlink_to: str = ""
+    device: tuple[int, int] = (0, 0)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[-1] or "/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileContent:
+    """Where the bytes of a regular file are.
+
+    source     a local file that holds them in one piece from `offset` on, when there is one: the
+               HTTP server may hand it to sendfile(2); None when they must be streamed
+    chunks     the bytes, for every other use; read once
+    """
+
+    entry: FileEntry
+    source: Path | None
+    offset: int
+    chunks: AsyncIterator[bytes]
+
+
+class ImageFiles(Protocol):
+    """Reads the filesystem of an image: `layers` are its diff_ids, bottom to top.
+
+    Paths are absolute and normalised (domain.guest_path). Symbolic links are followed inside the
+    image: absolute targets start at its root, and `..` never leaves it; a loop counts as absent.
+    Every method raises NotFoundError when the path does not exist.
+    """
+
+    async def stat(self, layers: Sequence[str], path: str, *, follow: bool = True) -> FileEntry: ...
+
+    async def list(self, layers: Sequence[str], path: str) -> Sequence[FileEntry]:
+        """Return the entries of a directory, sorted by name. Raises WrongFileTypeError."""
+        ...
+
+    async def open(self, layers: Sequence[str], path: str) -> FileContent:
+        """Return the content of a regular file. Raises WrongFileTypeError otherwise."""
+        ...
+
+    async def archive(self, layers: Sequence[str], path: str) -> AsyncIterator[bytes]:
+        """Return a pax tar of a directory, regular file or symlink, with bounded memory.
+
+        Members lie under the base name of `path` (`etc`, `etc/hosts`), for `/` under `.`; the
+        directory's own entry comes first. Raises WrongFileTypeError on a device, fifo or socket;
+        both errors come before the first byte.
+        """
+        ...

@@ -1,0 +1,184 @@
+"""A microVM as the run use case sees it: one guest, from start to the tar of what it wrote.
+
+Implemented by adapters.microvm; tests/contracts/test_microvm.py holds the fake and the real one to
+this text. Wire format: docs/guest-protocol.md. A command that fails is data (`Exited`); a guest
+that does not do its part is GuestFailure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from contree.app.layer_store import MountPlan
+from contree.domain.outcome import ResourceUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestSpec:
+    """What a guest is made of.
+
+    run_id           unique per attempt; names the libvirt domain and every scratch file
+    max_layer_bytes  bound on what may be written: sizes the scratch disk
+    """
+
+    run_id: UUID
+    mounts: MountPlan
+    hostname: str
+    max_layer_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestInfo:
+    """What a guest that is ready says of itself, and how it was started."""
+
+    accelerator: str
+    kernel: str
+    machine: str
+    boot_id: UUID
+    init_pid: int
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """One process to start. `stdin_open` keeps standard input for `write_stdin`.
+
+    timeout_ms        0 for none; the process group is killed then
+    output_bytes_max  bytes passed on of each stream; the rest is read and dropped in the guest
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str = "/"
+    uid: int = 0
+    gid: int = 0
+    stdin_open: bool = False
+    timeout_ms: int = 0
+    output_bytes_max: int = 1024 * 1024
+
+
+class Stream(StrEnum):
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Bytes that a process wrote."""
+
+    spid: int
+    stream: Stream
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncated:
+    """A stream passed its cap; said once, at its end."""
+
+    spid: int
+    stream: Stream
+    emitted_bytes: int
+    dropped_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exited:
+    """A process ended; comes after all its output. Exit code or signal is -1 for the other."""
+
+    spid: int
+    pid: int
+    exit_code: int
+    signal: int
+    core_dumped: bool
+    timed_out: bool
+    duration_us: int
+    usage: ResourceUsage = field(default_factory=ResourceUsage)
+
+
+ProcessEvent = Output | Truncated | Exited
+
+
+class SpawnRefused(Exception):  # noqa: N818 - a refusal with data, not a fault
+    """The guest could not start the command: not found, not executable, bad directory.
+
+    exit_code  127 not found, 126 not executable, 125 otherwise, as shells have it
+    """
+
+    def __init__(self, *, exit_code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+        self.reason = reason
+
+
+class Guest(Protocol):
+    """A running guest. Every method raises GuestFailure when the guest is lost or misbehaves."""
+
+    info: GuestInfo
+
+    async def put_file(
+        self,
+        path: str,
+        content: AsyncIterator[bytes],
+        *,
+        size_bytes: int,
+        uid: int,
+        gid: int,
+        mode: int,
+    ) -> None:
+        """Write a file, parents created (root, 0755), an existing one replaced.
+
+        Raises OperationFailure when the guest refuses it (no room, a directory stands there).
+        """
+        ...
+
+    async def spawn(self, spid: int, spec: ProcessSpec) -> int:
+        """Start a process under the number `spid` (1, 2, ...) and return its pid in the guest.
+
+        Raises SpawnRefused.
+        """
+        ...
+
+    def events(self) -> AsyncIterator[ProcessEvent]:
+        """Yield what all processes do, in order. One consumer; ends when the guest is closed."""
+        ...
+
+    async def write_stdin(self, spid: int, data: bytes) -> None:
+        """Pass `data` on, waiting while the process does not read. Raises NotFoundError."""
+        ...
+
+    async def close_stdin(self, spid: int) -> None: ...
+
+    async def signal(self, spid: int, number: int) -> None:
+        """Signal the process group. Raises NotFoundError when there is no live process."""
+        ...
+
+    def capture(self, *, bytes_max: int) -> AsyncIterator[bytes]:
+        """Kill what still runs and yield the tar of everything written (docs/guest-protocol.md).
+
+        Hostile bytes. The generator raises LayerRefused when there is more than `bytes_max` or a
+        name that a layer cannot hold, and GuestFailure; it ends normally only when the guest said
+        that the tar is complete.
+        """
+        ...
+
+
+class MicroVM(Protocol):
+    """Starts guests and leaves nothing behind."""
+
+    def start(self, spec: GuestSpec) -> AbstractAsyncContextManager[Guest]:
+        """Boot a guest with its disks mounted and its identity set; on exit it is gone.
+
+        Leaving the context ends the VM at once, whatever happened, and removes its files; waiting
+        for QEMU to be reaped is not on the caller's path. Raises GuestFailure.
+        """
+        ...
+
+    async def sweep(self) -> int:
+        """End every guest and remove every file that an earlier process left; return how many."""
+        ...

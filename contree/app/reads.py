@@ -1,0 +1,134 @@
+"""The read side: rows that the API and the command line show, and who answers for them.
+
+Implemented by contree.projections, over tables that the log can rebuild at any time. `since` and
+`until` are inclusive bounds on `created_at`. All lists are newest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from contree.domain.operation import Kind, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Which part of a list. `limit` 1..1000, `offset` from 0."""
+
+    limit: int = 100
+    offset: int = 0
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRow:
+    """One (image, tag) pair; an untagged image is one row with tag None."""
+
+    image_id: UUID
+    project_id: UUID
+    tag: str | None
+    created_at: datetime
+    operation_id: UUID | None
+    parent_image_id: UUID | None
+    layers: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationRow:
+    """An operation as last known. `request` is the recorded spec (run) or import request."""
+
+    operation_id: UUID
+    project_id: UUID
+    kind: Kind
+    status: Status
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_us: int
+    worker: str | None
+    image_id: UUID | None
+    result_image_id: UUID | None
+    result_tag: str | None
+    image_size_bytes: int | None
+    request: Mapping[str, Any]
+    outcome: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRow:
+    file_id: UUID
+    sha256: str
+    size_bytes: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRow:
+    token_id: UUID
+    project_id: UUID
+    project_name: str
+    permissions: frozenset[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class ImageReads(Protocol):
+    async def get(self, project_id: UUID, image_id: UUID) -> ImageRow | None:
+        """One row of the image; `tag` is its newest tag."""
+        ...
+
+    async def by_tag(self, project_id: UUID, tag: str) -> ImageRow | None: ...
+
+    async def tags_of(self, project_id: UUID, image_id: UUID) -> Sequence[str]: ...
+
+    async def list(
+        self,
+        project_id: UUID,
+        page: Page,
+        *,
+        tagged: bool = False,
+        tag_prefix: str | None = None,
+        image_id: UUID | None = None,
+    ) -> Sequence[ImageRow]:
+        """With `tag_prefix`, an exact match comes first."""
+        ...
+
+
+class OperationReads(Protocol):
+    async def get(self, project_id: UUID, operation_id: UUID) -> OperationRow | None: ...
+
+    async def list(
+        self,
+        project_id: UUID,
+        page: Page,
+        *,
+        status: Status | None = None,
+        kind: Kind | None = None,
+    ) -> Sequence[OperationRow]: ...
+
+    async def counts(self, project_id: UUID) -> Mapping[str, int]:
+        """Number of operations by status word, all six present."""
+        ...
+
+
+class FileReads(Protocol):
+    async def get(self, project_id: UUID, file_id: UUID) -> FileRow | None: ...
+
+    async def by_sha256(self, project_id: UUID, sha256: str) -> FileRow | None: ...
+
+    async def list(self, project_id: UUID, page: Page) -> Sequence[FileRow]: ...
+
+
+class TokenReads(Protocol):
+    async def by_secret_sha256(self, secret_sha256: str) -> TokenRow | None: ...
+
+    async def list(self) -> Sequence[TokenRow]: ...

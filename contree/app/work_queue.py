@@ -1,0 +1,54 @@
+"""How workers get their work: PostgreSQL is the queue. Implemented by adapters.postgres."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from contree.domain.context import Context
+from contree.domain.operation import Kind, Operation
+
+
+class WorkQueue(Protocol):
+    """Pending operations, leases of workers, and wake-ups."""
+
+    async def claim(
+        self,
+        *,
+        worker: str,
+        kind: Kind,
+        limit: int,
+        running_per_project_max: int,
+        lease_until: datetime,
+        context: Context,
+    ) -> Sequence[Operation]:
+        """Give up to `limit` pending operations of `kind`, oldest first, to `worker`.
+
+        A project never has more than `running_per_project_max` of the kind running at once.
+
+        Each is locked (SKIP LOCKED), decided by the aggregate and appended as OperationAssigned in
+        one transaction; no operation is ever given to two workers. `context.project_id` is replaced
+        by each operation's own.
+        """
+        ...
+
+    async def renew(self, *, worker: str, lease_until: datetime) -> None:
+        """Extend the lease of everything `worker` holds."""
+        ...
+
+    async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
+        """Running operations whose lease has run out; with `worker`, all that it still holds."""
+        ...
+
+    async def cancellations(self, *, worker: str) -> Sequence[UUID]:
+        """Operations held by `worker` that a client wants stopped."""
+        ...
+
+    def wakeups(self, *, poll_s: float) -> AsyncIterator[None]:
+        """Yield whenever something was appended, and at least every `poll_s` seconds.
+
+        Survives loss of the database connection; never raises on its own account.
+        """
+        ...

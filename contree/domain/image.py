@@ -1,0 +1,148 @@
+"""The Image aggregate: an immutable filesystem state. One event makes it; nothing changes it.
+
+An image is an ordered list of layers (OCI `diff_id`s, bottom to top) with the environment and
+working directory that runs on it inherit. It came from a registry or from an execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID, uuid5
+
+from contree.domain.aggregate import Aggregate, Created, register
+from contree.domain.context import Context
+
+LAYERS_MAX = 100_000
+"""Bound on the logical layers of one image."""
+
+
+def imported_image_id(project_id: UUID, config_digest: str) -> UUID:
+    """The id of an imported image: an unchanged remote image gives the same id again.
+
+    `config_digest` is the OCI image id (digest of the config), which fixes layers and environment.
+    """
+    return uuid5(project_id, f"image:{config_digest}")
+
+
+def committed_image_id(operation_id: UUID) -> UUID:
+    """The id of what an operation leaves behind: fixed by it, so a repeat cannot fork."""
+    return uuid5(operation_id, "image")
+
+
+class ImageImported(Created):
+    """Recorded by the worker when an import has stored every layer.
+
+    layers              diff_ids, bottom to top, `sha256:<hex>`
+    env, workdir        from the OCI config; env is name to value
+    size_bytes          sum of the uncompressed layer tars
+    """
+
+    TOPIC = "contree.image.imported"
+    operation_id: UUID
+    registry_url: str
+    manifest_digest: str
+    config_digest: str
+    layers: list[str]
+    env: dict[str, str]
+    workdir: str
+    size_bytes: int
+
+
+class ImageCommitted(Created):
+    """Recorded by the worker together with the success of the run that left it behind.
+
+    `layer` is the delta's diff_id, None when only env or workdir changed; `size_bytes` its size.
+    """
+
+    TOPIC = "contree.image.committed"
+    operation_id: UUID
+    parent_image_id: UUID
+    layer: str | None
+    layers: list[str]
+    env: dict[str, str]
+    preserved_env: dict[str, str]
+    workdir: str
+    size_bytes: int
+
+
+class Image(Aggregate):
+    """An immutable filesystem state, with the metadata that runs on it inherit.
+
+    `preserved_env` is what `preserve_env` stored; it applies in shell and direct mode alike.
+    """
+
+    TOPIC = "contree.image"
+
+    def __init__(
+        self,
+        layers: list[str],
+        env: dict[str, str],
+        workdir: str,
+        size_bytes: int,
+        operation_id: UUID,
+        parent_image_id: UUID | None = None,
+        preserved_env: dict[str, str] | None = None,
+    ) -> None:
+        self.layers = layers
+        self.env = env
+        self.preserved_env = preserved_env or {}
+        self.workdir = workdir
+        self.size_bytes = size_bytes
+        self.operation_id = operation_id
+        self.parent_image_id = parent_image_id
+
+    @classmethod
+    def imported(
+        cls,
+        context: Context,
+        *,
+        operation_id: UUID,
+        registry_url: str,
+        manifest_digest: str,
+        config_digest: str,
+        layers: Sequence[str],
+        env: Mapping[str, str],
+        workdir: str,
+        size_bytes: int,
+    ) -> Image:
+        return cls._begin(
+            ImageImported,
+            context,
+            imported_image_id(context.project_id, config_digest),
+            operation_id=operation_id,
+            registry_url=registry_url,
+            manifest_digest=manifest_digest,
+            config_digest=config_digest,
+            layers=list(layers),
+            env=dict(env),
+            workdir=workdir,
+            size_bytes=size_bytes,
+        )
+
+    def committed(
+        self,
+        context: Context,
+        *,
+        operation_id: UUID,
+        layer: str | None,
+        preserved_env: Mapping[str, str],
+        workdir: str,
+        size_bytes: int,
+    ) -> Image:
+        """Return the image that a run on this one left behind."""
+        return Image._begin(
+            ImageCommitted,
+            context,
+            committed_image_id(operation_id),
+            operation_id=operation_id,
+            parent_image_id=self.id,
+            layer=layer,
+            layers=[*self.layers, *([layer] if layer is not None else [])],
+            env=self.env,
+            preserved_env=dict(preserved_env),
+            workdir=workdir,
+            size_bytes=size_bytes,
+        )
+
+
+register(Image, ImageImported, ImageCommitted)

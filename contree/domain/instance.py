@@ -1,0 +1,154 @@
+"""What an instance is asked to do: the normalised request, and how it becomes a process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID
+
+from contree.domain.environment import check_environment
+from contree.domain.errors import InvalidFieldError
+from contree.domain.guest_path import parse_guest_path
+
+OUTPUT_BYTES_DEFAULT = 1024 * 1024
+OUTPUT_BYTES_MAX = 10 * 1024 * 1024
+MAX_LAYER_BYTES_DEFAULT = 12 * 1024**3
+HOSTNAME_DEFAULT = "linuxkit"
+HOSTNAME_CHARS_MAX = 64
+ARGS_MAX = 4096
+ARG_BYTES_MAX = 128 * 1024
+FILES_MAX = 4096
+ID_MAX = 2**32 - 2
+FILE_MODE_MASK = 0o7777
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePlacement:
+    """An uploaded file to put into the guest before the command starts."""
+
+    file_id: UUID
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stdin:
+    """Initial standard input; the bytes are in the content store.
+
+    close  end of file follows the bytes; otherwise the stream stays open for later writes
+    """
+
+    sha256: str
+    size_bytes: int
+    encoding: str = "ascii"
+    close: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSpec:
+    """One run, with every default filled. `env` holds no secret: see `domain.environment`.
+
+    timeout_s           wall clock of the main process, seconds
+    output_bytes_max    bytes kept of each of stdout and stderr
+    max_layer_bytes     bound on what the run may leave behind
+    env_digests         keyed digest of each masked value, so that equality can be shown
+    """
+
+    image_id: UUID
+    command: str
+    args: tuple[str, ...] = ()
+    shell: bool = False
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    env_digests: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    uid: int = 0
+    gid: int = 0
+    hostname: str = HOSTNAME_DEFAULT
+    stdin: Stdin | None = None
+    timeout_s: int
+    output_bytes_max: int = OUTPUT_BYTES_DEFAULT
+    max_layer_bytes: int = MAX_LAYER_BYTES_DEFAULT
+    disposable: bool = False
+    preserve_env: bool = False
+    preserve_cwd: bool = False
+    files: Mapping[str, FilePlacement] = field(default_factory=dict)
+    networking: bool = True
+
+    def check(self) -> None:
+        """Raise InvalidFieldError naming the first field out of its bounds (the API's names)."""
+        if not self.command:
+            raise InvalidFieldError("command", "is empty, name an executable or a shell expression")
+        if len(self.args) > ARGS_MAX:
+            raise InvalidFieldError("args", f"has {len(self.args)} entries, at most {ARGS_MAX}")
+        for name, text in (
+            ("command", self.command),
+            *((f"args[{i}]", a) for i, a in enumerate(self.args)),
+        ):
+            if "\0" in text:
+                raise InvalidFieldError(name, "has a NUL byte")
+            if len(text.encode("utf-8", "surrogateescape")) >= ARG_BYTES_MAX:
+                raise InvalidFieldError(name, f"longer than {ARG_BYTES_MAX - 1} bytes")
+        check_environment(self.env)
+        if self.cwd:
+            parse_guest_path(self.cwd, field="cwd")
+        if not 1 <= len(self.hostname) <= HOSTNAME_CHARS_MAX or "\0" in self.hostname:
+            raise InvalidFieldError("hostname", f"must have 1 to {HOSTNAME_CHARS_MAX} characters")
+        for name, value, low, high in (
+            ("uid", self.uid, 0, ID_MAX),
+            ("gid", self.gid, 0, ID_MAX),
+            ("truncate_output_at", self.output_bytes_max, 0, OUTPUT_BYTES_MAX),
+            ("resources_limits.max_layer_bytes", self.max_layer_bytes, 1, 2**53),
+        ):
+            if not low <= value <= high:
+                raise InvalidFieldError(name, f"is {value}, allowed are {low} to {high}")
+        self._check_files()
+
+    def _check_files(self) -> None:
+        if len(self.files) > FILES_MAX:
+            raise InvalidFieldError("files", f"has {len(self.files)} entries, at most {FILES_MAX}")
+        for path, placement in self.files.items():
+            if parse_guest_path(path, field=f"files['{path}']") == "/":
+                raise InvalidFieldError(f"files['{path}']", "names the root, name a file")
+            for name, value, high in (
+                ("uid", placement.uid, ID_MAX),
+                ("gid", placement.gid, ID_MAX),
+                ("mode", placement.mode, FILE_MODE_MASK),
+            ):
+                if not 0 <= value <= high:
+                    raise InvalidFieldError(
+                        f"files['{path}'].{name}", f"is {value}, allowed are 0 to {high}"
+                    )
+
+    def argv(self, env: Mapping[str, str]) -> tuple[str, ...]:
+        """The argument vector under the process environment `env`.
+
+        Shell mode runs `$SHELL -c command` and ignores `args`, as the API has it.
+        """
+        if self.shell:
+            return (env.get("SHELL") or "/bin/sh", "-c", self.command)
+        return (self.command, *self.args)
+
+    def to_fact(self) -> dict[str, Any]:
+        """The JSON form that events carry."""
+        fact = asdict(self)
+        fact["image_id"] = str(self.image_id)
+        fact["args"] = list(self.args)
+        for placement in fact["files"].values():
+            placement["file_id"] = str(placement["file_id"])
+        return fact
+
+    @classmethod
+    def from_fact(cls, fact: Mapping[str, Any]) -> InstanceSpec:
+        """Read what `to_fact` wrote."""
+        values = dict(fact)
+        stdin = values.get("stdin")
+        values["args"] = tuple(values["args"])
+        values["image_id"] = UUID(values["image_id"])
+        values["stdin"] = None if stdin is None else Stdin(**stdin)
+        values["files"] = {
+            path: FilePlacement(**{**placement, "file_id": UUID(placement["file_id"])})
+            for path, placement in values["files"].items()
+        }
+        return cls(**values)

@@ -1,0 +1,1 @@
+"""The worker: claims operations, runs them, renews its lease, drains on SIGTERM."""
