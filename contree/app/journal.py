@@ -1,8 +1,12 @@
 """The journal of an operation: what its processes did, as events a client can follow.
 
-One journal an operation, ids from 0 without gaps, in the wire form of the API's event log. It is
+One journal an operation, numbers rising from 0, in the wire form of the API's event log. It is
 not the audit log: the audit log holds the digest of the finished journal. Implemented by
 adapters.postgres.journal.
+
+The last event a client sees, `completion`, is never stored here: whoever serves the journal derives
+it from the terminal operation row, after the last entry and numbered one higher. So it exists
+exactly when the log says that the operation has ended, and cannot be lost between two writes.
 """
 
 from __future__ import annotations
@@ -16,11 +20,11 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalEntry:
-    """One event of an operation. `spid` is None for `completion` only, 0 for the machine's own."""
+    """One event of an operation. `spid` is 0 for the machine's own."""
 
     at: datetime
     type: str
-    spid: int | None
+    spid: int
     data: Mapping[str, Any]
 
 

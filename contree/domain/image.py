@@ -80,6 +80,7 @@ class Image(Aggregate):
         workdir: str,
         size_bytes: int,
         operation_id: UUID,
+        project_id: UUID,
         parent_image_id: UUID | None = None,
         preserved_env: dict[str, str] | None = None,
     ) -> None:
@@ -89,6 +90,7 @@ class Image(Aggregate):
         self.workdir = workdir
         self.size_bytes = size_bytes
         self.operation_id = operation_id
+        self.project_id = project_id
         self.parent_image_id = parent_image_id
 
     @classmethod

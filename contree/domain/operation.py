@@ -168,12 +168,12 @@ class Operation(Aggregate):
 
     def __init__(
         self,
+        project_id: UUID,
         spec: dict[str, Any] | None = None,
         registry_url: str | None = None,
         username: str | None = None,
         tag: str | None = None,
         timeout_s: int = 0,
-        project_id: UUID | None = None,
     ) -> None:
         self.kind = Kind.IMPORT if spec is None else Kind.INSTANCE
         self.spec = None if spec is None else InstanceSpec.from_fact(spec)

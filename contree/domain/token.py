@@ -64,11 +64,16 @@ class Token(Aggregate):
     TOPIC = "contree.token"
 
     def __init__(
-        self, secret_sha256: str, permissions: list[str], expires_at: datetime | None
+        self,
+        secret_sha256: str,
+        permissions: list[str],
+        expires_at: datetime | None,
+        project_id: UUID,
     ) -> None:
         self.secret_sha256 = secret_sha256
         self.permissions = permissions
         self.expires_at = expires_at
+        self.project_id = project_id
         self.revoked = False
 
     @classmethod

@@ -1,0 +1,65 @@
+"""Make and revoke tokens: the operator's command line, never the HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from uuid import UUID
+
+from contree.app.access import secret_sha256
+from contree.app.clock import Clock, IdSource
+from contree.app.event_log import EventLog
+from contree.domain.context import Context
+from contree.domain.errors import ConflictError, NotFoundError
+from contree.domain.project import Project, project_id_of
+from contree.domain.token import Permission, Token
+
+OPERATOR = "operator"
+
+
+class IssueTokens:
+    """Tokens, and the projects they belong to."""
+
+    def __init__(self, *, log: EventLog, clock: Clock, ids: IdSource) -> None:
+        self._log = log
+        self._clock = clock
+        self._ids = ids
+
+    async def issue(
+        self, *, project: str, permissions: Sequence[Permission], expires_at: datetime | None
+    ) -> str:
+        """Return the secret of a new token; the project is created when it is new.
+
+        Raises InvalidFieldError for a bad project name.
+        """
+        secret = self._ids.new_secret()
+        context = self._context(project_id_of(project))
+        token = Token.issue(
+            context,
+            token_id=self._ids.new_id(),
+            secret_sha256=secret_sha256(secret),
+            permissions=permissions,
+            expires_at=expires_at,
+        )
+        if await self._log.load(Project, context.project_id) is None:
+            with suppress(ConflictError):  # somebody else created it in this moment: as good
+                await self._log.append(Project.create(context, name=project))
+        await self._log.append(token)
+        return secret
+
+    async def revoke(self, token_id: UUID) -> None:
+        """Raise NotFoundError or InvalidTransitionError (revoked already)."""
+        token = await self._log.load(Token, token_id)
+        if token is None:
+            raise NotFoundError("token", token_id)
+        token.revoke(self._context(token.project_id))
+        await self._log.append(token)
+
+    def _context(self, project_id: UUID) -> Context:
+        return Context(
+            actor=OPERATOR,
+            project_id=project_id,
+            request_id=str(self._ids.new_id()),
+            at=self._clock.now(),
+        )

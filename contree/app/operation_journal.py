@@ -1,0 +1,156 @@
+"""Write the journal of one attempt while it runs, in batches, in order.
+
+Entries are queued without waiting and written by one task as fast as the journal takes them, so a
+follower sees output within one write, and a burst becomes few writes. `finish` waits until all is
+durable and gives the digest that the audit log keeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Self
+from uuid import UUID
+
+import orjson
+
+from contree.app.clock import Clock
+from contree.app.journal import Journal, JournalEntry
+from contree.app.microvm import Exited, GuestInfo, Output, ProcessEvent, ProcessSpec, Truncated
+from contree.domain.environment import masked
+from contree.domain.outcome import ResourceUsage
+from contree.domain.stream_text import represent
+
+BATCH_MAX = 256
+WAITING_MAX = 4096
+"""Entries queued before the guest's output has to wait for the journal."""
+
+MAIN_SPID = 1
+
+
+class OperationJournal:
+    """The journal of one attempt; an async context manager that owns the writing task."""
+
+    def __init__(self, journal: Journal, clock: Clock, operation_id: UUID) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._operation_id = operation_id
+        self._waiting: asyncio.Queue[JournalEntry | None] = asyncio.Queue(WAITING_MAX)
+        self._digest = hashlib.sha256()
+        self._writer: asyncio.Task[None] | None = None
+        self.command_started = False
+
+    async def __aenter__(self) -> Self:
+        await self._journal.restart(self._operation_id)
+        self._writer = asyncio.create_task(self._write())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writer is not None and not self._writer.done():
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+
+    async def finish(self) -> str:
+        """Wait until everything is written; return the digest (hex) of the journal.
+
+        The digest is SHA-256 over the compact JSON of [type, spid, data] of each entry, each
+        followed by a line feed. Raises what the journal raised.
+        """
+        if self._writer is not None:
+            if not self._writer.done():
+                await self._waiting.put(None)
+            await self._writer
+        return self._digest.hexdigest()
+
+    async def began(self, info: GuestInfo, *, hostname: str) -> None:
+        await self._put(
+            "init",
+            0,
+            {
+                "started_at": info.started_at.isoformat(),
+                "runtime_path": "/init",
+                "verbose": False,
+                "init_pid": info.init_pid,
+                "hostname": hostname,
+                "kernel": info.kernel,
+                "machine": info.machine,
+                "boot_id": str(info.boot_id),
+            },
+        )
+
+    async def spawned(self, spid: int, pid: int, spec: ProcessSpec, *, shell: bool) -> None:
+        self.command_started = True
+        await self._put(
+            "spawn",
+            spid,
+            {
+                "pid": pid,
+                "command": spec.argv[0],
+                "args": list(spec.argv[1:]),
+                "shell": shell,
+                "cwd": spec.cwd,
+                "uid": spec.uid,
+                "gid": spec.gid,
+                "timeout": spec.timeout_ms // 1000,
+                "truncate_at": spec.output_bytes_max,
+                "env": masked(spec.env),
+            },
+        )
+
+    async def observed(self, event: ProcessEvent) -> None:
+        """Write what a process did."""
+        if isinstance(event, Output):
+            value, encoding = represent(event.data)
+            data: Mapping[str, Any] = {"value": value, "encoding": encoding, "truncated": False}
+            await self._put(event.stream.value, event.spid, data)
+        elif isinstance(event, Truncated):
+            data = {
+                "stream": event.stream.value,
+                "bytes_emitted": event.emitted_bytes,
+                "bytes_dropped": event.dropped_bytes,
+            }
+            await self._put("truncated", event.spid, data)
+        else:
+            await self._put("exit", event.spid, _exit_data(event))
+
+    async def ended(self, reason: str) -> None:
+        """`reason`: job_complete, timeout, spawn_failed or signal."""
+        stopped_at = self._clock.now().isoformat()
+        await self._put("shutdown", 0, {"stopped_at": stopped_at, "reason": reason})
+
+    async def _put(self, type_: str, spid: int, data: Mapping[str, Any]) -> None:
+        if self._writer is not None and self._writer.done():
+            await self._writer  # raises what ended it
+        entry = JournalEntry(at=self._clock.now(), type=type_, spid=spid, data=data)
+        self._digest.update(orjson.dumps([type_, spid, data]) + b"\n")
+        await self._waiting.put(entry)
+
+    async def _write(self) -> None:
+        ended = False
+        while not ended:
+            first = await self._waiting.get()
+            batch = [] if first is None else [first]
+            ended = first is None
+            while not ended and len(batch) < BATCH_MAX and not self._waiting.empty():
+                entry = self._waiting.get_nowait()
+                if entry is None:
+                    ended = True
+                else:
+                    batch.append(entry)
+            if batch:
+                await self._journal.append(self._operation_id, batch)
+
+
+def _exit_data(event: Exited) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "pid": event.pid,
+        "code": event.exit_code,
+        "signal": event.signal,
+        "timed_out": event.timed_out,
+        "duration_ms": event.duration_us // 1000,
+        "resources": {name: getattr(event.usage, name) for name in ResourceUsage.__slots__},
+    }
+    if event.core_dumped:
+        data["core_dump"] = True
+    return data

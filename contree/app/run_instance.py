@@ -1,0 +1,274 @@
+"""Carry out a run: one guest, one command, the delta as a layer, the image it leaves behind.
+
+Order (design section 3): the output and the layer are durable before the transaction that records
+image and success; until then nothing the run did can be seen, so an attempt that is lost is simply
+run again from its immutable image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import orjson
+
+from contree.app.clock import Clock, IdSource
+from contree.app.conclude import Conclude
+from contree.app.content_store import ContentStore
+from contree.app.event_log import EventLog
+from contree.app.guest_command import CapturedOutput, CommandResult, run_command
+from contree.app.journal import Journal
+from contree.app.layer_store import Layer, LayerStore
+from contree.app.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
+from contree.app.operation_journal import OperationJournal
+from contree.app.reads import FileReads
+from contree.app.sealing import Sealer
+from contree.domain.aggregate import Aggregate
+from contree.domain.context import Context
+from contree.domain.environment import environment_to_preserve, is_secret, process_environment
+from contree.domain.errors import (
+    GuestFailure,
+    NotFoundError,
+    OperationFailure,
+    StorageFullError,
+)
+from contree.domain.image import Image
+from contree.domain.instance import InstanceSpec, Stdin
+from contree.domain.operation import Operation
+from contree.domain.outcome import CapturedStream, ProcessOutcome
+
+NETWORK = "none"
+"""Guests have no network yet, whatever `networking.enabled` says; the start event records it."""
+
+
+class RunInstance:
+    """The worker's side of a run."""
+
+    def __init__(
+        self,
+        *,
+        log: EventLog,
+        files: FileReads,
+        content: ContentStore,
+        layers: LayerStore,
+        microvm: MicroVM,
+        journal: Journal,
+        sealer: Sealer,
+        clock: Clock,
+        ids: IdSource,
+        conclude: Conclude,
+    ) -> None:
+        self._log = log
+        self._files = files
+        self._content = content
+        self._layers = layers
+        self._microvm = microvm
+        self._journal = journal
+        self._sealer = sealer
+        self._clock = clock
+        self._ids = ids
+        self._conclude = conclude
+
+    async def execute(self, operation: Operation) -> None:
+        """Bring the assigned `operation` to its end, or back into the queue.
+
+        A guest that is lost before the command has started is our fault: run again. Afterwards it
+        is FAILED with the reason. Cancelling leaves the operation running in the log and no guest.
+        """
+        async with OperationJournal(self._journal, self._clock, operation.id) as journal:
+            try:
+                await self._execute(operation, journal)
+            except GuestFailure as failure:
+                if journal.command_started:
+                    await self._fail(operation, journal, failure)
+                else:
+                    await self._conclude.lose(operation.id, str(failure), worker=operation.worker)
+            except (OperationFailure, StorageFullError, NotFoundError) as failure:
+                await self._fail(operation, journal, failure)
+
+    async def _fail(
+        self, operation: Operation, journal: OperationJournal, failure: Exception
+    ) -> None:
+        digest = await journal.finish()
+        await self._conclude.fail(operation, str(failure), journal_sha256=digest)
+
+    async def _execute(self, operation: Operation, journal: OperationJournal) -> None:
+        spec = operation.spec
+        if spec is None:
+            raise OperationFailure("the operation is not a run")
+        image = await self._log.load(Image, spec.image_id)
+        if image is None:
+            raise NotFoundError("image", spec.image_id)
+        request_env = await self._request_environment(operation, spec)
+        guest_spec = GuestSpec(
+            run_id=self._ids.new_id(),
+            mounts=await self._layers.mount_plan(image.layers),
+            hostname=spec.hostname,
+            max_layer_bytes=spec.max_layer_bytes,
+        )
+        async with self._microvm.start(guest_spec) as guest:
+            await self._record_start(operation, guest)
+            await journal.began(guest.info, hostname=spec.hostname)
+            await self._put_files(guest, operation, spec)
+            result = await run_command(
+                guest,
+                _process(spec, image, request_env),
+                stdin=None if spec.stdin is None else self._stdin(spec.stdin),
+                shell=spec.shell,
+                journal=journal,
+            )
+            layer = None if spec.disposable else await self._keep_delta(guest, image, spec)
+        outcome = await self._outcome(result)
+        digest = await journal.finish()
+        await self._record_success(operation, image, request_env, layer, outcome, digest)
+
+    async def _request_environment(
+        self, operation: Operation, spec: InstanceSpec
+    ) -> dict[str, str | None]:
+        """The environment as it was sent: masked values come out of the sealed secret."""
+        env = dict(spec.env)
+        if spec.env_digests:
+            sealed = await self._log.sealed(operation.id)
+            if sealed is None:
+                raise OperationFailure("the secret environment values are gone, run it again")
+            env.update(orjson.loads(self._sealer.open(sealed)))
+        return env
+
+    async def _record_start(self, operation: Operation, guest: Guest) -> None:
+        operation.start(
+            self._context(operation),
+            accelerator=guest.info.accelerator,
+            kernel=guest.info.kernel,
+            boot_id=str(guest.info.boot_id),
+            network=NETWORK,
+        )
+        await self._conclude.append_unless_cancelled(operation)
+
+    async def _put_files(self, guest: Guest, operation: Operation, spec: InstanceSpec) -> None:
+        for path, placement in spec.files.items():
+            row = await self._files.get(operation.project_id, placement.file_id)
+            if row is None:
+                raise NotFoundError("file", placement.file_id)
+            await guest.put_file(
+                path,
+                self._content.read(row.sha256),
+                size_bytes=row.size_bytes,
+                uid=placement.uid,
+                gid=placement.gid,
+                mode=placement.mode,
+            )
+
+    def _stdin(self, stdin: Stdin) -> AsyncIterator[bytes]:
+        return self._content.read(stdin.sha256)
+
+    async def _keep_delta(self, guest: Guest, image: Image, spec: InstanceSpec) -> Layer | None:
+        return await self._layers.add_delta(
+            guest.capture(bytes_max=spec.max_layer_bytes),
+            below=image.layers,
+            bytes_max=spec.max_layer_bytes,
+        )
+
+    async def _outcome(self, result: CommandResult) -> ProcessOutcome:
+        exited = result.exited
+        return ProcessOutcome(
+            pid=exited.pid,
+            exit_code=exited.exit_code,
+            signal=exited.signal,
+            core_dumped=exited.core_dumped,
+            timed_out=exited.timed_out,
+            duration_us=exited.duration_us,
+            usage=exited.usage,
+            stdout=await self._stored(result.stdout),
+            stderr=await self._stored(result.stderr),
+        )
+
+    async def _stored(self, output: CapturedOutput) -> CapturedStream:
+        content = await self._content.put_bytes(bytes(output.data))
+        return CapturedStream(
+            sha256=content.sha256,
+            size_bytes=content.size_bytes,
+            dropped_bytes=output.dropped_bytes,
+        )
+
+    async def _record_success(
+        self,
+        operation: Operation,
+        image: Image,
+        request_env: Mapping[str, str | None],
+        layer: Layer | None,
+        outcome: ProcessOutcome,
+        journal_sha256: str,
+    ) -> None:
+        async def decide(current: Operation, context: Context) -> Sequence[Aggregate]:
+            result = _result_image(context, current, image, request_env, layer)
+            current.succeed(
+                context,
+                result_image_id=None if result is None else result.id,
+                image_size_bytes=0 if layer is None else layer.size_bytes,
+                outcome=outcome,
+                journal_sha256=journal_sha256,
+            )
+            return () if result is None or result is image else (result,)
+
+        await self._conclude.conclude(operation, decide, journal_sha256=journal_sha256)
+
+    def _context(self, operation: Operation) -> Context:
+        return Context(
+            actor=f"worker:{operation.worker}",
+            project_id=operation.project_id,
+            request_id=str(self._ids.new_id()),
+            at=self._clock.now(),
+        )
+
+
+def _process(
+    spec: InstanceSpec, image: Image, request_env: Mapping[str, str | None]
+) -> ProcessSpec:
+    env = process_environment(
+        image_env=image.env,
+        preserved_env=image.preserved_env,
+        request_env=request_env,
+        shell=spec.shell,
+    )
+    return ProcessSpec(
+        argv=spec.argv(env),
+        env=env,
+        cwd=spec.cwd or image.workdir or "/",
+        uid=spec.uid,
+        gid=spec.gid,
+        stdin_open=spec.stdin is not None,
+        timeout_ms=spec.timeout_s * 1000,
+        output_bytes_max=spec.output_bytes_max,
+    )
+
+
+def _result_image(
+    context: Context,
+    operation: Operation,
+    image: Image,
+    request_env: Mapping[str, str | None],
+    layer: Layer | None,
+) -> Image | None:
+    """The image the run leaves behind: none, the one it ran on, or a new one."""
+    spec = operation.spec
+    if spec is None or spec.disposable:
+        return None
+    preserved_env, workdir = image.preserved_env, image.workdir
+    if spec.preserve_env:
+        # Secrets never enter the log, so they are not kept in an image either.
+        preserved_env = environment_to_preserve(
+            image_env=image.env,
+            preserved_env=image.preserved_env,
+            request_env={n: v for n, v in request_env.items() if v is None or not is_secret(n)},
+        )
+    if spec.preserve_cwd:
+        workdir = spec.cwd or image.workdir
+    if layer is None and (preserved_env, workdir) == (image.preserved_env, image.workdir):
+        return image
+    return image.committed(
+        context,
+        operation_id=operation.id,
+        layer=None if layer is None else layer.diff_id,
+        preserved_env=preserved_env,
+        workdir=workdir,
+        size_bytes=0 if layer is None else layer.size_bytes,
+    )

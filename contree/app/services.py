@@ -1,0 +1,40 @@
+"""Everything the HTTP API needs, built by bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from contree.app.access import Access
+from contree.app.cancel_operation import CancelOperation
+from contree.app.clock import Clock
+from contree.app.content_store import ContentStore
+from contree.app.journal import Journal
+from contree.app.layer_store import ImageFiles
+from contree.app.limits import Limits
+from contree.app.reads import FileReads, ImageReads, OperationReads
+from contree.app.request_import import RequestImport
+from contree.app.request_run import RequestRun
+from contree.app.tag_images import TagImages
+from contree.app.upload_file import UploadFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The use cases and reads behind the API. `ready` raises UnavailableError."""
+
+    access: Access
+    images: ImageReads
+    operations: OperationReads
+    files: FileReads
+    runs: RequestRun
+    imports: RequestImport
+    cancellation: CancelOperation
+    tags: TagImages
+    uploads: UploadFile
+    content: ContentStore
+    image_files: ImageFiles
+    journal: Journal
+    limits: Limits
+    clock: Clock
+    ready: Callable[[], Awaitable[None]]

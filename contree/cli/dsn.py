@@ -1,0 +1,28 @@
+"""`contreed dsn`: where the database of a running server is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from contree import bootstrap
+from contree.config import Settings
+
+
+def add_commands(
+    commands: argparse._SubParsersAction[Any],  # noqa: SLF001 - argparse has no public name
+    common: argparse.ArgumentParser,
+) -> None:
+    parser = commands.add_parser(
+        "dsn", parents=[common], help="print the DSN of the embedded database while it runs"
+    )
+    parser.add_argument(
+        "--owner", action="store_true", help="the role that may migrate, not the service's"
+    )
+    parser.set_defaults(command=_dsn)
+
+
+async def _dsn(settings: Settings, arguments: argparse.Namespace) -> None:
+    urls = await bootstrap.running_database(settings)
+    sys.stdout.write((urls.owner if arguments.owner else urls.app) + "\n")

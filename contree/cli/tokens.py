@@ -1,0 +1,86 @@
+"""`contreed token create|list|revoke`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from contree import bootstrap
+from contree.config import Settings
+from contree.domain.errors import InvalidFieldError
+from contree.domain.token import Permission, parse_permissions
+
+
+def add_commands(
+    commands: argparse._SubParsersAction[Any],  # noqa: SLF001 - argparse has no public name
+    common: argparse.ArgumentParser,
+) -> None:
+    token = commands.add_parser("token", help="make, list and revoke API tokens")
+    actions = token.add_subparsers(title="actions", metavar="ACTION", required=True)
+    create = actions.add_parser("create", parents=[common], help="print a new token, once")
+    create.add_argument("--project", required=True, metavar="NAME", help="created when it is new")
+    create.add_argument(
+        "--permissions",
+        metavar="A,B",
+        help="default: all of " + ", ".join(p.value for p in Permission),
+    )
+    create.add_argument("--expires-in-days", type=int, metavar="N", help="default: never expires")
+    create.set_defaults(command=_create)
+    listing = actions.add_parser("list", parents=[common], help="tokens, without their secrets")
+    listing.set_defaults(command=_list)
+    revoke = actions.add_parser("revoke", parents=[common], help="withdraw a token for good")
+    revoke.add_argument("token_id", metavar="TOKEN_ID", help="as `token list` shows it")
+    revoke.set_defaults(command=_revoke)
+
+
+async def _create(settings: Settings, arguments: argparse.Namespace) -> None:
+    if arguments.permissions is None:
+        permissions = list(Permission)
+    else:
+        permissions = parse_permissions([p.strip() for p in arguments.permissions.split(",")])
+    expires_at = None
+    if arguments.expires_in_days is not None:
+        if arguments.expires_in_days < 1:
+            raise InvalidFieldError("expires-in-days", "must be 1 or more")
+        expires_at = datetime.now(UTC) + timedelta(days=arguments.expires_in_days)
+    async with (
+        bootstrap.database(settings) as database,
+        bootstrap.core(settings, database) as core,
+    ):
+        secret = await bootstrap.issue_tokens(core).issue(
+            project=arguments.project, permissions=permissions, expires_at=expires_at
+        )
+    sys.stdout.write(secret + "\n")
+
+
+async def _list(settings: Settings, _: argparse.Namespace) -> None:
+    async with (
+        bootstrap.database(settings) as database,
+        bootstrap.core(settings, database) as core,
+    ):
+        rows = await core.tokens.list()
+    for row in rows:
+        state = "active"
+        if row.revoked_at is not None:
+            state = "revoked"
+        elif row.expires_at is not None and row.expires_at <= datetime.now(UTC):
+            state = "expired"
+        sys.stdout.write(
+            f"{row.token_id}  {row.project_name}  {state}  {row.created_at:%Y-%m-%d %H:%M}  "
+            f"{','.join(sorted(row.permissions))}\n"
+        )
+
+
+async def _revoke(settings: Settings, arguments: argparse.Namespace) -> None:
+    try:
+        token_id = UUID(arguments.token_id)
+    except ValueError:
+        raise InvalidFieldError("TOKEN_ID", f"'{arguments.token_id}' is not a UUID") from None
+    async with (
+        bootstrap.database(settings) as database,
+        bootstrap.core(settings, database) as core,
+    ):
+        await bootstrap.issue_tokens(core).revoke(token_id)

@@ -1,0 +1,153 @@
+"""Settings: defaults, then a TOML file, then `CONTREED_*` variables, then command-line options.
+
+The only reader of the environment. Names are the same everywhere: the option `--listen`, the key
+`listen`, the variable `CONTREED_LISTEN`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from contree.app.limits import Limits
+from contree.domain.errors import InvalidFieldError
+
+PREFIX = "CONTREED_"
+SOURCE_TREE = Path(__file__).resolve().parent.parent
+
+
+def _default_data_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/contree")
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return Path(base) / "contree"
+
+
+def _default_worker_name() -> str:
+    return socket.gethostname()
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a deployment decides. Sizes in the unit that the name ends in.
+
+    data_dir              everything on this host lives below it, but for sockets
+    listen                HOST:PORT of the API
+    database_url          PostgreSQL, as libpq has it; unset: an embedded server below data_dir
+    database_owner_url    the role that may migrate and rebuild; unset: database_url
+    libvirt_uri           unset: QEMU's embedded driver inside the worker
+    accelerator           auto boots a probe guest under KVM and falls back to TCG
+    guest_kernel_dir      an unpacked kernel package: boot/vmlinuz-*, lib/modules/*
+    guest_agent           the static agent binary
+    worker_name           stable over restarts of the same worker
+    instances_here        runs at once on this worker
+    imports_here          imports at once on this worker
+    """
+
+    data_dir: Path = msgspec.field(default_factory=_default_data_dir)
+    listen: str = "127.0.0.1:8080"
+    database_url: str | None = None
+    database_owner_url: str | None = None
+    libvirt_uri: str | None = None
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    guest_kernel_dir: Path = SOURCE_TREE / ".cache/packages/linux-image-cloud-amd64"
+    guest_agent: Path = SOURCE_TREE / "guest/build/agent"
+    guest_memory_mib: int = 512
+    guest_vcpu_count: int = 1
+    worker_name: str = msgspec.field(default_factory=_default_worker_name)
+    instances_here: int = msgspec.field(default_factory=_usable_cores)
+    imports_here: int = 2
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    instance_max_timeout: int = 3600
+    instance_default_timeout: int = 300
+    instance_max_concurrency: int = 10
+    instance_max_layer_bytes: int = 12 * 1024**3
+    images_import_max_concurrency: int = 5
+    images_import_max_timeout: int = 3600
+    upload_max_bytes: int = 12 * 1024**3
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Where sockets and scratch live: short (socket paths end at 107 bytes), same each time."""
+        name = hashlib.sha256(os.fsencode(self.data_dir.resolve())).hexdigest()[:10]
+        if os.geteuid() == 0 and Path("/run").is_dir():
+            return Path("/run") / f"contree-{name}"
+        base = os.environ.get("XDG_RUNTIME_DIR")
+        if base and Path(base).is_dir():
+            return Path(base) / f"contree-{name}"
+        return Path("/tmp") / f"contree-{os.geteuid()}-{name}"  # noqa: S108 - made 0700, checked
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`. Raises InvalidFieldError."""
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - TCP
+            raise InvalidFieldError("listen", f"'{self.listen}' is not HOST:PORT")
+        return host.strip("[]"), int(port)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            instance_max_timeout_s=self.instance_max_timeout,
+            instance_default_timeout_s=min(
+                self.instance_default_timeout, self.instance_max_timeout
+            ),
+            instance_max_concurrency=self.instance_max_concurrency,
+            instance_max_layer_bytes=self.instance_max_layer_bytes,
+            images_import_max_concurrency=self.images_import_max_concurrency,
+            images_import_max_timeout_s=self.images_import_max_timeout,
+            upload_bytes_max=self.upload_max_bytes,
+        )
+
+
+def load_settings(
+    options: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Return the settings; `options` with value None are not given.
+
+    The TOML file is `options["config"]` or `CONTREED_CONFIG`.
+    Raises InvalidFieldError naming the setting and where it came from.
+    """
+    env = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    file = options.get("config") or env.get(PREFIX + "CONFIG")
+    if file:
+        try:
+            values.update(tomllib.loads(Path(file).read_text()))
+        except (OSError, ValueError) as error:
+            raise InvalidFieldError("config", f"cannot read '{file}': {error}") from error
+    known = {field.name for field in msgspec.structs.fields(Settings)}
+    values.update({n: env[PREFIX + n.upper()] for n in known if PREFIX + n.upper() in env})
+    values.update({n: v for n, v in options.items() if n in known and v is not None})
+    try:
+        return msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise InvalidFieldError("settings", str(error)) from error
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """The environment that gives a child process the same settings."""
+    env = {k: v for k, v in os.environ.items() if k != PREFIX + "CONFIG"}
+    for field in msgspec.structs.fields(Settings):
+        value = getattr(settings, field.name)
+        if value is None:
+            env.pop(PREFIX + field.name.upper(), None)
+        else:
+            env[PREFIX + field.name.upper()] = str(value)
+    return env
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value).expanduser().absolute()
+    raise NotImplementedError(f"settings of type {kind}")

@@ -1,0 +1,42 @@
+"""The listening socket: starts the API on an address, and stops it without cutting answers short."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from contree.app.services import Services
+from contree.domain.errors import InvalidFieldError
+from contree.http.app import create_app
+
+SHUTDOWN_S = 5.0
+"""How long open answers (followers of events, downloads) may go on after a stop."""
+KEEPALIVE_S = 75.0
+
+
+@asynccontextmanager
+async def serve_api(services: Services, host: str, port: int) -> AsyncIterator[str]:
+    """Serve until the context ends; yield the base URL (port 0 takes a free one).
+
+    Raises InvalidFieldError when the address cannot be had.
+    """
+    runner = web.AppRunner(
+        create_app(services),
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=SHUTDOWN_S,
+        access_log=None,  # create_app logs each request itself, with its id
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, reuse_address=True)
+        try:
+            await site.start()
+        except OSError as error:
+            raise InvalidFieldError("listen", f"cannot listen on {host}:{port}: {error}") from error
+        bound = runner.addresses[0]
+        shown = f"[{host}]" if ":" in host else host
+        yield f"http://{shown}:{bound[1]}"
+    finally:
+        await runner.cleanup()

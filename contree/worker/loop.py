@@ -1,0 +1,202 @@
+"""The worker's loop: claim what there is room for, run it, act on cancellations, renew, recover.
+
+    start: sweep guests and requeue what an earlier life left
+    woken by the log (NOTIFY) or every POLL_S: cancellations, claim
+    every LEASE_S / 3: renew own leases, requeue those of lost workers
+    stop: claim no more; what runs is given DRAIN_S, then put back into the queue
+
+One task an operation. A task that is cancelled leaves its operation running in the log; the loop
+then records why: a client's wish, or the worker's stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+from contree.app.clock import Clock, IdSource
+from contree.app.conclude import Conclude
+from contree.app.microvm import MicroVM
+from contree.app.recover import Recover
+from contree.app.work_queue import WorkQueue
+from contree.domain.context import Context
+from contree.domain.errors import ContreeError, UnavailableError
+from contree.domain.operation import Kind, Operation
+from contree.domain.project import NAMESPACE
+
+LEASE_S = 60.0
+POLL_S = 2.0
+DRAIN_S = 5.0
+
+log = logging.getLogger(__name__)
+
+Execute = Callable[[Operation], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """How many operations of a kind this worker runs at once, and how many a project may have."""
+
+    here: int
+    per_project: int
+
+
+class Worker:
+    """One worker process. `name` is stable over restarts of the same installation."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        queue: WorkQueue,
+        execute: Mapping[Kind, Execute],
+        capacity: Mapping[Kind, Capacity],
+        conclude: Conclude,
+        recover: Recover,
+        microvm: MicroVM,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
+        self._name = name
+        self._queue = queue
+        self._execute = execute
+        self._capacity = capacity
+        self._conclude = conclude
+        self._recover = recover
+        self._microvm = microvm
+        self._clock = clock
+        self._ids = ids
+        self._running: dict[UUID, tuple[Kind, asyncio.Task[None]]] = {}
+        self._cancelled: set[UUID] = set()
+        self._room = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain. Raises only what cannot be gone on from."""
+        swept = await self._microvm.sweep()
+        requeued = await self._recover.own(self._name)
+        if swept or requeued:
+            log.warning("an earlier life left %d guests and %d operations", swept, requeued)
+        helpers = [
+            asyncio.create_task(self._follow(), name="follow"),
+            asyncio.create_task(self._serve_queue(), name="queue"),
+            asyncio.create_task(self._keep_leases(), name="leases"),
+        ]
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        done, _ = await asyncio.wait([*helpers, stopping], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*helpers, stopping):
+            task.cancel()
+        await asyncio.gather(*helpers, stopping, return_exceptions=True)
+        await self._drain()
+        for task in done:
+            task.result()
+
+    async def _follow(self) -> None:
+        async for _ in self._queue.wakeups(poll_s=POLL_S):
+            self._room.set()
+
+    async def _serve_queue(self) -> None:
+        while True:
+            await self._room.wait()
+            self._room.clear()
+            try:
+                await self._stop_cancelled()
+                for kind in self._execute:
+                    await self._claim(kind)
+            except UnavailableError as error:
+                log.warning("queue not reachable: %s", error)
+                await asyncio.sleep(POLL_S)
+                self._room.set()
+
+    async def _claim(self, kind: Kind) -> None:
+        capacity = self._capacity[kind]
+        room = capacity.here - sum(1 for k, _ in self._running.values() if k is kind)
+        if room <= 0:
+            return
+        claimed = await self._queue.claim(
+            worker=self._name,
+            kind=kind,
+            limit=room,
+            running_per_project_max=capacity.per_project,
+            lease_until=self._clock.now() + timedelta(seconds=LEASE_S),
+            context=self._context(),
+        )
+        for operation in claimed:
+            task = asyncio.create_task(self._work(operation), name=f"operation {operation.id}")
+            self._running[operation.id] = (kind, task)
+            task.add_done_callback(partial(self._ended, operation.id))
+
+    def _ended(self, operation_id: UUID, _: asyncio.Task[None]) -> None:
+        self._running.pop(operation_id, None)
+        self._cancelled.discard(operation_id)
+        self._room.set()
+
+    async def _work(self, operation: Operation) -> None:
+        log.info("operation %s: attempt %d begins", operation.id, operation.attempts)
+        try:
+            await self._execute[operation.kind](operation)
+        except asyncio.CancelledError:
+            # A wish to cancel that is in the log makes `lose` record the cancellation.
+            reason = "the worker was stopped"
+            await asyncio.shield(self._lose(operation.id, reason))
+        except UnavailableError as error:
+            # What the log cannot take now, the lease brings back later.
+            log.warning("operation %s: database lost: %s", operation.id, error)
+            await self._lose_when_possible(operation.id, "the database was lost")
+        except ContreeError as error:
+            log.exception("operation %s failed", operation.id)
+            await self._lose_when_possible(operation.id, str(error))
+        except Exception:
+            log.exception("operation %s hit a defect", operation.id)
+            await self._lose_when_possible(operation.id, "internal error, see the worker's log")
+        else:
+            log.info("operation %s: attempt %d ended", operation.id, operation.attempts)
+
+    async def _lose(self, operation_id: UUID, reason: str) -> None:
+        await self._conclude.lose(operation_id, reason, worker=self._name)
+
+    async def _lose_when_possible(self, operation_id: UUID, reason: str) -> None:
+        while True:
+            try:
+                return await self._lose(operation_id, reason)
+            except UnavailableError:
+                await asyncio.sleep(POLL_S)
+
+    async def _stop_cancelled(self) -> None:
+        for operation_id in await self._queue.cancellations(worker=self._name):
+            running = self._running.get(operation_id)
+            if running is not None and operation_id not in self._cancelled:
+                self._cancelled.add(operation_id)
+                running[1].cancel()
+
+    async def _keep_leases(self) -> None:
+        while True:
+            try:
+                lease_until = self._clock.now() + timedelta(seconds=LEASE_S)
+                await self._queue.renew(worker=self._name, lease_until=lease_until)
+                await self._recover.others()
+            except UnavailableError as error:
+                log.warning("leases not renewed: %s", error)
+            await asyncio.sleep(LEASE_S / 3)
+
+    async def _drain(self) -> None:
+        tasks = [task for _, task in self._running.values()]
+        if not tasks:
+            return
+        log.info("waiting up to %.0f s for %d running operations", DRAIN_S, len(tasks))
+        _, late = await asyncio.wait(tasks, timeout=DRAIN_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _context(self) -> Context:
+        return Context(
+            actor=f"worker:{self._name}",
+            project_id=NAMESPACE,  # replaced by each operation's own
+            request_id=str(self._ids.new_id()),
+            at=self._clock.now(),
+        )
