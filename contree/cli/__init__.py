@@ -12,8 +12,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from contree.cli import dsn, projections, server, tokens
 from contree.cli import doctor as doctor_command
+from contree.cli import dsn, projections, server, tokens
 from contree.config import load_settings
 from contree.domain.errors import ContreeError
 

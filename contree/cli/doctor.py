@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from contree import bootstrap
 from contree.config import Settings
+from contree.domain.errors import ContreeError
+
+TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "skopeo": "skopeo",
+    "sqfstar": "squashfs-tools",
+    "mkfs.ext4": "e2fsprogs",
+}
+"""Programs we run, and the Debian package that has each."""
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+DISK_FREE_BYTES_MIN = 5 * 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. `remedy` says what to do when it is not ok."""
+
+    subject: str
+    ok: bool
+    detail: str
+    remedy: str = ""
 
 
 def add_commands(
-    commands: argparse._SubParsersAction[Any],  # noqa: SLF001 - argparse has no public name
+    commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
     parser = commands.add_parser(
@@ -24,7 +52,7 @@ def add_commands(
 
 async def _doctor(settings: Settings, _: argparse.Namespace) -> int:
     healthy = True
-    async for finding in bootstrap.diagnose(settings):
+    async for finding in _findings(settings):
         mark = "ok     " if finding.ok else "MISSING"
         sys.stdout.write(f"{mark} {finding.subject}: {finding.detail}\n")
         if not finding.ok:
@@ -33,3 +61,78 @@ async def _doctor(settings: Settings, _: argparse.Namespace) -> int:
         sys.stdout.flush()
     sys.stdout.write("this machine can run guests\n" if healthy else "see what is missing above\n")
     return 0 if healthy else 1
+
+
+async def _findings(settings: Settings) -> AsyncIterator[Finding]:
+    for finding in _tools():
+        yield finding
+    yield _disk(settings)
+    yield await _database(settings)
+    yield await _guest(settings)
+
+
+def _tools() -> list[Finding]:
+    findings = []
+    for tool, package in TOOLS.items():
+        found = shutil.which(tool) or shutil.which(tool, path=SBIN)
+        findings.append(
+            Finding(
+                subject=tool,
+                ok=found is not None,
+                detail=found or "not found",
+                remedy=f"apt-get install {package}",
+            )
+        )
+    return findings
+
+
+def _disk(settings: Settings) -> Finding:
+    place = settings.data_dir
+    while not place.exists():
+        place = place.parent
+    free_bytes = shutil.disk_usage(place).free
+    return Finding(
+        subject="disk",
+        ok=free_bytes >= DISK_FREE_BYTES_MIN,
+        detail=f"{free_bytes / 1024**3:.1f} GiB free for {settings.data_dir}",
+        remedy="free some space, or choose another --data-dir",
+    )
+
+
+async def _database(settings: Settings) -> Finding:
+    """The configured database, the running embedded one, or a trial of the embedded one."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="contree-doctor-") as trial:
+            if settings.database_url is None and not settings.data_dir.exists():
+                settings = msgspec.structs.replace(settings, data_dir=Path(trial))
+            async with (
+                bootstrap.database(settings) as urls,
+                bootstrap.core(settings, urls) as core,
+            ):
+                row = await core.database.fetchrow("SELECT version() AS version")
+        version = "" if row is None else str(row["version"]).split(" on ")[0]
+        return Finding(subject="database", ok=True, detail=version)
+    except ContreeError as error:
+        return Finding(
+            subject="database",
+            ok=False,
+            detail=str(error),
+            remedy="set CONTREED_DATABASE_URL, or mend what the message names",
+        )
+
+
+async def _guest(settings: Settings) -> Finding:
+    """Boot a probe guest, in a place of its own so that a running server is not disturbed."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="contree-doctor-") as trial:
+            aside = msgspec.structs.replace(settings, data_dir=Path(trial))
+            async with bootstrap.probed_guest(aside) as info:
+                detail = f"booted Linux {info.kernel} under {info.accelerator}"
+        return Finding(subject="guest", ok=True, detail=detail)
+    except ContreeError as error:
+        return Finding(
+            subject="guest",
+            ok=False,
+            detail=str(error),
+            remedy="run `make setup` in the source tree: it fetches the kernel, builds the agent",
+        )

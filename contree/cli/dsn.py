@@ -11,7 +11,7 @@ from contree.config import Settings
 
 
 def add_commands(
-    commands: argparse._SubParsersAction[Any],  # noqa: SLF001 - argparse has no public name
+    commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
     parser = commands.add_parser(
@@ -24,5 +24,5 @@ def add_commands(
 
 
 async def _dsn(settings: Settings, arguments: argparse.Namespace) -> None:
-    urls = await bootstrap.running_database(settings)
+    urls = bootstrap.running_database(settings)
     sys.stdout.write((urls.owner if arguments.owner else urls.app) + "\n")

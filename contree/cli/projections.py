@@ -11,7 +11,7 @@ from contree.config import Settings
 
 
 def add_commands(
-    commands: argparse._SubParsersAction[Any],  # noqa: SLF001 - argparse has no public name
+    commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
     projections = commands.add_parser("projections", help="the read models behind the API")
@@ -32,5 +32,11 @@ async def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
         report = await bootstrap.rebuild_projections(database, check=arguments.check)
     for line in report.differences:
         sys.stdout.write(line + "\n")
-    sys.stdout.write(f"{report.summary}\n")
+    if not arguments.check:
+        summary = "rebuilt the read models"
+    elif report.differences:
+        summary = f"{len(report.differences)} differences between live and rebuilt read models"
+    else:
+        summary = "live and rebuilt read models are equal"
+    sys.stdout.write(f"{summary}, {report.event_count} events\n")
     return 1 if report.differences else 0

@@ -33,14 +33,16 @@ From Python (pip install contree-sdk):
 
 
 def add_commands(
-    commands: argparse._SubParsersAction[Any],  # noqa: SLF001 - argparse has no public name
+    commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
     serve = commands.add_parser(
         "serve", parents=[common], help="API, worker and embedded PostgreSQL on this machine"
     )
     api = commands.add_parser("api", parents=[common], help="the API only; needs a database URL")
-    worker = commands.add_parser("worker", parents=[common], help="one worker; needs a database URL")
+    worker = commands.add_parser(
+        "worker", parents=[common], help="one worker; needs a database URL"
+    )
     for parser in (serve, api):
         parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:8080")
     for parser in (serve, worker):

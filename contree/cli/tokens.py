@@ -15,7 +15,7 @@ from contree.domain.token import Permission, parse_permissions
 
 
 def add_commands(
-    commands: argparse._SubParsersAction[Any],  # noqa: SLF001 - argparse has no public name
+    commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
     token = commands.add_parser("token", help="make, list and revoke API tokens")

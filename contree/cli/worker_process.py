@@ -74,7 +74,7 @@ class WorkerProcess:
             env=worker_environment(self._settings),
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - calls prctl only
+            preexec_fn=die_with_parent,
         )
 
     async def _keep(self) -> None:
