@@ -39,7 +39,6 @@ class OperationJournal:
         self._waiting: asyncio.Queue[JournalEntry | None] = asyncio.Queue(WAITING_MAX)
         self._digest = hashlib.sha256()
         self._writer: asyncio.Task[None] | None = None
-        self.command_started = False
 
     async def __aenter__(self) -> Self:
         await self._journal.restart(self._operation_id)
@@ -80,7 +79,6 @@ class OperationJournal:
         )
 
     async def spawned(self, spid: int, pid: int, spec: ProcessSpec, *, shell: bool) -> None:
-        self.command_started = True
         await self._put(
             "spawn",
             spid,

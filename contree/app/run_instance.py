@@ -25,12 +25,7 @@ from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
 from contree.domain.environment import environment_to_preserve, is_secret, process_environment
-from contree.domain.errors import (
-    GuestFailure,
-    NotFoundError,
-    OperationFailure,
-    StorageFullError,
-)
+from contree.domain.errors import NotFoundError, OperationFailure, StorageFullError
 from contree.domain.image import Image
 from contree.domain.instance import InstanceSpec, Stdin
 from contree.domain.operation import Operation
@@ -71,19 +66,18 @@ class RunInstance:
     async def execute(self, operation: Operation) -> None:
         """Bring the assigned `operation` to its end, or back into the queue.
 
-        A guest that is lost before the command has started is our fault: run again. Afterwards it
-        is FAILED with the reason. Cancelling leaves the operation running in the log and no guest.
+        A guest that is lost through no fault of the command (before it started, QEMU killed from
+        outside) is run again; otherwise it is FAILED with the reason. Cancelling leaves the
+        operation running in the log and no guest.
         """
         async with OperationJournal(self._journal, self._clock, operation.id) as journal:
             try:
                 await self._execute(operation, journal)
-            except GuestFailure as failure:
-                if journal.command_started:
-                    await self._fail(operation, journal, failure)
-                else:
-                    await self._conclude.lose(operation.id, str(failure), worker=operation.worker)
             except (OperationFailure, StorageFullError, NotFoundError) as failure:
-                await self._fail(operation, journal, failure)
+                if isinstance(failure, OperationFailure) and failure.retryable:
+                    await self._conclude.lose(operation.id, str(failure), worker=operation.worker)
+                else:
+                    await self._fail(operation, journal, failure)
 
     async def _fail(
         self, operation: Operation, journal: OperationJournal, failure: Exception

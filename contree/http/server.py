@@ -1,4 +1,4 @@
-"""The listening socket: starts the API on an address, and stops it without cutting answers short."""
+"""The listening socket: starts the API on an address and stops it with its answers finished."""
 
 from __future__ import annotations
 

@@ -1,1 +1,34 @@
-"""Read models: for each its table, what an event changes in it, and the queries that read it."""
+"""Read models: tables folded from the log, what each event changes in them, and the reads.
+
+Every table here can be dropped and rebuilt at any time. A change touches rows of its own event's
+aggregate only: the statement that appends could not see what another aggregate's writer has just
+put into another row.
+"""
+
+from collections.abc import Sequence
+
+from contree.app.projection import Projection
+from contree.projections.files import FilesProjection, SqlFileReads
+from contree.projections.images import ImagesProjection, SqlImageReads
+from contree.projections.operation_reads import SqlOperationReads
+from contree.projections.operations import OperationsProjection
+from contree.projections.projects import ProjectsProjection
+from contree.projections.tags import TagsProjection
+from contree.projections.tokens import SqlTokenReads, TokensProjection
+
+ALL: Sequence[Projection] = (
+    ProjectsProjection(),
+    TokensProjection(),
+    ImagesProjection(),
+    TagsProjection(),
+    OperationsProjection(),
+    FilesProjection(),
+)
+
+__all__ = [
+    "ALL",
+    "SqlFileReads",
+    "SqlImageReads",
+    "SqlOperationReads",
+    "SqlTokenReads",
+]
