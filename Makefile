@@ -1,0 +1,61 @@
+# What one can do here; `make` alone prints this list from the `##` comments.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+PYTHON ?= python3
+DATA_DIR ?=
+LISTEN ?=
+# Narrows `make test`, as in `make test T=tests/unit/test_errors.py::test_name`.
+T ?=
+
+.PHONY: help setup demo test check fix serve bench lock guest clean
+
+help: ## print this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: ## install what is missing: system packages, .venv, guest kernel, guest agent; start nothing
+	@PYTHON=$(PYTHON) infra/setup/setup.sh
+
+demo: setup ## the whole story on real parts, in a throw-away directory
+	@$(BIN)/python -m infra.demo
+
+test: setup check ## check, then the whole suite, guest agent and real guests included
+	@$(BIN)/python -m pytest $(T)
+
+check: setup ## lint, format, types, rings: needs no services
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy infra/images infra/demo/*.py
+	@$(BIN)/lint-imports --no-logo
+
+fix: setup ## what the linter and the formatter can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+serve: setup ## API, worker and embedded PostgreSQL in one process; DATA_DIR=, LISTEN=
+	@exec $(BIN)/contreed serve $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(LISTEN),--listen $(LISTEN))
+
+bench: setup ## every question of bench/, each beside its reference
+	@set -e; for question in bench/[a-z]*.py; do \
+	    name=$$(basename $$question .py); printf '== %s\n' $$name; \
+	    $(BIN)/python -m bench.$$name; done
+
+guest: setup ## build the static guest agent
+	@$(MAKE) -C guest
+
+# Two files from one pyproject.toml: all that development needs, and of that what the service needs,
+# in the same versions. What is locked stays as it is; `make lock LOCK=--upgrade` takes newer ones.
+LOCK ?=
+COMPILE = .cache/lock-venv/bin/uv pip compile --quiet --generate-hashes --no-header \
+    --python-version 3.11 $(LOCK)
+lock: ## make requirements*.lock from pyproject.toml; LOCK=--upgrade for newer versions
+	@test -x .cache/lock-venv/bin/uv || { \
+	    $(PYTHON) -m venv .cache/lock-venv && \
+	    .cache/lock-venv/bin/pip install --quiet --disable-pip-version-check uv; }
+	@$(COMPILE) --group dev --output-file requirements-dev.lock pyproject.toml
+	@$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+
+clean: ## remove what setup made in this folder
+	rm -rf .venv .cache guest/build
