@@ -1,0 +1,29 @@
+/* Finding devices in sysfs: by PCI address or port name, never by the order in which they
+ * appeared. */
+#ifndef CONTREE_DEVICES_H
+#define CONTREE_DEVICES_H
+
+#include "messages.h"
+
+struct disk {
+    char sysfs[128]; /* directory of the block device, e.g. .../virtio1/block/vda */
+    char name[32];   /* vda */
+};
+
+/* Reads one line, without its newline, into text. */
+int read_line(const char *path, char *text, size_t size, struct error *err);
+/* Writes a whole string to a sysfs file. */
+int write_line(const char *path, const char *text, struct error *err);
+
+/* Binds virtio_blk to the device at this address, unless it is bound, and finds its block device.
+ * */
+int disk_bind(const struct pci_address *where, struct disk *disk, struct error *err);
+/* Makes a node for partition 1.. of the disk (0: the disk) and waits until it opens. node receives
+ * its path. */
+int disk_node(const struct disk *disk, unsigned partition, char *node, size_t size,
+              struct error *err);
+/* Opens the virtio-serial port of this name, waiting for it to appear. Returns a non-blocking
+ * descriptor. */
+int port_open(const char *name, struct error *err);
+
+#endif

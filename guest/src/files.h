@@ -1,0 +1,23 @@
+/* Files the host places in the workload's root before, or while, it runs. */
+#ifndef CONTREE_FILES_H
+#define CONTREE_FILES_H
+
+#include "messages.h"
+
+struct transfer {
+    bool open;   /* between FILE_BEGIN and FILE_END */
+    bool failed; /* err says why; the rest of the transfer is swallowed */
+    struct error err;
+    int fd, parent_fd; /* -1 when closed */
+    struct file_begin file;
+    const char *leaf;  /* inside file.path */
+    uint64_t received;
+};
+
+void transfer_init(struct transfer *t);
+/* Starts replacing t->file.path below root_fd; a failure is kept until transfer_end. */
+void transfer_begin(struct transfer *t, int root_fd);
+void transfer_data(struct transfer *t, const uint8_t *data, size_t length);
+int transfer_end(struct transfer *t, struct error *err);
+
+#endif

@@ -1,0 +1,188 @@
+"""Imports, cancellation, draining and recovery, with a worker over in-memory parts."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from contree.app.image_source import Credentials
+from contree.app.request_import import ImportOrder
+from contree.app.request_run import RunOrder
+from contree.domain.errors import InvalidFieldError, PermissionMissingError
+from contree.domain.image import ImageImported
+from contree.domain.operation import Kind, OperationRequeued, Status
+from contree.domain.token import Permission
+from tests.fakes.image_source import PublishedImage
+from tests.support.registry import tar_of
+from tests.unit.app.world import PROJECT, URL, World, a_caller
+
+PRIVATE = "docker://registry.example/private:1"
+
+
+async def test_an_unchanged_remote_image_is_the_same_image_and_the_tag_moves() -> None:
+    world = World()
+    async with world.working():
+        first = await world.imported(tag="one")
+        second = await world.imported(tag="two")
+    assert first == second
+    assert len([e for e in world.log.events if isinstance(e, ImageImported)]) == 1
+    assert set(await world.images.tags_of(PROJECT, first)) == {"one", "two"}
+
+
+async def test_an_import_without_a_tag_is_reachable_by_its_id_only() -> None:
+    world = World()
+    async with world.working():
+        image = await world.imported(tag=None)
+    row = await world.images.get(PROJECT, image)
+    assert row is not None
+    assert row.tag is None
+
+
+async def test_a_password_is_used_sealed_and_gone_and_never_recorded() -> None:
+    world = World()
+    right = Credentials(username="me", password="pa55word")
+    world.source.publish(
+        PRIVATE,
+        PublishedImage(layers=[tar_of([("x", b"")])], env={}, workdir="", credentials=right),
+    )
+    async with world.working():
+        await world.imported(registry_url=PRIVATE, credentials=right, tag=None)
+        wrong = Credentials(username="me", password="wr0ng")
+        order = ImportOrder(registry_url=PRIVATE, credentials=wrong)
+        row = await world.end_of(await world.imports.request(a_caller(), order))
+    assert row.status is Status.FAILED
+    assert "refused the credentials" in (row.error or "")
+    assert row.request["username"] == "me"
+    recorded = repr([vars(event) for event in world.log.events])
+    assert "pa55word" not in recorded
+    assert "wr0ng" not in recorded
+    assert await world.log.sealed(row.operation_id) is None
+
+
+async def test_what_a_registry_does_not_give_fails_with_its_reason() -> None:
+    world = World()
+    world.source.damaged.add(URL)
+    async with world.working():
+        for url, reason in {
+            URL: "damaged",
+            "docker://registry.example/none:1": "does not have",
+            "docker://nowhere.example/x:1": "cannot be reached",
+        }.items():
+            operation_id = await world.imports.request(a_caller(), ImportOrder(registry_url=url))
+            row = await world.end_of(operation_id)
+            assert (row.status, row.result_image_id) == (Status.FAILED, None)
+            assert reason in (row.error or "")
+
+
+async def test_an_import_that_takes_too_long_fails_by_its_timeout() -> None:
+    world = World()
+    world.source.stalled.add(URL)
+    async with world.working():
+        operation_id = await world.imports.request(
+            a_caller(), ImportOrder(registry_url=URL, timeout_s=1)
+        )
+        row = await world.end_of(operation_id)
+    assert row.status is Status.FAILED
+    assert row.error is not None
+
+
+async def test_import_orders_are_refused_by_field() -> None:
+    world = World()
+    for problem, order in {
+        "registry.url": ImportOrder(registry_url="ftp://x/y"),
+        "tag": ImportOrder(registry_url=URL, tag="no spaces"),
+        "timeout": ImportOrder(registry_url=URL, timeout_s=0),
+        "registry.credentials": ImportOrder(
+            registry_url=URL, credentials=Credentials(username="u", password="p" * 20_000)
+        ),
+    }.items():
+        with pytest.raises(InvalidFieldError, match=problem):
+            await world.imports.request(a_caller(), order)
+    with pytest.raises(PermissionMissingError):
+        await world.imports.request(a_caller(Permission.LIST), ImportOrder(registry_url=URL))
+    assert world.log.events == []
+
+
+async def started(world: World, *command: str):
+    base = await world.imported()
+    operation_id, _ = await world.runs.request(
+        a_caller(), RunOrder(image=str(base), command=command[0], args=command[1:])
+    )
+    async for _ in world.queue.wakeups(poll_s=0.01):
+        if (await world.row(operation_id)).status is Status.EXECUTING:
+            break
+    return operation_id
+
+
+async def test_a_running_command_is_cancelled_and_its_guest_is_gone() -> None:
+    world = World()
+    async with world.working():
+        operation_id = await started(world, "sleep", "60")
+        await world.cancellation.cancel(a_caller(), operation_id)
+        row = await world.end_of(operation_id)
+        assert world.microvm.running == []
+    assert (row.status, row.result_image_id) == (Status.CANCELLED, None)
+
+
+async def test_a_worker_that_stops_puts_back_what_it_could_not_finish() -> None:
+    world = World()
+    stop = asyncio.Event()
+    worker = asyncio.create_task(world.worker().run(stop))
+    operation_id = await started(world, "sleep", "60")
+    stop.set()
+    await worker
+    assert (await world.row(operation_id)).status is Status.PENDING
+    assert world.microvm.running == []
+    reasons = [e.reason for e in world.log.events if isinstance(e, OperationRequeued)]
+    assert reasons == ["the worker was stopped"]
+
+
+async def test_a_worker_that_starts_again_takes_back_what_its_earlier_life_held() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+    operation_id, _ = await world.runs.request(
+        a_caller(), RunOrder(image=str(base), command="echo")
+    )
+    context = a_caller().context(world.clock.now())
+    claimed = await world.queue.claim(
+        worker="w",
+        kind=Kind.INSTANCE,
+        limit=1,
+        running_per_project_max=9,
+        lease_until=world.clock.now() + timedelta(seconds=60),
+        context=context,
+    )
+    assert [o.id for o in claimed] == [operation_id]  # ... and then it was killed
+    world.microvm.left_behind = 1
+    async with world.working():
+        row = await world.end_of(operation_id)
+    assert row.status is Status.SUCCESS
+    assert world.microvm.left_behind == 0
+    reasons = [e.reason for e in world.log.events if isinstance(e, OperationRequeued)]
+    assert reasons == ["worker w was restarted"]
+
+
+async def test_a_lost_database_is_waited_for_and_the_operation_ends() -> None:
+    world = World()
+    async with world.working():
+        operation_id = await started(world, "sleep", "0.2")
+        world.log.available = False
+        await asyncio.sleep(0.5)
+        world.log.available = True
+        row = await world.end_of(operation_id)
+    assert row.status is Status.SUCCESS
+
+
+async def test_no_more_runs_at_once_than_there_is_room_for() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        rows = await asyncio.gather(*(world.ran(base, "sleep", "0.05") for _ in range(6)))
+    assert {r.status for r in rows} == {Status.SUCCESS}
+    peak = running = 0
+    for event in world.log.events:
+        name = type(event).__name__
+        running += {"OperationStarted": 1, "OperationSucceeded": -1}.get(name, 0)
+        peak = max(peak, running)
+    assert peak <= 2

@@ -1,0 +1,297 @@
+"""Runs from the order to the image they leave behind, with a worker over in-memory parts."""
+
+import asyncio
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from contree.app.request_run import RunOrder, StdinOrder
+from contree.domain.errors import (
+    InvalidFieldError,
+    LimitExceededError,
+    NotFoundError,
+    PermissionMissingError,
+)
+from contree.domain.image import Image
+from contree.domain.instance import FilePlacement
+from contree.domain.operation import (
+    OperationRequeued,
+    OperationStarted,
+    OperationSucceeded,
+    Status,
+)
+from contree.domain.token import Permission
+from tests.fakes.microvm import FakeProcess
+from tests.unit.app.world import PROJECT, World, a_caller
+
+
+async def _env(process: FakeProcess) -> int:
+    process.write(repr(sorted(process.spec.env.items())).encode())
+    return 0
+
+
+async def _where(process: FakeProcess) -> int:
+    process.write(f"{process.spec.cwd} {process.spec.uid} {process.spec.gid}".encode())
+    return 0
+
+
+async def _lose_guest(process: FakeProcess) -> int:
+    process.guest.lose("QEMU was killed")
+    await asyncio.Event().wait()
+    return 0
+
+
+PROGRAMS = {"env": _env, "where": _where, "lose-guest": _lose_guest}
+
+
+async def output(world: World, row) -> str:
+    return (await world.content.read_bytes(row.outcome["stdout"]["sha256"])).decode()
+
+
+async def test_a_run_that_writes_leaves_a_new_image_with_one_more_layer() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "touch", "/new")
+    assert row.status is Status.SUCCESS
+    assert row.result_image_id not in {None, base}
+    image = await world.log.load(Image, row.result_image_id)
+    parent = await world.log.load(Image, base)
+    assert image is not None
+    assert parent is not None
+    assert image.layers[:-1] == parent.layers
+    assert image.parent_image_id == base
+    assert row.image_size_bytes == image.size_bytes > 0
+
+
+async def test_a_run_that_writes_nothing_returns_its_source_image_whatever_the_exit_code() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "false")
+    assert (row.status, row.result_image_id) == (Status.SUCCESS, base)
+    assert row.outcome is not None
+    assert row.outcome["exit_code"] == 1
+
+
+async def test_a_disposable_run_leaves_no_image() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "touch", "/new", disposable=True)
+    assert (row.status, row.result_image_id) == (Status.SUCCESS, None)
+
+
+async def test_images_branch_and_a_tag_resolves_to_its_image() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        left, right = await asyncio.gather(
+            world.ran("tag:base", "touch", "/left"), world.ran(base, "touch", "/right")
+        )
+        deeper = await world.ran(left.result_image_id, "touch", "/deeper")
+    assert left.image_id == right.image_id == base
+    assert len({left.result_image_id, right.result_image_id, deeper.result_image_id, base}) == 4
+    row = await world.images.get(PROJECT, deeper.result_image_id)
+    assert row is not None
+    assert row.parent_image_id == left.result_image_id
+
+
+async def test_shell_mode_inherits_the_images_environment_and_direct_mode_does_not() -> None:
+    world = World(PROGRAMS | {"sh": _env})
+    async with world.working():
+        base = await world.imported()
+        direct = await world.ran(base, "env", env={"A": "1", "LANG": None})
+        shell = await world.ran(base, "ignored", shell=True, env={"A": "1", "LANG": None})
+    assert "'BASE'" not in await output(world, direct)
+    assert "('A', '1')" in await output(world, direct)
+    assert "('BASE', '1')" in await output(world, shell)
+    assert "LANG" not in await output(world, shell)
+    assert "('PATH', '/usr/local/sbin" in await output(world, direct)
+
+
+async def test_preserved_environment_applies_in_both_modes_and_holds_no_secret() -> None:
+    world = World(PROGRAMS)
+    async with world.working():
+        base = await world.imported()
+        kept = await world.ran(
+            base, "env", env={"KEEP": "me", "MY_TOKEN": "s3cret", "LANG": ""}, preserve_env=True
+        )
+        assert kept.result_image_id not in {None, base}
+        assert "s3cret" in await output(world, kept)  # the process itself gets it
+        after = await output(world, await world.ran(kept.result_image_id, "env"))
+    assert "('KEEP', 'me')" in after
+    assert "s3cret" not in after
+    assert "LANG" not in after
+    assert "s3cret" not in repr([vars(event) for event in world.log.events])
+    entries = [e.entry for e in await world.journal.read(kept.operation_id)]
+    told = [e for e in entries if e.type != "stdout"]  # what a command prints is its own affair
+    assert "s3cret" not in repr(told)
+    assert next(e for e in told if e.type == "spawn").data["env"]["MY_TOKEN"] == "<MASKED>"
+
+
+async def test_a_sealed_secret_is_destroyed_when_its_operation_ends() -> None:
+    world = World(PROGRAMS)
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "env", env={"API_KEY": "s3cret"})
+    assert await world.log.sealed(row.operation_id) is None
+    assert row.request["env"] == {"API_KEY": "<MASKED>"}
+    assert row.request["env_digests"].keys() == {"API_KEY"}
+
+
+async def test_the_working_directory_comes_from_request_image_or_root() -> None:
+    world = World(PROGRAMS)
+    async with world.working():
+        base = await world.imported()
+        own = await world.ran(base, "where", uid=7, gid=8)
+        given = await world.ran(base, "where", cwd="/else", preserve_cwd=True)
+        later = await world.ran(given.result_image_id, "where")
+    assert await output(world, own) == "/work 7 8"
+    assert await output(world, given) == "/else 0 0"
+    assert await output(world, later) == "/else 0 0"
+
+
+async def test_stdin_reaches_the_command_and_ends() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "cat", stdin=StdinOrder(data="grüße\n".encode()))
+    assert await output(world, row) == "grüße\n"
+
+
+async def test_files_are_placed_and_missing_ones_refused_by_name() -> None:
+    world = World()
+
+    async def chunks():
+        yield b"payload"
+
+    uploaded = await world.uploads.upload(a_caller(), chunks())
+    async with world.working():
+        base = await world.imported()
+        placement = FilePlacement(file_id=uploaded.file_id, uid=3, mode=0o755)
+        row = await world.ran(base, "echo", files={"/opt/x": placement})
+        assert row.result_image_id != base
+        with pytest.raises(InvalidFieldError, match=r"files\['/opt/x'\].uuid"):
+            await world.ran(base, "echo", files={"/opt/x": FilePlacement(file_id=UUID(int=0))})
+
+
+async def test_equal_uploads_are_one_file() -> None:
+    world = World()
+
+    async def chunks():
+        yield b"same"
+
+    first = await world.uploads.upload(a_caller(), chunks())
+    world.clock.advance(10)
+    second = await world.uploads.upload(a_caller(), chunks())
+    assert first.file_id == second.file_id
+    assert second.updated_at > first.updated_at
+    with pytest.raises(PermissionMissingError):
+        await world.uploads.upload(a_caller(Permission.LIST), chunks())
+    world.uploads._limits = replace(world.limits, upload_bytes_max=2)
+    with pytest.raises(LimitExceededError):
+        await world.uploads.upload(a_caller(), chunks())
+
+
+async def test_output_past_the_cap_is_dropped_and_counted() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "echo", "x" * 100, output_bytes_max=10)
+    assert row.outcome is not None
+    assert row.outcome["stdout"]["size_bytes"] == 10
+    assert row.outcome["stdout"]["dropped_bytes"] == 91
+
+
+async def test_a_timeout_is_an_outcome_and_its_image_is_kept() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "sleep", "60", timeout_s=1)
+    assert row.status is Status.SUCCESS
+    assert row.outcome is not None
+    assert row.outcome["timed_out"] is True
+    assert (row.outcome["exit_code"], row.outcome["signal"]) == (-1, 9)
+    assert row.result_image_id == base
+
+
+async def test_a_command_that_cannot_be_started_fails_by_its_name() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "no-such-thing")
+    assert row.status is Status.FAILED
+    assert row.error is not None
+    assert "no-such-thing" in row.error
+    entries = await world.journal.read(row.operation_id)
+    assert [e.entry.type for e in entries] == ["init", "shutdown"]
+
+
+async def test_more_written_than_allowed_fails_with_the_reason() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "touch", "/big", max_layer_bytes=1)
+    assert row.status is Status.FAILED
+    assert row.error is not None
+    assert "1 bytes" in row.error
+
+
+async def test_the_journal_tells_the_run_and_the_log_holds_its_digest() -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "echo", "hi")
+    entries = [e.entry for e in await world.journal.read(row.operation_id)]
+    assert [e.type for e in entries] == ["init", "spawn", "stdout", "exit", "shutdown"]
+    assert entries[2].data == {"value": "hi\n", "encoding": "ascii", "truncated": False}
+    succeeded = [e for e in world.log.events if isinstance(e, OperationSucceeded)][-1]
+    assert len(succeeded.journal_sha256 or "") == 64
+    started = [e for e in world.log.events if isinstance(e, OperationStarted)][-1]
+    assert started.facts["network"] == "none"
+
+
+async def test_a_guest_lost_from_outside_is_tried_again_and_then_given_up() -> None:
+    world = World(PROGRAMS)
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "lose-guest")
+    assert row.status is Status.FAILED
+    assert row.error is not None
+    assert "3 attempts" in row.error
+    requeued = [e for e in world.log.events if isinstance(e, OperationRequeued)]
+    assert ["QEMU was killed" in e.reason for e in requeued] == [True, True]
+    assert world.microvm.running == []
+
+
+async def test_orders_are_refused_before_anything_is_recorded() -> None:
+    world = World()
+    async with world.working():
+        base = str(await world.imported())
+    before = len(world.log.events)
+    for problem, order in {
+        "image": RunOrder(image="bare", command="x"),
+        "command": RunOrder(image=base, command=""),
+        "timeout": RunOrder(image=base, command="x", timeout_s=999_999),
+        "truncate_output_at": RunOrder(image=base, command="x", output_bytes_max=2**40),
+        "cwd": RunOrder(image=base, command="x", cwd="relative"),
+        "env": RunOrder(image=base, command="x", env={"A=B": "c"}),
+        "hostname": RunOrder(image=base, command="x", hostname="h" * 65),
+        "uid": RunOrder(image=base, command="x", uid=-1),
+        "max_layer_bytes": RunOrder(image=base, command="x", max_layer_bytes=2**60),
+        "files": RunOrder(
+            image=base, command="x", files={"../x": FilePlacement(file_id=UUID(int=1))}
+        ),
+    }.items():
+        with pytest.raises(InvalidFieldError, match=problem):
+            await world.runs.request(a_caller(), order)
+    for image in (str(UUID(int=12345)), "tag:nowhere"):
+        with pytest.raises(NotFoundError):
+            await world.runs.request(a_caller(), RunOrder(image=image, command="x"))
+    with pytest.raises(PermissionMissingError, match="spawn_disposable"):
+        await world.runs.request(
+            a_caller(Permission.SPAWN), RunOrder(image=base, command="x", disposable=True)
+        )
+    assert len(world.log.events) == before

@@ -1,0 +1,173 @@
+"""A whole Contree in memory: every use case on the fakes, and a worker that can be run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from contree.app.access import Caller
+from contree.app.cancel_operation import CancelOperation
+from contree.app.conclude import Conclude
+from contree.app.import_image import ImportImage
+from contree.app.limits import Limits
+from contree.app.reads import OperationRow, TokenRow
+from contree.app.recover import Recover
+from contree.app.request_import import ImportOrder, RequestImport
+from contree.app.request_run import RequestRun, RunOrder
+from contree.app.run_instance import RunInstance
+from contree.app.upload_file import UploadFile
+from contree.domain.operation import Kind
+from contree.domain.token import Permission
+from contree.worker.loop import Capacity, Worker
+from tests.fakes.clock import EPOCH, FakeClock, FakeIds
+from tests.fakes.content_store import FakeContentStore
+from tests.fakes.event_log import FakeEventLog
+from tests.fakes.image_source import FakeImageSource, PublishedImage
+from tests.fakes.journal import FakeJournal
+from tests.fakes.layers import FakeLayers
+from tests.fakes.microvm import FakeMicroVM, Program
+from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads
+from tests.fakes.sealer import FakeSealer
+from tests.fakes.work_queue import FakeWorkQueue
+from tests.support.registry import tar_of
+
+PROJECT = UUID(int=1)
+URL = "docker://registry.example/base:latest"
+
+
+def a_caller(*permissions: Permission) -> Caller:
+    token = TokenRow(
+        token_id=UUID(int=99),
+        project_id=PROJECT,
+        project_name="demo",
+        permissions=frozenset(p.value for p in permissions or tuple(Permission)),
+        created_at=EPOCH,
+        expires_at=None,
+        revoked_at=None,
+    )
+    return Caller(token=token, request_id="r")
+
+
+class World:
+    """The fakes, the use cases over them, and one worker named `w`."""
+
+    def __init__(self, programs: Mapping[str, Program] | None = None) -> None:
+        self.log = FakeEventLog()
+        self.clock, self.ids = FakeClock(), FakeIds()
+        self.content, self.layers = FakeContentStore(), FakeLayers()
+        self.source, self.microvm = FakeImageSource(), FakeMicroVM(programs)
+        self.journal, self.sealer = FakeJournal(), FakeSealer()
+        self.images = FakeImageReads(self.log)
+        self.operations = FakeOperationReads(self.log)
+        self.files = FakeFileReads(self.log)
+        self.queue = FakeWorkQueue(self.log)
+        self.limits = Limits()
+        self.source.publish(
+            URL,
+            PublishedImage(
+                layers=[tar_of([("etc/motd", b"hello\n")])],
+                env={"LANG": "C", "BASE": "1"},
+                workdir="/work",
+            ),
+        )
+        self.conclude = Conclude(log=self.log, clock=self.clock, ids=self.ids, actor="worker:w")
+        self.runs = RequestRun(
+            log=self.log,
+            images=self.images,
+            files=self.files,
+            content=self.content,
+            sealer=self.sealer,
+            clock=self.clock,
+            ids=self.ids,
+            limits=self.limits,
+        )
+        self.imports = RequestImport(
+            log=self.log,
+            source=self.source,
+            sealer=self.sealer,
+            clock=self.clock,
+            ids=self.ids,
+            limits=self.limits,
+        )
+        self.cancellation = CancelOperation(log=self.log, clock=self.clock)
+        self.uploads = UploadFile(
+            log=self.log,
+            files=self.files,
+            content=self.content,
+            clock=self.clock,
+            limits=self.limits,
+        )
+
+    def worker(self) -> Worker:
+        run = RunInstance(
+            log=self.log,
+            files=self.files,
+            content=self.content,
+            layers=self.layers,
+            microvm=self.microvm,
+            journal=self.journal,
+            sealer=self.sealer,
+            clock=self.clock,
+            ids=self.ids,
+            conclude=self.conclude,
+        )
+        pull = ImportImage(
+            log=self.log,
+            source=self.source,
+            layers=self.layers,
+            sealer=self.sealer,
+            clock=self.clock,
+            ids=self.ids,
+            conclude=self.conclude,
+        )
+        return Worker(
+            name="w",
+            queue=self.queue,
+            execute={Kind.INSTANCE: run.execute, Kind.IMPORT: pull.execute},
+            capacity={kind: Capacity(here=2, per_project=2) for kind in Kind},
+            conclude=self.conclude,
+            recover=Recover(queue=self.queue, clock=self.clock, conclude=self.conclude),
+            microvm=self.microvm,
+            clock=self.clock,
+            ids=self.ids,
+        )
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """A worker runs for the time of the context, and is stopped in order."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(self.worker().run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await task
+
+    async def row(self, operation_id: UUID) -> OperationRow:
+        row = await self.operations.get(PROJECT, operation_id)
+        assert row is not None
+        return row
+
+    async def end_of(self, operation_id: UUID) -> OperationRow:
+        """Wait until the operation has ended."""
+        async with asyncio.timeout(10):
+            async for _ in self.queue.wakeups(poll_s=0.01):
+                row = await self.row(operation_id)
+                if row.status.is_terminal:
+                    return row
+        raise AssertionError("wakeups do not end")
+
+    async def imported(self, **order: object) -> UUID:
+        """Import the base image and return its id. Needs a working worker."""
+        wanted = ImportOrder(**{"registry_url": URL, "tag": "base", **order})  # type: ignore[arg-type]
+        row = await self.end_of(await self.imports.request(a_caller(), wanted))
+        assert row.result_image_id is not None, row.error
+        return row.result_image_id
+
+    async def ran(self, image: object, command: str, *args: str, **order: object) -> OperationRow:
+        """Run to the end and return the row."""
+        wanted = RunOrder(image=str(image), command=command, args=args, **order)  # type: ignore[arg-type]
+        operation_id, _ = await self.runs.request(a_caller(), wanted)
+        return await self.end_of(operation_id)
