@@ -126,10 +126,13 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
         return
     server = EmbeddedPostgres(settings.data_dir, settings.runtime_dir / "postgres")
     await server.start()
+    keeper = asyncio.create_task(server.supervise())
     try:
         await migrate(server.dsn, projections=projections.ALL)
         yield DatabaseUrls(app=server.dsn, owner=server.dsn)
     finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
         await server.stop()
 
 

@@ -15,7 +15,7 @@ from contree.app.sealing import Sealer
 from contree.app.tag_images import pointed_tag
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
-from contree.domain.errors import OperationFailure, StorageFullError
+from contree.domain.errors import InvalidFieldError, OperationFailure, StorageFullError
 from contree.domain.image import Image, imported_image_id
 from contree.domain.operation import Operation
 
@@ -51,7 +51,7 @@ class ImportImage:
             await self._conclude.fail(
                 operation, f"timeout: the import took longer than {operation.timeout_s} s"
             )
-        except (OperationFailure, StorageFullError) as failure:
+        except (OperationFailure, InvalidFieldError, StorageFullError) as failure:
             await self._conclude.fail(operation, str(failure))
 
     async def _execute(self, operation: Operation) -> None:

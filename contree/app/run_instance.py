@@ -25,7 +25,12 @@ from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
 from contree.domain.environment import environment_to_preserve, is_secret, process_environment
-from contree.domain.errors import NotFoundError, OperationFailure, StorageFullError
+from contree.domain.errors import (
+    InvalidFieldError,
+    NotFoundError,
+    OperationFailure,
+    StorageFullError,
+)
 from contree.domain.image import Image
 from contree.domain.instance import InstanceSpec, Stdin
 from contree.domain.operation import Operation
@@ -73,7 +78,12 @@ class RunInstance:
         async with OperationJournal(self._journal, self._clock, operation.id) as journal:
             try:
                 await self._execute(operation, journal)
-            except (OperationFailure, StorageFullError, NotFoundError) as failure:
+            except (
+                OperationFailure,
+                InvalidFieldError,
+                StorageFullError,
+                NotFoundError,
+            ) as failure:
                 if isinstance(failure, OperationFailure) and failure.retryable:
                     await self._conclude.lose(operation.id, str(failure), worker=operation.worker)
                 else:
@@ -246,8 +256,10 @@ def _result_image(
     spec = operation.spec
     if spec is None or spec.disposable:
         return None
-    preserved_env, workdir = image.preserved_env, image.workdir
+    env, preserved_env, workdir = image.env, image.preserved_env, image.workdir
     if spec.preserve_env:
+        # What is preserved holds the imported ENV too, but for the names that were deleted.
+        env = {}
         # Secrets never enter the log, so they are not kept in an image either.
         preserved_env = environment_to_preserve(
             image_env=image.env,
@@ -256,12 +268,14 @@ def _result_image(
         )
     if spec.preserve_cwd:
         workdir = spec.cwd or image.workdir
-    if layer is None and (preserved_env, workdir) == (image.preserved_env, image.workdir):
+    before = (image.env, image.preserved_env, image.workdir)
+    if layer is None and (env, preserved_env, workdir) == before:
         return image
     return image.committed(
         context,
         operation_id=operation.id,
         layer=None if layer is None else layer.diff_id,
+        env=env,
         preserved_env=preserved_env,
         workdir=workdir,
         size_bytes=0 if layer is None else layer.size_bytes,

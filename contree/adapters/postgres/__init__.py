@@ -1,0 +1,1 @@
+"""PostgreSQL: the embedded server, the schema, and the event log, queue and journal on it."""

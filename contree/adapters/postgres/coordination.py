@@ -1,0 +1,59 @@
+"""Leases and sealed secrets: what changes beside the log when an operation is taken or ends.
+
+Written in the transaction of the event, like a read model, but never rebuilt: a lease is a present
+fact, and a secret is gone for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from contree.app.projection import Change
+from contree.domain.aggregate import Event
+from contree.domain.operation import (
+    OperationAssigned,
+    OperationCancelled,
+    OperationFailed,
+    OperationRequeued,
+    OperationSucceeded,
+)
+
+GRANT = (
+    "INSERT INTO public.leases (operation_id, worker, until) VALUES ($1, $2, $3) "
+    "ON CONFLICT (operation_id) DO UPDATE SET worker = EXCLUDED.worker, until = EXCLUDED.until"
+)
+RELEASE = "DELETE FROM public.leases WHERE operation_id = $1"
+SEAL = (
+    "INSERT INTO public.sealed_secrets (operation_id, sealed) VALUES ($1, $2) "
+    "ON CONFLICT (operation_id) DO UPDATE SET sealed = EXCLUDED.sealed"
+)
+DESTROY = "DELETE FROM public.sealed_secrets WHERE operation_id = $1"
+
+
+def changes_of(event: Event) -> Sequence[Change]:
+    """Return what `event` changes in leases and sealed secrets."""
+    operation_id = event.originator_id
+    lease = ("leases", operation_id)
+    match event:
+        case OperationAssigned():
+            granted = (operation_id, event.worker, event.lease_until)
+            return (Change(statement=GRANT, arguments=granted, row=lease),)
+        case OperationRequeued():
+            return (Change(statement=RELEASE, arguments=(operation_id,), row=lease),)
+        case OperationSucceeded() | OperationFailed() | OperationCancelled():
+            secret = ("sealed_secrets", operation_id)
+            return (
+                Change(statement=RELEASE, arguments=(operation_id,), row=lease),
+                Change(statement=DESTROY, arguments=(operation_id,), row=secret),
+            )
+        case _:
+            return ()
+
+
+def seal_changes(seal: Mapping[UUID, bytes]) -> Sequence[Change]:
+    """Return the changes that store sealed secrets beside their operations."""
+    return [
+        Change(statement=SEAL, arguments=(id_, sealed), row=("sealed_secrets", id_))
+        for id_, sealed in seal.items()
+    ]

@@ -1,0 +1,96 @@
+"""The event log on PostgreSQL (app.event_log.EventLog): load, append with read models, sealed.
+
+One statement appends the events and changes the read models, leases and secrets; the triggers of
+migrations/001_event_log.sql order, chain and announce it. It never changes or removes an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import asyncpg
+from eventsourcing.persistence import StoredEvent
+
+from contree.adapters.postgres import coordination
+from contree.adapters.postgres.failures import translated
+from contree.adapters.postgres.statement import statements
+from contree.adapters.postgres.transcoder import event_mapper
+from contree.app.projection import Change, Projection
+from contree.domain.aggregate import Aggregate, Event
+
+A = TypeVar("A", bound=Aggregate)
+
+EVENTS_OF = (
+    "SELECT originator_id, originator_version, topic, state FROM public.stored_events "
+    "WHERE originator_id = ANY($1::uuid[]) ORDER BY originator_id, originator_version"
+)
+SEALED = "SELECT sealed FROM public.sealed_secrets WHERE operation_id = $1"
+
+
+class PostgresEventLog:
+    """Loads aggregates and appends their pending events, with `projections` in step."""
+
+    def __init__(self, pool: asyncpg.Pool, projections: Sequence[Projection]) -> None:
+        self._pool = pool
+        self._projections = tuple(projections)
+        self._mapper = event_mapper()
+
+    async def load(self, cls: type[A], aggregate_id: UUID) -> A | None:
+        with translated():
+            rows = await self._pool.fetch(EVENTS_OF, [aggregate_id])
+        return self.folded(cls, rows).get(aggregate_id)
+
+    async def append(
+        self, *aggregates: Aggregate, seal: Mapping[UUID, bytes] | None = None
+    ) -> None:
+        pending = [cast(Event, event) for a in aggregates for event in a.collect_events()]
+        if not pending:
+            return
+        with translated():
+            parts = self._parts(pending, coordination.seal_changes(seal or {}))
+            if len(parts) == 1:
+                text, arguments = parts[0]
+                await self._pool.execute(text, *arguments)
+                return
+            async with self._pool.acquire() as connection, connection.transaction():
+                for text, arguments in parts:
+                    await connection.execute(text, *arguments)
+
+    async def append_within(
+        self, connection: asyncpg.Connection, aggregates: Iterable[Aggregate]
+    ) -> None:
+        """Append in the transaction that is open on `connection`; the driver's errors pass."""
+        pending = [cast(Event, event) for a in aggregates for event in a.collect_events()]
+        if pending:
+            for text, arguments in self._parts(pending, ()):
+                await connection.execute(text, *arguments)
+
+    async def sealed(self, operation_id: UUID) -> bytes | None:
+        with translated():
+            sealed: bytes | None = await self._pool.fetchval(SEALED, operation_id)
+        return sealed
+
+    def folded(self, cls: type[A], rows: Iterable[Mapping[str, Any]]) -> dict[UUID, A]:
+        """Fold rows of EVENTS_OF into aggregates by id; those of other classes are left out."""
+        found: dict[UUID, Aggregate] = {}
+        for row in rows:
+            stored = StoredEvent(
+                row["originator_id"], row["originator_version"], row["topic"], row["state"]
+            )
+            event = cast(Event, self._mapper.to_domain_event(stored))
+            aggregate: Aggregate | None = event.mutate(found.get(event.originator_id))
+            if aggregate is not None:
+                found[event.originator_id] = aggregate
+        return {id_: aggregate for id_, aggregate in found.items() if isinstance(aggregate, cls)}
+
+    def _parts(
+        self, pending: Sequence[Event], extra: Sequence[Change]
+    ) -> list[tuple[str, tuple[Any, ...]]]:
+        changes = list(extra)
+        for event in pending:
+            for projection in self._projections:
+                changes += projection.apply(event)
+            changes += coordination.changes_of(event)
+        return statements([self._mapper.to_stored_event(event) for event in pending], changes)

@@ -1,0 +1,100 @@
+"""Connections to the database as the service uses them: restricted role, bounded in every way.
+
+Each connection acts as `contree_app`, which may append to the log but not change it. Owners connect
+by `connect_as_owner`: migrations and rebuilds only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from contree.adapters.postgres.failures import translated
+
+APP_ROLE = "contree_app"
+READ_SCHEMA = "read"
+CONNECTIONS_MAX = 10
+CONNECT_TIMEOUT_S = 10.0
+STATEMENT_TIMEOUT_S = 30.0
+
+BOUNDS: Mapping[str, str] = {
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "30s",
+    "statement_timeout": "30s",
+    "timezone": "UTC",
+    "jit": "off",
+}
+
+
+def app_settings() -> dict[str, str]:
+    """What each of the service's sessions starts with."""
+    return {
+        **BOUNDS,
+        "role": APP_ROLE,
+        "search_path": f"{READ_SCHEMA}, public",
+        "application_name": "contreed",
+    }
+
+
+async def open_pool(dsn: str, *, connections_max: int = CONNECTIONS_MAX) -> asyncpg.Pool:
+    """Open the service's pool. Raises UnavailableError when the database is not there."""
+    with translated():
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=connections_max,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=STATEMENT_TIMEOUT_S,
+            server_settings=app_settings(),
+            init=_use_plain_uuids,
+        )
+
+
+async def _use_plain_uuids(connection: asyncpg.Connection) -> None:
+    """The driver's own UUID class equals the standard one, but encoders by exact type refuse it."""
+    await connection.set_type_codec(
+        "uuid",
+        schema="pg_catalog",
+        format="binary",
+        encoder=lambda value: value.bytes,
+        decoder=lambda data: UUID(bytes=data),
+    )
+
+
+async def connect(dsn: str) -> asyncpg.Connection:
+    """Open one of the service's connections outside the pool (for LISTEN)."""
+    return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings=app_settings())
+
+
+async def connect_as_owner(dsn: str) -> asyncpg.Connection:
+    """Open a connection with all rights of the DSN. Raises UnavailableError."""
+    with translated():
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings={"application_name": "contreed owner", "timezone": "UTC"},
+        )
+
+
+class PostgresDatabase:
+    """The read side's access to SQL (app.projection.Database) over the pool."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+        with translated():
+            rows: Sequence[Mapping[str, Any]] = await self._pool.fetch(statement, *arguments)
+            return rows
+
+    async def fetchrow(self, statement: str, *arguments: Any) -> Mapping[str, Any] | None:
+        with translated():
+            row: Mapping[str, Any] | None = await self._pool.fetchrow(statement, *arguments)
+            return row
+
+    async def check(self) -> None:
+        """Raise UnavailableError unless the database answers."""
+        await self.fetchrow("SELECT 1 AS one")

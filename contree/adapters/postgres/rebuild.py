@@ -1,0 +1,220 @@
+"""Folds the whole log into fresh read models: to replace the live ones, or to compare with them.
+
+    rebuild   fold aside while the service runs, then, appends held back for a moment, fold what
+              came meanwhile and swap; readers see the old tables or the new, nothing between
+    compare   fold aside, and compare row by row as of one moment of the log
+
+It never touches the log, leases, secrets or journals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import asyncpg
+from eventsourcing.persistence import StoredEvent
+
+from contree.adapters.postgres.compare import Difference, differences
+from contree.adapters.postgres.failures import translated
+from contree.adapters.postgres.pool import READ_SCHEMA, connect_as_owner
+from contree.adapters.postgres.read_models import make_read_models
+from contree.adapters.postgres.statement import LOCK_LOG, arranged
+from contree.adapters.postgres.transcoder import event_mapper
+from contree.app.projection import Change, Projection
+from contree.domain.aggregate import Event
+from contree.domain.errors import UnavailableError
+
+BATCH_EVENTS = 5000
+LOCK_KEY = 0x636F6E7472656532
+"""`contree2`: the advisory lock of rebuilds and comparisons."""
+SWAP_LOCK_TIMEOUT = "500ms"
+"""Below deadlock_timeout (1 s): if a swap and an append wait for each other, the swap gives way."""
+SWAP_ATTEMPTS_MAX = 60
+REBUILT_SCHEMA = "read_rebuilt"
+
+EVENTS = (
+    "SELECT originator_id, originator_version, topic, state, notification_id "
+    "FROM public.stored_events WHERE notification_id > $1 ORDER BY notification_id LIMIT $2"
+)
+TABLES = (
+    "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ' ORDER BY tablename) "
+    "FROM pg_tables WHERE schemaname = $1"
+)
+
+Progress = Callable[[int], None]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What a rebuild did. `last_id` is the id of the last event in it, 0 for an empty log."""
+
+    event_count: int
+    last_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What a comparison found; `differences` is cut off at compare.DIFFERENCES_MAX a table."""
+
+    event_count: int
+    differences: tuple[Difference, ...]
+
+
+async def rebuild(
+    dsn: str, *, projections: Sequence[Projection], progress: Progress | None = None
+) -> Rebuilt:
+    """Replace the read models of the database of `dsn` (an owner's), also while it is in use.
+
+    `progress` is called with the number of events folded so far. Raises UnavailableError when the
+    database is away, when another rebuild is at work, or when the swap finds no quiet moment.
+    """
+    async with _fold(dsn, projections, progress) as fold:
+        await fold.run_to_end()
+        for _ in range(SWAP_ATTEMPTS_MAX):
+            try:
+                await _swap(fold)
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                await asyncio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - jitter
+                await fold.run_to_end()
+            else:
+                return Rebuilt(event_count=fold.event_count, last_id=fold.last_id)
+        raise UnavailableError(
+            "the read models are in use without a pause: something holds locks on them"
+        )
+
+
+async def compare(
+    dsn: str, *, projections: Sequence[Projection], progress: Progress | None = None
+) -> Compared:
+    """Compare the live read models with freshly folded ones; changes nothing. Raises as `rebuild`.
+
+    Both are seen as of one event: reads and log change in the same transactions.
+    """
+    async with _fold(dsn, projections, progress) as fold:
+        await fold.run_to_end()
+        async with fold.connection.transaction(isolation="repeatable_read"):
+            await fold.run_to_end()
+            found = [
+                difference
+                for projection in projections
+                for table in projection.tables
+                for difference in await differences(
+                    fold.connection, table, live=READ_SCHEMA, rebuilt=REBUILT_SCHEMA
+                )
+            ]
+        return Compared(event_count=fold.event_count, differences=tuple(found))
+
+
+async def _swap(fold: _Fold) -> None:
+    """Fold what is left and put the new tables into place, in one transaction.
+
+    Tables first, the log's lock second: the order in which an append takes them.
+    """
+    connection = fold.connection
+    position = fold.position
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{SWAP_LOCK_TIMEOUT}'")
+            if (tables := await connection.fetchval(TABLES, READ_SCHEMA)) is not None:
+                await connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+            await connection.execute(LOCK_LOG)
+            await fold.run_to_end()
+            await connection.execute(
+                f"DROP SCHEMA IF EXISTS {READ_SCHEMA} CASCADE;"
+                f"ALTER SCHEMA {REBUILT_SCHEMA} RENAME TO {READ_SCHEMA}"
+            )
+    except BaseException:
+        fold.position = position
+        raise
+
+
+@asynccontextmanager
+async def _fold(
+    dsn: str, projections: Sequence[Projection], progress: Progress | None
+) -> AsyncIterator[_Fold]:
+    """Empty tables aside, and what fills them; gone at the end unless they were put into place."""
+    connection = await connect_as_owner(dsn)
+    try:
+        with translated():
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
+                raise UnavailableError("another rebuild of the read models is running")
+            drop = f"DROP SCHEMA IF EXISTS {REBUILT_SCHEMA} CASCADE"
+            async with connection.transaction():
+                await connection.execute(drop)
+                await make_read_models(connection, projections, schema=REBUILT_SCHEMA)
+            await connection.execute(f"SET search_path = {REBUILT_SCHEMA}, public")
+            try:
+                yield _Fold(connection, projections, progress)
+            finally:
+                if not connection.is_closed():
+                    await connection.execute(drop)
+    finally:
+        await connection.close()
+
+
+class _Fold:
+    """Reads the log from `position` (last id, number of events) and applies it."""
+
+    def __init__(
+        self,
+        connection: asyncpg.Connection,
+        projections: Sequence[Projection],
+        progress: Progress | None,
+    ) -> None:
+        self.connection = connection
+        self.position = (0, 0)
+        self._projections = tuple(projections)
+        self._progress = progress
+        self._mapper = event_mapper()
+
+    @property
+    def last_id(self) -> int:
+        return self.position[0]
+
+    @property
+    def event_count(self) -> int:
+        return self.position[1]
+
+    async def run_to_end(self) -> None:
+        """Apply what the log holds by now: all of it where nobody can append meanwhile."""
+        row_count = BATCH_EVENTS
+        # A batch that is not full was the end a moment ago; do not chase those who go on writing.
+        while row_count == BATCH_EVENTS:
+            rows = await self.connection.fetch(EVENTS, self.last_id, BATCH_EVENTS)
+            changes = [
+                change
+                for row in rows
+                for projection in self._projections
+                for change in projection.apply(self._event(row))
+            ]
+            async with self.connection.transaction():
+                await self._apply(changes)
+            row_count = len(rows)
+            if rows:
+                last_id = rows[-1]["notification_id"]
+                self.position = (last_id, self.event_count + row_count)
+            if self._progress is not None:
+                self._progress(self.event_count)
+
+    async def _apply(self, changes: Sequence[Change]) -> None:
+        """Many rows a statement; within a round no row is written twice."""
+        for changes_of_round in arranged(changes, round_max=len(changes)):
+            by_statement: dict[str, list[tuple[Any, ...]]] = {}
+            for change in changes_of_round:
+                by_statement.setdefault(change.statement, []).append(change.arguments)
+            for statement, rows in by_statement.items():
+                await self.connection.executemany(statement, rows)
+
+    def _event(self, row: Mapping[str, Any]) -> Event:
+        stored = StoredEvent(
+            row["originator_id"], row["originator_version"], row["topic"], row["state"]
+        )
+        return cast(Event, self._mapper.to_domain_event(stored))

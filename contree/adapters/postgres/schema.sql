@@ -1,0 +1,132 @@
+-- The schema as it is now, for reading. Databases arrive at it by migrations/*.sql; the test
+-- tests/postgres/test_schema.py proves that both are the same. Read models are not here: their
+-- tables belong to contree.projections and live in the schema "read".
+
+-- The append-only log. One row an event, in the table layout of the eventsourcing library, which
+-- reads and writes it unmodified; our additions are filled in by triggers and defaults.
+
+CREATE TABLE public.stored_events (
+    originator_id      uuid        NOT NULL,
+    originator_version bigint      NOT NULL,
+    topic              text        NOT NULL,
+    state              bytea       NOT NULL,
+    notification_id    bigint      GENERATED ALWAYS AS IDENTITY,
+    recorded_at        timestamptz NOT NULL,
+    hash               bytea       NOT NULL,
+    PRIMARY KEY (originator_id, originator_version)
+);
+CREATE UNIQUE INDEX stored_events_notification_id_idx ON public.stored_events (notification_id);
+
+-- Every writer takes this lock before its first id is drawn (a statement trigger fires before any
+-- row and its defaults), and keeps it to the end of its commit: ids are in commit order, so a
+-- reader that remembers the last id it saw misses nothing. A snapshot older than the lock would
+-- read a stale end of the chain, hence READ COMMITTED only.
+CREATE FUNCTION public.stored_events_lock() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'appending to the event log needs READ COMMITTED, this transaction is %',
+            upper(current_setting('transaction_isolation'))
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    PERFORM pg_advisory_xact_lock(TG_RELID::bigint);
+    RETURN NULL;
+END $$;
+
+-- hash = sha256(previous hash || id || originator || version || time || topic || state): lengths
+-- before what varies, integers big-endian, time as microseconds since 2000-01-01 UTC.
+CREATE FUNCTION public.stored_events_chain() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    previous record;
+    topic_bytes bytea := convert_to(NEW.topic, 'UTF8');
+BEGIN
+    SELECT notification_id, hash INTO previous
+        FROM public.stored_events ORDER BY notification_id DESC LIMIT 1;
+    IF previous.notification_id >= NEW.notification_id THEN
+        RAISE EXCEPTION 'event id % is not beyond the last one, %',
+            NEW.notification_id, previous.notification_id
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    NEW.recorded_at := clock_timestamp();
+    NEW.hash := sha256(
+        coalesce(previous.hash, '\x'::bytea)
+        || int8send(NEW.notification_id) || uuid_send(NEW.originator_id)
+        || int8send(NEW.originator_version) || timestamptz_send(NEW.recorded_at)
+        || int4send(octet_length(topic_bytes)) || topic_bytes
+        || int4send(octet_length(NEW.state)) || NEW.state);
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION public.stored_events_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('stored_events', '');
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION public.stored_events_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% on % is not allowed: the event log is append-only', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+-- Triggers of one kind fire in the order of their names.
+CREATE TRIGGER a_lock BEFORE INSERT ON public.stored_events
+    FOR EACH STATEMENT EXECUTE FUNCTION public.stored_events_lock();
+CREATE TRIGGER b_chain BEFORE INSERT ON public.stored_events
+    FOR EACH ROW EXECUTE FUNCTION public.stored_events_chain();
+CREATE TRIGGER c_notify AFTER INSERT ON public.stored_events
+    FOR EACH STATEMENT EXECUTE FUNCTION public.stored_events_notify();
+CREATE TRIGGER z_no_change BEFORE UPDATE OR DELETE ON public.stored_events
+    FOR EACH ROW EXECUTE FUNCTION public.stored_events_immutable();
+CREATE TRIGGER z_no_truncate BEFORE TRUNCATE ON public.stored_events
+    FOR EACH STATEMENT EXECUTE FUNCTION public.stored_events_immutable();
+
+-- Also under session_replication_role = replica.
+ALTER TABLE public.stored_events ENABLE ALWAYS TRIGGER a_lock;
+ALTER TABLE public.stored_events ENABLE ALWAYS TRIGGER b_chain;
+ALTER TABLE public.stored_events ENABLE ALWAYS TRIGGER z_no_change;
+ALTER TABLE public.stored_events ENABLE ALWAYS TRIGGER z_no_truncate;
+
+GRANT USAGE ON SCHEMA public TO contree_app;
+GRANT SELECT ON public.stored_events TO contree_app;
+GRANT INSERT (originator_id, originator_version, topic, state)
+    ON public.stored_events TO contree_app;
+
+-- What live operations need beside the log. Not history: nothing here outlives its operation.
+
+-- Secrets of a pending or running operation, sealed under the deployment's key.
+CREATE TABLE public.sealed_secrets (
+    operation_id uuid  PRIMARY KEY,
+    sealed       bytea NOT NULL
+);
+
+-- Who works on a running operation, and until when that is believed without a sign of life.
+CREATE TABLE public.leases (
+    operation_id uuid        PRIMARY KEY,
+    worker       text        NOT NULL,
+    until        timestamptz NOT NULL
+);
+CREATE INDEX leases_worker_idx ON public.leases (worker);
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON public.sealed_secrets, public.leases TO contree_app;
+
+-- What the processes of an operation did, as clients follow it. The log holds its digest.
+
+-- `next_number` outlives the entries of a lost attempt, so that numbers are never used twice.
+CREATE TABLE public.operation_journals (
+    operation_id uuid   PRIMARY KEY,
+    next_number  bigint NOT NULL
+);
+
+-- `data` is json, not jsonb: it is handed out as it came, and may hold \u0000.
+CREATE TABLE public.operation_journal (
+    operation_id uuid        NOT NULL,
+    number       bigint      NOT NULL,
+    at           timestamptz NOT NULL,
+    type         text        NOT NULL,
+    spid         integer     NOT NULL,
+    data         json        NOT NULL,
+    PRIMARY KEY (operation_id, number)
+);
+
+GRANT SELECT, INSERT, UPDATE, DELETE
+    ON public.operation_journals, public.operation_journal TO contree_app;

@@ -1,0 +1,183 @@
+"""The work queue on PostgreSQL (app.work_queue.WorkQueue): claims, leases, wake-ups.
+
+A claim first takes the log's own lock, then reads: so it sees every running operation, a project's
+bound holds however many workers race, and no claim can deadlock with an append. While nothing is
+pending a claim takes no lock at all. The queue keeps no status of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from contree.adapters.postgres.event_log import EVENTS_OF, PostgresEventLog
+from contree.adapters.postgres.failures import AWAY, translated
+from contree.adapters.postgres.pool import connect
+from contree.adapters.postgres.statement import LOCK_LOG
+from contree.domain.context import Context
+from contree.domain.errors import InvalidTransitionError
+from contree.domain.operation import Kind, Operation
+
+RECONNECT_S = 1.0
+ANY_PENDING = "SELECT EXISTS (SELECT FROM operations WHERE status = 'PENDING' AND kind = $1)"
+
+# Steps from project to project along the index of pending operations, so that the cost follows the
+# number of projects that wait and not the length of the queue.
+PENDING = """
+WITH RECURSIVE waiting AS (
+    (SELECT project_id FROM operations WHERE status = 'PENDING' AND kind = $1
+     ORDER BY project_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT o.project_id FROM operations o
+            WHERE o.status = 'PENDING' AND o.kind = $1 AND o.project_id > w.project_id
+            ORDER BY o.project_id LIMIT 1)
+    FROM waiting w WHERE w.project_id IS NOT NULL
+), running AS (
+    SELECT project_id, count(*) AS held FROM operations
+    WHERE status IN ('ASSIGNED', 'EXECUTING') AND kind = $1 GROUP BY project_id
+), eligible AS (
+    SELECT o.operation_id
+    FROM waiting w
+    LEFT JOIN running r USING (project_id)
+    CROSS JOIN LATERAL (
+        SELECT operation_id, created_at FROM operations
+        WHERE status = 'PENDING' AND kind = $1 AND project_id = w.project_id
+        ORDER BY created_at, operation_id
+        LIMIT greatest(0, least($2::bigint, $3::bigint - coalesce(r.held, 0)))
+    ) o
+    ORDER BY o.created_at, o.operation_id
+    LIMIT $2
+)
+SELECT operation_id FROM operations WHERE operation_id IN (SELECT operation_id FROM eligible)
+ORDER BY created_at, operation_id
+FOR UPDATE SKIP LOCKED
+"""
+RENEW = "UPDATE public.leases SET until = $2 WHERE worker = $1"
+# A running operation without a lease is nobody's.
+EXPIRED = """
+SELECT o.operation_id FROM operations o LEFT JOIN public.leases l USING (operation_id)
+WHERE o.status IN ('ASSIGNED', 'EXECUTING') AND (l.until IS NULL OR l.until < $1)
+ORDER BY o.created_at, o.operation_id
+"""
+HELD = """
+SELECT operation_id FROM operations
+WHERE status IN ('ASSIGNED', 'EXECUTING') AND worker = $1 ORDER BY created_at, operation_id
+"""
+UNWANTED = """
+SELECT operation_id FROM operations
+WHERE status IN ('ASSIGNED', 'EXECUTING') AND worker = $1 AND cancellation_requested
+ORDER BY created_at, operation_id
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class PostgresWorkQueue:
+    """Claims over the `operations` read model, decided by the aggregates themselves."""
+
+    def __init__(self, pool: asyncpg.Pool, log: PostgresEventLog, *, dsn: str) -> None:
+        self._pool = pool
+        self._event_log = log
+        self._dsn = dsn
+
+    async def claim(
+        self,
+        *,
+        worker: str,
+        kind: Kind,
+        limit: int,
+        running_per_project_max: int,
+        lease_until: datetime,
+        context: Context,
+    ) -> Sequence[Operation]:
+        with translated():
+            if limit < 1 or not await self._pool.fetchval(ANY_PENDING, kind.value):
+                return ()
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.execute(LOCK_LOG)
+                ids = _ids(
+                    await connection.fetch(PENDING, kind.value, limit, running_per_project_max)
+                )
+                rows = await connection.fetch(EVENTS_OF, ids)
+                operations = self._event_log.folded(Operation, rows)
+                claimed = [
+                    operations[id_]
+                    for id_ in ids
+                    if id_ in operations
+                    and _assigned(operations[id_], context, worker=worker, lease_until=lease_until)
+                ]
+                await self._event_log.append_within(connection, claimed)
+            return claimed
+
+    async def renew(self, *, worker: str, lease_until: datetime) -> None:
+        with translated():
+            await self._pool.execute(RENEW, worker, lease_until)
+
+    async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
+        with translated():
+            if worker is None:
+                return _ids(await self._pool.fetch(EXPIRED, now))
+            return _ids(await self._pool.fetch(HELD, worker))
+
+    async def cancellations(self, *, worker: str) -> Sequence[UUID]:
+        with translated():
+            return _ids(await self._pool.fetch(UNWANTED, worker))
+
+    async def wakeups(self, *, poll_s: float) -> AsyncIterator[None]:
+        while True:
+            try:
+                async with contextlib.aclosing(self._announcements(poll_s)) as announcements:
+                    async for _ in announcements:
+                        yield
+            except (*AWAY, asyncpg.InterfaceError) as error:
+                _log.warning("waiting for work without the database: %s", error)
+                await asyncio.sleep(min(poll_s, RECONNECT_S))
+                yield
+
+    async def _announcements(self, poll_s: float) -> AsyncGenerator[None, None]:
+        """Yield as `wakeups`, on one connection; raises the driver's error when that is lost."""
+        woken = asyncio.Event()
+
+        def wake(*_: Any) -> None:
+            woken.set()
+
+        connection = await connect(self._dsn)
+        try:
+            connection.add_termination_listener(wake)
+            # Listening first and waking once: what came before is found by whoever looks now.
+            await connection.add_listener("stored_events", wake)
+            while True:
+                yield
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), poll_s)
+                woken.clear()
+                if connection.is_closed():
+                    raise ConnectionError("the connection that listens was lost")
+        finally:
+            with contextlib.suppress(*AWAY, asyncpg.InterfaceError):
+                await connection.close(timeout=RECONNECT_S)
+
+
+def _assigned(
+    operation: Operation, context: Context, *, worker: str, lease_until: datetime
+) -> bool:
+    """Let the aggregate decide. A read model that disagrees with it must not block the queue."""
+    try:
+        own = replace(context, project_id=operation.project_id)
+        operation.assign(own, worker=worker, lease_until=lease_until)
+    except InvalidTransitionError as error:
+        _log.error("the read model shows a pending operation that is not: %s", error)
+        return False
+    return True
+
+
+def _ids(rows: Sequence[Any]) -> list[UUID]:
+    return [row["operation_id"] for row in rows]

@@ -1,0 +1,1 @@
+"""The machine's own: clock, randomness, and the key that seals secrets."""

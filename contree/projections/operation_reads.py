@@ -1,0 +1,72 @@
+"""The reads over the `operations` table (app.reads.OperationReads)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from contree.app.projection import Database
+from contree.app.reads import OperationRow, Page
+from contree.domain.operation import Kind, Status
+from contree.projections.query import Query
+
+SELECT = (
+    "SELECT operation_id, project_id, kind, status, error, created_at, started_at, finished_at, "
+    "duration_us, worker, image_id, result_image_id, result_tag, image_size_bytes, request, "
+    "outcome FROM operations"
+)
+COUNTS = (
+    "SELECT status, count(*) AS operations FROM operations WHERE project_id = $1 GROUP BY status"
+)
+
+
+class SqlOperationReads:
+    """Rows of `operations`; `duration_us` is 0 until the end, then the one recorded."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, project_id: UUID, operation_id: UUID) -> OperationRow | None:
+        query = Query(SELECT, operation_id=operation_id, project_id=project_id)
+        row = await self._database.fetchrow(query.text(), *query.arguments)
+        return None if row is None else _operation_row(row)
+
+    async def list(
+        self,
+        project_id: UUID,
+        page: Page,
+        *,
+        status: Status | None = None,
+        kind: Kind | None = None,
+    ) -> Sequence[OperationRow]:
+        query = Query(
+            SELECT,
+            project_id=project_id,
+            status=None if status is None else status.value,
+            kind=None if kind is None else kind.value,
+        )
+        order = "created_at DESC, operation_id DESC"
+        statement = query.page(page, created_at="created_at", order=order)
+        rows = await self._database.fetch(statement, *query.arguments)
+        return [_operation_row(row) for row in rows]
+
+    async def counts(self, project_id: UUID) -> Mapping[str, int]:
+        rows = await self._database.fetch(COUNTS, project_id)
+        found = {row["status"]: row["operations"] for row in rows}
+        return {status.value: found.get(status.value, 0) for status in Status}
+
+
+def _operation_row(row: Mapping[str, Any]) -> OperationRow:
+    outcome = row["outcome"]
+    return OperationRow(
+        **{
+            **row,
+            "kind": Kind(row["kind"]),
+            "status": Status(row["status"]),
+            "request": orjson.loads(row["request"]),
+            "outcome": None if outcome is None else orjson.loads(outcome),
+        }
+    )

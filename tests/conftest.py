@@ -1,0 +1,44 @@
+"""Fixtures that several folders share; each starts what it needs and stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.images.registry import RunningRegistry, running_registry
+from tests.support.postgres import (  # fixtures
+    database,
+    empty_postgres_dsn,
+    postgres_dsn,
+    postgres_pool,
+    postgres_server,
+)
+from tests.vm.fixtures import base_layer, box, guest_assets, microvm, short_dir  # fixtures
+
+__all__ = [
+    "base_layer",
+    "box",
+    "database",
+    "empty_postgres_dsn",
+    "guest_assets",
+    "microvm",
+    "postgres_dsn",
+    "postgres_pool",
+    "postgres_server",
+    "short_dir",
+]
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[RunningRegistry]:
+    """A real registry on loopback that anyone may use."""
+    with running_registry() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def guarded_registry() -> Iterator[RunningRegistry]:
+    """A real registry on loopback that wants USERNAME and PASSWORD of infra.images.registry."""
+    with running_registry(password=True) as running:
+        yield running

@@ -1,0 +1,70 @@
+"""The Journal contract, on the fake and on PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from contree.adapters.postgres.journal import PostgresJournal
+from contree.app.journal import Journal, JournalEntry
+from tests.fakes.clock import EPOCH, FakeIds
+from tests.fakes.journal import FakeJournal
+
+IDS = FakeIds(space=2)
+
+
+@pytest.fixture(params=["fake", pytest.param("postgres", marks=pytest.mark.postgres)])
+def journal(request: pytest.FixtureRequest) -> Journal:
+    if request.param == "fake":
+        return FakeJournal()
+    return PostgresJournal(request.getfixturevalue("postgres_pool"))
+
+
+def an_entry(number: int) -> JournalEntry:
+    return JournalEntry(
+        at=EPOCH + timedelta(microseconds=number),
+        type="stdout",
+        spid=1,
+        data={"value": f"\0 \u00fc {number}", "nested": {"list": [1, None, 2.5]}},
+    )
+
+
+async def test_entries_come_back_in_order_numbered_from_zero(journal: Journal) -> None:
+    operation_id = IDS.new_id()
+    entries = [an_entry(n) for n in range(5)]
+    await journal.append(operation_id, entries[:2])
+    await journal.append(operation_id, entries[2:])
+    read = await journal.read(operation_id)
+    assert [e.number for e in read] == [0, 1, 2, 3, 4]
+    assert [e.entry for e in read] == entries
+
+
+async def test_journals_are_apart(journal: Journal) -> None:
+    one, other = IDS.new_id(), IDS.new_id()
+    await journal.append(one, [an_entry(0)])
+    await journal.append(other, [an_entry(1)])
+    assert [e.entry for e in await journal.read(one)] == [an_entry(0)]
+
+
+async def test_reading_goes_on_after_a_number(journal: Journal) -> None:
+    operation_id = IDS.new_id()
+    await journal.append(operation_id, [an_entry(n) for n in range(5)])
+    assert [e.number for e in await journal.read(operation_id, after=0, limit=2)] == [1, 2]
+    assert await journal.read(operation_id, after=4) == []
+
+
+async def test_a_restart_forgets_the_entries_but_not_the_numbers(journal: Journal) -> None:
+    operation_id = IDS.new_id()
+    await journal.append(operation_id, [an_entry(0), an_entry(1)])
+    await journal.restart(operation_id)
+    assert await journal.read(operation_id) == []
+    await journal.append(operation_id, [an_entry(2)])
+    assert [e.number for e in await journal.read(operation_id)] == [2]
+
+
+async def test_an_unknown_journal_is_empty_and_may_be_restarted(journal: Journal) -> None:
+    operation_id = IDS.new_id()
+    await journal.restart(operation_id)
+    await journal.append(operation_id, [])
+    assert await journal.read(operation_id) == []

@@ -1,0 +1,227 @@
+"""The WorkQueue contract, on the fake and on PostgreSQL, each over a log of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import pytest
+
+from contree.adapters.postgres.event_log import PostgresEventLog
+from contree.adapters.postgres.work_queue import PostgresWorkQueue
+from contree.app.event_log import EventLog
+from contree.app.work_queue import WorkQueue
+from contree.domain.operation import Kind, Operation, Status
+from contree.projections import ALL
+from tests.fakes.clock import FakeClock, FakeIds
+from tests.fakes.event_log import FakeEventLog
+from tests.fakes.work_queue import FakeWorkQueue
+from tests.support.histories import a_spec, context_at
+
+IDS = FakeIds(space=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """A log, the queue over it, and a clock."""
+
+    log: EventLog
+    queue: WorkQueue
+    clock: FakeClock
+
+    async def requested(
+        self, project_id: UUID, *, count: int = 1, kind: Kind = Kind.INSTANCE
+    ) -> list[UUID]:
+        """Append `count` pending operations, a second apart."""
+        made: list[UUID] = []
+        for _ in range(count):
+            self.clock.advance(1)
+            context = context_at(self.clock, project_id)
+            operation_id = IDS.new_id()
+            if kind is Kind.INSTANCE:
+                spec = a_spec(IDS.new_id())
+                operation = Operation.request_instance(
+                    context, operation_id=operation_id, spec=spec
+                )
+            else:
+                operation = Operation.request_import(
+                    context,
+                    operation_id=operation_id,
+                    registry_url="docker://r/i:t",
+                    username=None,
+                    tag=None,
+                    timeout_s=9,
+                )
+            await self.log.append(operation)
+            made.append(operation_id)
+        return made
+
+    async def claim(
+        self,
+        worker: str = "w",
+        *,
+        limit: int = 10,
+        per_project: int = 100,
+        kind: Kind = Kind.INSTANCE,
+        lease_until: datetime | None = None,
+    ) -> Sequence[Operation]:
+        return await self.queue.claim(
+            worker=worker,
+            kind=kind,
+            limit=limit,
+            running_per_project_max=per_project,
+            lease_until=lease_until or self.clock.now() + timedelta(seconds=60),
+            context=context_at(self.clock, UUID(int=0), actor=f"worker:{worker}"),
+        )
+
+    async def load(self, operation_id: UUID) -> Operation:
+        operation = await self.log.load(Operation, operation_id)
+        assert operation is not None
+        return operation
+
+
+@pytest.fixture(params=["fake", pytest.param("postgres", marks=pytest.mark.postgres)])
+def house(request: pytest.FixtureRequest) -> House:
+    if request.param == "fake":
+        fake = FakeEventLog()
+        return House(log=fake, queue=FakeWorkQueue(fake), clock=FakeClock())
+    pool = request.getfixturevalue("postgres_pool")
+    log = PostgresEventLog(pool, ALL)
+    queue = PostgresWorkQueue(pool, log, dsn=request.getfixturevalue("postgres_dsn"))
+    return House(log=log, queue=queue, clock=FakeClock())
+
+
+def ids_of(operations: Sequence[Operation]) -> list[UUID]:
+    return [operation.id for operation in operations]
+
+
+async def test_an_empty_queue_gives_nothing(house: House) -> None:
+    assert list(await house.claim()) == []
+
+
+async def test_the_oldest_come_first_up_to_the_limit(house: House) -> None:
+    ids = await house.requested(IDS.new_id(), count=2) + await house.requested(IDS.new_id())
+    assert ids_of(await house.claim(limit=2)) == ids[:2]
+    assert ids_of(await house.claim(limit=2)) == ids[2:]
+    assert list(await house.claim(limit=0)) == []
+
+
+async def test_a_claimed_operation_is_assigned_in_the_log_under_its_own_project(
+    house: House,
+) -> None:
+    project_id = IDS.new_id()
+    (id_,) = await house.requested(project_id)
+    (claimed,) = await house.claim("worker-1")
+    assert await house.load(id_) == claimed
+    assert (claimed.status, claimed.worker, claimed.attempts) == (Status.ASSIGNED, "worker-1", 1)
+    assert claimed.project_id == project_id
+
+
+async def test_only_operations_of_the_kind_are_given(house: House) -> None:
+    project_id = IDS.new_id()
+    (run,) = await house.requested(project_id)
+    (pull,) = await house.requested(project_id, kind=Kind.IMPORT)
+    assert ids_of(await house.claim(kind=Kind.IMPORT)) == [pull]
+    assert ids_of(await house.claim(kind=Kind.INSTANCE)) == [run]
+
+
+async def test_a_project_never_runs_more_of_a_kind_than_its_bound(house: House) -> None:
+    busy, other = IDS.new_id(), IDS.new_id()
+    ids = await house.requested(busy, count=3)
+    (elsewhere,) = await house.requested(other)
+    first = await house.claim(per_project=2)
+    assert ids_of(first) == [*ids[:2], elsewhere]
+    assert list(await house.claim(per_project=2)) == []
+    first[0].fail(context_at(house.clock, busy), error="no")
+    await house.log.append(first[0])
+    assert ids_of(await house.claim(per_project=2)) == ids[2:]
+
+
+async def test_racing_workers_never_get_the_same_operation_nor_pass_the_bound(
+    house: House,
+) -> None:
+    projects = [IDS.new_id() for _ in range(3)]
+    for project_id in projects:
+        await house.requested(project_id, count=8)
+    rounds = await asyncio.gather(
+        *(house.claim(f"w{n}", limit=2, per_project=5) for n in range(12))
+    )
+    claimed = [operation for batch in rounds for operation in batch]
+    assert len({o.id for o in claimed}) == len(claimed) == 15
+    assert [sum(o.project_id == p for o in claimed) for p in projects] == [5, 5, 5]
+
+
+async def test_leases_expire_unless_renewed(house: House) -> None:
+    ids = await house.requested(IDS.new_id(), count=2)
+    now = house.clock.now()
+    await house.claim("w1", limit=1, lease_until=now + timedelta(seconds=10))
+    await house.claim("w2", limit=1, lease_until=now + timedelta(seconds=10))
+    assert list(await house.queue.abandoned(now=now)) == []
+    await house.queue.renew(worker="w1", lease_until=now + timedelta(seconds=30))
+    late = now + timedelta(seconds=20)
+    assert list(await house.queue.abandoned(now=late)) == [ids[1]]
+
+
+async def test_all_that_a_worker_still_holds_is_told(house: House) -> None:
+    ids = await house.requested(IDS.new_id(), count=3)
+    claimed = await house.claim("w1", limit=2)
+    await house.claim("w2")
+    claimed[0].start(context_at(house.clock, IDS.new_id()))
+    await house.log.append(claimed[0])
+    now = house.clock.now()
+    assert list(await house.queue.abandoned(now=now, worker="w1")) == ids[:2]
+
+
+async def test_a_requeued_operation_is_nobodys_and_may_be_claimed_again(house: House) -> None:
+    (id_,) = await house.requested(IDS.new_id())
+    (operation,) = await house.claim("w1")
+    operation.lose(context_at(house.clock, IDS.new_id()), reason="gone")
+    await house.log.append(operation)
+    far = house.clock.now() + timedelta(days=1)
+    assert list(await house.queue.abandoned(now=far)) == []
+    assert list(await house.queue.abandoned(now=far, worker="w1")) == []
+    (again,) = await house.claim("w2")
+    assert (again.id, again.attempts) == (id_, 2)
+
+
+async def test_an_ended_operation_is_not_held(house: House) -> None:
+    await house.requested(IDS.new_id())
+    (operation,) = await house.claim("w1")
+    operation.succeed(context_at(house.clock, IDS.new_id()), result_image_id=None)
+    await house.log.append(operation)
+    far = house.clock.now() + timedelta(days=1)
+    assert list(await house.queue.abandoned(now=far)) == []
+    assert list(await house.queue.abandoned(now=far, worker="w1")) == []
+
+
+async def test_wishes_to_cancel_reach_the_worker_that_holds_the_operation(house: House) -> None:
+    ids = await house.requested(IDS.new_id(), count=2)
+    first, _ = await house.claim("w1")
+    first.cancel(context_at(house.clock, IDS.new_id()))
+    await house.log.append(first)
+    assert list(await house.queue.cancellations(worker="w1")) == ids[:1]
+    assert list(await house.queue.cancellations(worker="w2")) == []
+    first.cancelled(context_at(house.clock, IDS.new_id()))
+    await house.log.append(first)
+    assert list(await house.queue.cancellations(worker="w1")) == []
+
+
+async def test_an_append_wakes_whoever_waits(house: House) -> None:
+    wakeups = house.queue.wakeups(poll_s=30)
+    await anext(wakeups)
+    waiting = asyncio.ensure_future(anext(wakeups))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await house.requested(IDS.new_id())
+    await asyncio.wait_for(waiting, 10)
+    await wakeups.aclose()  # type: ignore[attr-defined]
+
+
+async def test_waiting_ends_without_an_append_after_the_poll_time(house: House) -> None:
+    wakeups = house.queue.wakeups(poll_s=0.05)
+    for _ in range(3):
+        await asyncio.wait_for(anext(wakeups), 10)
+    await wakeups.aclose()  # type: ignore[attr-defined]

@@ -1,0 +1,293 @@
+"""The read side over the fake event log: every call folds the whole log, in plain Python.
+
+Written apart from `contree.projections`, so that the contract suite compares two opinions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+from contree.app.reads import FileRow, ImageRow, OperationRow, Page, TokenRow
+from contree.domain import operation as op
+from contree.domain.file import FileUploaded, FileUploadedAgain
+from contree.domain.image import ImageCommitted, ImageImported
+from contree.domain.operation import Kind, Status
+from contree.domain.project import ProjectCreated
+from contree.domain.tag import TagAssigned, TagMoved, TagRemoved
+from contree.domain.token import TokenIssued, TokenRevoked
+from tests.fakes.event_log import FakeEventLog
+
+Row = TypeVar("Row", ImageRow, OperationRow, FileRow)
+
+
+def _within(rows: Iterable[Row], page: Page) -> list[Row]:
+    return [
+        r
+        for r in rows
+        if (page.since is None or r.created_at >= page.since)
+        and (page.until is None or r.created_at <= page.until)
+    ]
+
+
+class FakeImageReads:
+    def __init__(self, log: FakeEventLog) -> None:
+        self._log = log
+
+    async def get(self, project_id: UUID, image_id: UUID) -> ImageRow | None:
+        row = self._images().get(image_id)
+        if row is None or row.project_id != project_id:
+            return None
+        tags = await self.tags_of(project_id, image_id)
+        return replace(row, tag=tags[0] if tags else None)
+
+    async def by_tag(self, project_id: UUID, tag: str) -> ImageRow | None:
+        target = self._tags().get((project_id, tag))
+        row = None if target is None else self._images().get(target[0])
+        return None if row is None else replace(row, tag=tag)
+
+    async def tags_of(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
+        found = [
+            (at, name)
+            for (project, name), (image, at) in self._tags().items()
+            if project == project_id and image == image_id
+        ]
+        found.sort(key=lambda pair: pair[1])
+        found.sort(key=lambda pair: pair[0], reverse=True)
+        return [name for _, name in found]
+
+    async def list(
+        self,
+        project_id: UUID,
+        page: Page,
+        *,
+        tagged: bool = False,
+        tag_prefix: str | None = None,
+        image_id: UUID | None = None,
+    ) -> Sequence[ImageRow]:
+        rows: list[ImageRow] = []
+        for row in self._images().values():
+            if row.project_id != project_id or image_id not in {None, row.image_id}:
+                continue
+            tags: Sequence[str | None] = await self.tags_of(project_id, row.image_id)
+            if not tags and not tagged and tag_prefix is None:
+                tags = [None]
+            rows += [replace(row, tag=tag) for tag in tags]
+        if tag_prefix is not None:
+            rows = [r for r in rows if r.tag is not None and r.tag.startswith(tag_prefix)]
+        rows.sort(key=lambda r: r.tag or "")
+        rows.sort(key=lambda r: (r.created_at, r.image_id), reverse=True)
+        if tag_prefix is not None:
+            rows.sort(key=lambda r: r.tag != tag_prefix)
+        return _within(rows, page)[page.offset : page.offset + page.limit]
+
+    def _images(self) -> dict[UUID, ImageRow]:
+        return {
+            e.originator_id: ImageRow(
+                image_id=e.originator_id,
+                project_id=e.project_id,
+                tag=None,
+                created_at=e.timestamp,
+                operation_id=e.operation_id,
+                parent_image_id=e.parent_image_id if isinstance(e, ImageCommitted) else None,
+                layers=tuple(e.layers),
+                size_bytes=e.size_bytes,
+            )
+            for e in self._log.events
+            if isinstance(e, ImageImported | ImageCommitted)
+        }
+
+    def _tags(self) -> dict[tuple[UUID, str], tuple[UUID, datetime]]:
+        tags: dict[tuple[UUID, str], tuple[UUID, datetime]] = {}
+        for e in self._log.events:
+            if isinstance(e, TagAssigned | TagMoved):
+                tags[e.project_id, e.name] = (e.image_id, e.timestamp)
+            elif isinstance(e, TagRemoved):
+                tags.pop((e.project_id, e.name), None)
+        return tags
+
+
+def _requested(e: op.ImportRequested | op.InstanceRequested) -> OperationRow:
+    if isinstance(e, op.InstanceRequested):
+        kind, request, image = Kind.INSTANCE, e.spec, UUID(e.spec["image_id"])
+    else:
+        kind, image = Kind.IMPORT, None
+        request = {
+            "registry_url": e.registry_url,
+            "username": e.username,
+            "tag": e.tag,
+            "timeout_s": e.timeout_s,
+        }
+    return OperationRow(
+        operation_id=e.originator_id,
+        project_id=e.project_id,
+        kind=kind,
+        status=Status.PENDING,
+        error=None,
+        created_at=e.timestamp,
+        started_at=None,
+        finished_at=None,
+        duration_us=0,
+        worker=None,
+        image_id=image,
+        result_image_id=None,
+        result_tag=None,
+        image_size_bytes=None,
+        request=request,
+        outcome=None,
+    )
+
+
+def _followed(row: OperationRow, e: object) -> OperationRow:
+    match e:
+        case op.OperationAssigned():
+            return replace(row, status=Status.ASSIGNED, worker=e.worker, started_at=e.timestamp)
+        case op.OperationStarted():
+            return replace(row, status=Status.EXECUTING)
+        case op.OperationRequeued():
+            return replace(row, status=Status.PENDING, worker=None, started_at=None)
+        case op.OperationSucceeded():
+            return replace(
+                row,
+                status=Status.SUCCESS,
+                finished_at=e.timestamp,
+                duration_us=e.duration_us,
+                result_image_id=e.result_image_id,
+                result_tag=e.result_tag,
+                image_size_bytes=e.image_size_bytes,
+                outcome=e.outcome,
+            )
+        case op.OperationFailed():
+            return replace(
+                row,
+                status=Status.FAILED,
+                error=e.error.replace("\0", "\ufffd"),
+                finished_at=e.timestamp,
+                duration_us=e.duration_us,
+                outcome=e.outcome,
+            )
+        case op.OperationCancelled():
+            return replace(
+                row,
+                status=Status.CANCELLED,
+                error=e.error,
+                finished_at=e.timestamp,
+                duration_us=e.duration_us,
+            )
+        case _:
+            return row
+
+
+class FakeOperationReads:
+    def __init__(self, log: FakeEventLog) -> None:
+        self._log = log
+
+    async def get(self, project_id: UUID, operation_id: UUID) -> OperationRow | None:
+        row = self._operations().get(operation_id)
+        return row if row is not None and row.project_id == project_id else None
+
+    async def list(
+        self,
+        project_id: UUID,
+        page: Page,
+        *,
+        status: Status | None = None,
+        kind: Kind | None = None,
+    ) -> Sequence[OperationRow]:
+        rows = [
+            r
+            for r in _within(self._operations().values(), page)
+            if r.project_id == project_id and status in {None, r.status} and kind in {None, r.kind}
+        ]
+        rows.sort(key=lambda r: (r.created_at, r.operation_id), reverse=True)
+        return rows[page.offset : page.offset + page.limit]
+
+    async def counts(self, project_id: UUID) -> Mapping[str, int]:
+        counts = {status.value: 0 for status in Status}
+        for row in self._operations().values():
+            if row.project_id == project_id:
+                counts[row.status.value] += 1
+        return counts
+
+    def _operations(self) -> dict[UUID, OperationRow]:
+        rows: dict[UUID, OperationRow] = {}
+        for e in self._log.events:
+            if isinstance(e, op.ImportRequested | op.InstanceRequested):
+                rows[e.originator_id] = _requested(e)
+            elif e.originator_id in rows:
+                rows[e.originator_id] = _followed(rows[e.originator_id], e)
+        return rows
+
+
+class FakeFileReads:
+    def __init__(self, log: FakeEventLog) -> None:
+        self._log = log
+
+    async def get(self, project_id: UUID, file_id: UUID) -> FileRow | None:
+        found = self._files().get(file_id)
+        return found[1] if found is not None and found[0] == project_id else None
+
+    async def by_sha256(self, project_id: UUID, sha256: str) -> FileRow | None:
+        for project, row in self._files().values():
+            if project == project_id and row.sha256 == sha256:
+                return row
+        return None
+
+    async def list(self, project_id: UUID, page: Page) -> Sequence[FileRow]:
+        rows = _within((r for p, r in self._files().values() if p == project_id), page)
+        rows.sort(key=lambda r: (r.created_at, r.file_id), reverse=True)
+        return rows[page.offset : page.offset + page.limit]
+
+    def _files(self) -> dict[UUID, tuple[UUID, FileRow]]:
+        rows: dict[UUID, tuple[UUID, FileRow]] = {}
+        for e in self._log.events:
+            if isinstance(e, FileUploaded):
+                row = FileRow(
+                    file_id=e.originator_id,
+                    sha256=e.sha256,
+                    size_bytes=e.size_bytes,
+                    created_at=e.timestamp,
+                    updated_at=e.timestamp,
+                )
+                rows[e.originator_id] = (e.project_id, row)
+            elif isinstance(e, FileUploadedAgain):
+                project, row = rows[e.originator_id]
+                rows[e.originator_id] = (project, replace(row, updated_at=e.timestamp))
+        return rows
+
+
+class FakeTokenReads:
+    def __init__(self, log: FakeEventLog) -> None:
+        self._log = log
+
+    async def by_secret_sha256(self, secret_sha256: str) -> TokenRow | None:
+        return self._tokens().get(secret_sha256)
+
+    async def list(self) -> Sequence[TokenRow]:
+        rows = sorted(self._tokens().values(), key=lambda r: (r.created_at, r.token_id))
+        return rows[::-1]
+
+    def _tokens(self) -> dict[str, TokenRow]:
+        names: dict[UUID, str] = {}
+        rows: dict[UUID, tuple[str, TokenRow]] = {}
+        for e in self._log.events:
+            if isinstance(e, ProjectCreated):
+                names[e.originator_id] = e.name
+            elif isinstance(e, TokenIssued):
+                row = TokenRow(
+                    token_id=e.originator_id,
+                    project_id=e.project_id,
+                    project_name=names.get(e.project_id, ""),
+                    permissions=frozenset(e.permissions),
+                    created_at=e.timestamp,
+                    expires_at=e.expires_at,
+                    revoked_at=None,
+                )
+                rows[e.originator_id] = (e.secret_sha256, row)
+            elif isinstance(e, TokenRevoked):
+                digest, row = rows[e.originator_id]
+                rows[e.originator_id] = (digest, replace(row, revoked_at=e.timestamp))
+        return dict(rows.values())

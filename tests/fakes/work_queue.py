@@ -1,0 +1,84 @@
+"""The work queue over the fake event log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from contree.domain.context import Context
+from contree.domain.operation import ImportRequested, InstanceRequested, Kind, Operation, Status
+from tests.fakes.event_log import FakeEventLog
+
+
+class FakeWorkQueue:
+    def __init__(self, log: FakeEventLog) -> None:
+        self._log = log
+
+    async def claim(
+        self,
+        *,
+        worker: str,
+        kind: Kind,
+        limit: int,
+        running_per_project_max: int,
+        lease_until: datetime,
+        context: Context,
+    ) -> Sequence[Operation]:
+        operations = [o for o in await self._operations() if o.kind is kind]
+        running = Counter(o.project_id for o in operations if o.status.is_running)
+        claimed: list[Operation] = []
+        for operation in operations:
+            if len(claimed) == limit:
+                break
+            if operation.status is not Status.PENDING:
+                continue
+            if running[operation.project_id] >= running_per_project_max:
+                continue
+            own = replace(context, project_id=operation.project_id)
+            operation.assign(own, worker=worker, lease_until=lease_until)
+            running[operation.project_id] += 1
+            claimed.append(operation)
+        await self._log.append(*claimed)
+        return claimed
+
+    async def renew(self, *, worker: str, lease_until: datetime) -> None:
+        for operation_id, (holder, _) in self._log.leases.items():
+            if holder == worker:
+                self._log.leases[operation_id] = (worker, lease_until)
+
+    async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
+        return [
+            operation_id
+            for operation_id, (holder, until) in self._log.leases.items()
+            if (until < now if worker is None else holder == worker)
+        ]
+
+    async def cancellations(self, *, worker: str) -> Sequence[UUID]:
+        return [
+            o.id
+            for o in await self._operations()
+            if o.worker == worker and o.status.is_running and o.cancellation_requested
+        ]
+
+    async def wakeups(self, *, poll_s: float) -> AsyncIterator[None]:
+        seen = -1
+        while True:
+            for _ in range(max(1, int(poll_s / 0.01))):
+                if len(self._log.events) != seen:
+                    break
+                await asyncio.sleep(0.01)
+            seen = len(self._log.events)
+            yield
+
+    async def _operations(self) -> list[Operation]:
+        """All operations, oldest request first."""
+        requested = [
+            e for e in self._log.events if isinstance(e, ImportRequested | InstanceRequested)
+        ]
+        requested.sort(key=lambda e: (e.timestamp, e.originator_id))
+        loaded = [await self._log.load(Operation, e.originator_id) for e in requested]
+        return [operation for operation in loaded if operation is not None]

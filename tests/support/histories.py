@@ -1,0 +1,272 @@
+"""Histories of the whole domain, made by the aggregates themselves: builders and a random walk.
+
+`History` plays use cases without I/O: it decides through aggregates and keeps what was decided, so
+that a test may append the same history to any log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+from contree.domain.aggregate import Aggregate
+from contree.domain.context import Context
+from contree.domain.file import File, file_id_of
+from contree.domain.image import Image, imported_image_id
+from contree.domain.instance import FilePlacement, InstanceSpec, Stdin
+from contree.domain.operation import Operation, Status
+from contree.domain.outcome import CapturedStream, ProcessOutcome
+from contree.domain.project import Project
+from contree.domain.tag import Tag, tag_id_of
+from contree.domain.token import Permission, Token
+from tests.fakes.clock import EPOCH, FakeClock, FakeIds
+
+NO_STREAM = CapturedStream(sha256=hashlib.sha256(b"").hexdigest(), size_bytes=0)
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def context_at(clock: FakeClock, project_id: UUID, *, actor: str = "tester") -> Context:
+    return Context(actor=actor, project_id=project_id, request_id="request-1", at=clock.now())
+
+
+def a_spec(image_id: UUID, *, command: str = "true", **fields: object) -> InstanceSpec:
+    return replace(InstanceSpec(image_id=image_id, command=command, timeout_s=30), **fields)  # type: ignore[arg-type]
+
+
+def an_outcome(*, exit_code: int = 0) -> ProcessOutcome:
+    return ProcessOutcome(
+        pid=7,
+        exit_code=exit_code,
+        signal=-1,
+        core_dumped=False,
+        timed_out=False,
+        duration_us=1234,
+        stdout=NO_STREAM,
+        stderr=NO_STREAM,
+    )
+
+
+class History:
+    """A random walk over the domain's commands, reproducible from its seed.
+
+    Histories of different `space` (the seed unless given) never share an id.
+    """
+
+    def __init__(
+        self, seed: int | random.Random, *, space: int | None = None, projects: int = 2
+    ) -> None:
+        if isinstance(seed, int):
+            space, seed = seed if space is None else space, random.Random(seed)
+        assert space is not None
+        self._random = seed
+        self._clock = FakeClock()
+        self._ids = FakeIds(space=space)
+        self.aggregates: dict[UUID, Aggregate] = {}
+        self.project_ids: list[UUID] = []
+        for number in range(projects):
+            name = f"project-{space}-{number}"
+            project = Project.create(self._context(UUID(int=0)), name=name)
+            self.project_ids.append(project.id)
+            self.aggregates[project.id] = project
+
+    def step(self) -> Sequence[Aggregate]:
+        """Decide one thing; return the aggregates it touched, with their events pending."""
+        moves = (
+            *(self._token, self._revoke, self._upload, self._import, self._import),
+            *(self._run, self._run, self._run, self._run),
+            *(self._advance,) * 12,
+            *(self._tag, self._tag, self._untag),
+        )
+        while True:
+            self._clock.advance(self._random.choice((0, 0.000001, 0.5, 3)))
+            touched = [a for a in self._random.choice(moves)() if a.pending_events]
+            if touched:
+                return touched
+
+    def steps(self, count: int) -> list[Sequence[Aggregate]]:
+        """The projects, then `count` decisions; not to be mixed with appending in between."""
+        first = [a for a in self.aggregates.values() if a.pending_events]
+        return [first, *(self.step() for _ in range(count))]
+
+    def _context(self, project_id: UUID) -> Context:
+        return context_at(self._clock, project_id, actor=f"actor-{self._random.randrange(3)}")
+
+    def _any_project(self) -> UUID:
+        return self._random.choice(self.project_ids)
+
+    def _some(self, kind: type[Aggregate]) -> list[Aggregate]:
+        return [a for a in self.aggregates.values() if isinstance(a, kind)]
+
+    def _keep(self, *aggregates: Aggregate) -> Sequence[Aggregate]:
+        for aggregate in aggregates:
+            self.aggregates[aggregate.id] = aggregate
+        return aggregates
+
+    def _token(self) -> Sequence[Aggregate]:
+        token_id = self._ids.new_id()
+        expires_at = self._random.choice((None, EPOCH + timedelta(days=30)))
+        return self._keep(
+            Token.issue(
+                self._context(self._any_project()),
+                token_id=token_id,
+                secret_sha256=digest_of(str(token_id)),
+                permissions=self._random.sample(list(Permission), 2),
+                expires_at=expires_at,
+            )
+        )
+
+    def _revoke(self) -> Sequence[Aggregate]:
+        for token in self._some(Token):
+            assert isinstance(token, Token)
+            if not token.revoked:
+                token.revoke(self._context(self._any_project()))
+                return (token,)
+        return ()
+
+    def _upload(self) -> Sequence[Aggregate]:
+        project_id = self._any_project()
+        sha256 = digest_of(str(self._random.randrange(5)))
+        known = self.aggregates.get(file_id_of(project_id, sha256))
+        if isinstance(known, File):
+            known.upload_again(self._context(project_id))
+            return (known,)
+        return self._keep(File.upload(self._context(project_id), sha256=sha256, size_bytes=11))
+
+    def _import(self) -> Sequence[Aggregate]:
+        return self._keep(
+            Operation.request_import(
+                self._context(self._any_project()),
+                operation_id=self._ids.new_id(),
+                registry_url=f"docker://localhost:5000/image:{self._random.randrange(6)}",
+                username=self._random.choice((None, "nutzer-\u00e4")),
+                tag=self._random.choice((None, "base:latest")),
+                timeout_s=300,
+            )
+        )
+
+    def _run(self) -> Sequence[Aggregate]:
+        images = self._some(Image)
+        if not images:
+            return ()
+        image = self._random.choice(images)
+        spec = a_spec(
+            image.id,
+            command="echo \u00fc \U0001f600 'quoted' \\ \"\n$1 $22 %s {}",
+            args=("a", ""),
+            env={"LANG": "C", "GONE": None, "_type_": "uuid_hex"},
+            stdin=self._random.choice((None, Stdin(sha256=digest_of("x"), size_bytes=1))),
+            files={"/work/a b": FilePlacement(file_id=self._ids.new_id(), mode=0o600)},
+            disposable=self._random.random() < 0.3,
+        )
+        context = self._context(self._project_of(image))
+        return self._keep(
+            Operation.request_instance(context, operation_id=self._ids.new_id(), spec=spec)
+        )
+
+    def _advance(self) -> Sequence[Aggregate]:
+        """Take a live operation one step on, whatever may happen to it next."""
+        live = [o for o in self._some(Operation) if not o.status.is_terminal]  # type: ignore[attr-defined]
+        if not live:
+            return ()
+        operation = self._random.choice(live)
+        assert isinstance(operation, Operation)
+        context = self._context(operation.project_id)
+        if operation.status is Status.PENDING and self._random.random() < 0.85:
+            worker = self._random.choice(("worker-a", "worker-b"))
+            operation.assign(context, worker=worker, lease_until=context.at + timedelta(seconds=60))
+        elif operation.status is Status.ASSIGNED and self._random.random() < 0.7:
+            operation.start(context, accelerator="tcg", network=None)
+        elif operation.status.is_running:
+            return self._end(operation, context)
+        else:
+            operation.cancel(context)
+        return (operation,)
+
+    def _end(self, operation: Operation, context: Context) -> Sequence[Aggregate]:
+        match self._random.randrange(6):
+            case 0:
+                operation.lose(context, reason="the machine was lost")
+            case 1:
+                operation.fail(context, error="the registry said \0 no", outcome=None)
+            case 2:
+                operation.cancel(context)
+            case 3 if operation.cancellation_requested:
+                operation.cancelled(context, journal_sha256=digest_of("journal"))
+            case _:
+                return self._succeed(operation, context)
+        return (operation,)
+
+    def _succeed(self, operation: Operation, context: Context) -> Sequence[Aggregate]:
+        image = self._imported(operation, context)
+        if operation.spec is not None:
+            source = self.aggregates[operation.spec.image_id]
+            assert isinstance(source, Image)
+            image = source.committed(
+                context,
+                operation_id=operation.id,
+                layer=f"sha256:{digest_of(str(operation.id))}",
+                preserved_env={"LANG": "C"},
+                workdir="/work",
+                size_bytes=self._random.randrange(1 << 40),
+            )
+        kept = image is not None and image.id not in self.aggregates
+        operation.succeed(
+            context,
+            result_image_id=None if image is None else image.id,
+            result_tag=operation.tag,
+            image_size_bytes=None if image is None else image.size_bytes,
+            outcome=None if operation.spec is None else an_outcome(exit_code=3),
+            journal_sha256=digest_of("journal"),
+        )
+        return self._keep(image, operation) if kept and image is not None else (operation,)
+
+    def _imported(self, operation: Operation, context: Context) -> Image | None:
+        if operation.registry_url is None:
+            return None
+        config_digest = f"sha256:{digest_of(operation.registry_url)}"
+        known = self.aggregates.get(imported_image_id(context.project_id, config_digest))
+        if isinstance(known, Image):
+            return known
+        return Image.imported(
+            context,
+            operation_id=operation.id,
+            registry_url=operation.registry_url,
+            manifest_digest=f"sha256:{digest_of('manifest')}",
+            config_digest=config_digest,
+            layers=[f"sha256:{digest_of('layer')}"],
+            env={"PATH": "/bin", "_data_": "x"},
+            workdir="/",
+            size_bytes=123,
+        )
+
+    def _tag(self) -> Sequence[Aggregate]:
+        images = self._some(Image)
+        if not images:
+            return ()
+        image = self._random.choice(images)
+        name = self._random.choice(("base", "base:latest", "team/base.v1", "winner"))
+        context = self._context(self._project_of(image))
+        known = self.aggregates.get(tag_id_of(context.project_id, name))
+        if isinstance(known, Tag):
+            known.move(context, image_id=image.id)
+            return (known,)
+        return self._keep(Tag.assign(context, name=name, image_id=image.id))
+
+    def _untag(self) -> Sequence[Aggregate]:
+        for tag in self._some(Tag):
+            assert isinstance(tag, Tag)
+            if tag.image_id is not None:
+                tag.remove(self._context(self._project_of(self.aggregates[tag.image_id])))
+                return (tag,)
+        return ()
+
+    def _project_of(self, image: Aggregate) -> UUID:
+        assert isinstance(image, Image)
+        return image.project_id
