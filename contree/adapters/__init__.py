@@ -1,1 +1,1 @@
-"""Everything outside: PostgreSQL, libvirt, layers on disk, content stores, registries, the system."""
+"""Everything outside: PostgreSQL, libvirt, layers, content stores, registries, the system."""

@@ -6,7 +6,8 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,16 +100,24 @@ def _disk(settings: Settings) -> Finding:
     )
 
 
+@contextmanager
+def _aside(settings: Settings) -> Iterator[Settings]:
+    """The same settings in a place of its own, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="contree-doctor-") as directory:
+        trial = msgspec.structs.replace(settings, data_dir=Path(directory))
+        try:
+            yield trial
+        finally:
+            shutil.rmtree(trial.runtime_dir, ignore_errors=True)
+
+
 async def _database(settings: Settings) -> Finding:
     """The configured database, the running embedded one, or a trial of the embedded one."""
     try:
-        with tempfile.TemporaryDirectory(prefix="contree-doctor-") as trial:
-            if settings.database_url is None and not settings.data_dir.exists():
-                settings = msgspec.structs.replace(settings, data_dir=Path(trial))
-            async with (
-                bootstrap.database(settings) as urls,
-                bootstrap.core(settings, urls) as core,
-            ):
+        with _aside(settings) as trial:
+            given = settings.database_url is not None or settings.data_dir.exists()
+            chosen = settings if given else trial
+            async with bootstrap.database(chosen) as urls, bootstrap.core(chosen, urls) as core:
                 row = await core.database.fetchrow("SELECT version() AS version")
         version = "" if row is None else str(row["version"]).split(" on ")[0]
         return Finding(subject="database", ok=True, detail=version)
@@ -124,9 +133,8 @@ async def _database(settings: Settings) -> Finding:
 async def _guest(settings: Settings) -> Finding:
     """Boot a probe guest, in a place of its own so that a running server is not disturbed."""
     try:
-        with tempfile.TemporaryDirectory(prefix="contree-doctor-") as trial:
-            aside = msgspec.structs.replace(settings, data_dir=Path(trial))
-            async with bootstrap.probed_guest(aside) as info:
+        with _aside(settings) as trial:
+            async with bootstrap.probed_guest(trial) as info:
                 detail = f"booted Linux {info.kernel} under {info.accelerator}"
         return Finding(subject="guest", ok=True, detail=detail)
     except ContreeError as error:

@@ -130,8 +130,9 @@ class Image(Aggregate):
         preserved_env: Mapping[str, str],
         workdir: str,
         size_bytes: int,
+        env: Mapping[str, str] | None = None,
     ) -> Image:
-        """Return the image that a run on this one left behind."""
+        """Return the image that a run on this one left behind; `env` None keeps this one's."""
         return Image._begin(
             ImageCommitted,
             context,
@@ -140,7 +141,7 @@ class Image(Aggregate):
             parent_image_id=self.id,
             layer=layer,
             layers=[*self.layers, *([layer] if layer is not None else [])],
-            env=self.env,
+            env=dict(self.env if env is None else env),
             preserved_env=dict(preserved_env),
             workdir=workdir,
             size_bytes=size_bytes,
