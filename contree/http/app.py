@@ -1,0 +1,71 @@
+"""The HTTP application: routes, middlewares, and what happens at its end.
+
+It renders and decodes; every rule is in the use cases. A new route goes here, into the OpenAPI
+document (`contree.http.openapi`) and into docs/api.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from contree.app.services import Services
+from contree.http import events, files, health, images, inspect, instances, operations, whoami
+from contree.http.access_log import log_access, mark_start
+from contree.http.authentication import authenticate
+from contree.http.errors import answer_errors
+from contree.http.run_value import OutputReader
+from contree.http.wiring import CLOSING, SERVICES
+
+IMAGE = "/v1/inspect/{image_uuid}"
+OPERATION = "/v1/operations/{operation_uuid}"
+TAG = "/v1/images/{image_uuid:.+}/tag"
+
+
+def create_app(services: Services) -> web.Application:
+    """Return the application over `services`; whoever runs it also stops it."""
+    app = web.Application(middlewares=[log_access, answer_errors, authenticate])
+    app[SERVICES] = services
+    app[CLOSING] = asyncio.Event()
+    app[operations.OUTPUTS] = OutputReader(services.content)
+    app.on_response_prepare.append(mark_start)
+    app.on_shutdown.append(_end_streams)
+    app.router.add_routes(_routes())
+    return app
+
+
+async def _end_streams(app: web.Application) -> None:
+    """Followers end now; their clients reconnect with the id that they saw last."""
+    app[CLOSING].set()
+
+
+def _routes() -> list[web.RouteDef]:
+    """A GET answers HEAD too only where clients use it: elsewhere HEAD is a 405."""
+    get = web.get
+    return [
+        get("/healthz", health.alive),
+        get("/readyz", health.ready),
+        get("/openapi.json", health.openapi, allow_head=False),
+        get("/v1/whoami", whoami.whoami, allow_head=False),
+        get("/v1/images", images.list_images, allow_head=False),
+        web.post("/v1/images/import", images.import_image),
+        web.patch(TAG, images.assign_tag),
+        web.post(TAG, images.assign_tag),  # the older form of PATCH
+        web.delete(TAG, images.remove_tag),
+        web.post("/v1/files", files.upload_file),
+        get("/v1/files", files.list_files, allow_head=False),
+        get("/v1/files/{sha256}", files.get_file),
+        web.post("/v1/instances", instances.create_instance),
+        get("/v1/operations", operations.list_operations, allow_head=False),
+        get(OPERATION, operations.get_operation, allow_head=False),
+        web.delete(OPERATION, operations.cancel_operation),
+        get(f"{OPERATION}/events", events.stream_events, allow_head=False),
+        get("/v1/inspect", inspect.redirect_to_slash, allow_head=False),
+        get("/v1/inspect/", inspect.find_by_tag, allow_head=False),
+        get(IMAGE, inspect.redirect_to_slash, allow_head=False),
+        get(f"{IMAGE}/", inspect.get_image, allow_head=False),
+        get(f"{IMAGE}/list", inspect.list_directory, allow_head=False),
+        get(f"{IMAGE}/download", inspect.download),
+        get(f"{IMAGE}/archive", inspect.archive),
+    ]

@@ -1,0 +1,106 @@
+"""`/operations`: list, look, cancel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from contree.app.reads import OperationRow
+from contree.domain.environment import MASKED
+from contree.domain.errors import NotFoundError
+from contree.domain.instance import InstanceSpec
+from contree.domain.operation import Kind, Status
+from contree.domain.outcome import ProcessOutcome
+from contree.domain.token import Permission
+from contree.http.answers import json_answer
+from contree.http.inflight import partial_result
+from contree.http.query import choice_of, flag_of, page_of, uuid_in_path
+from contree.http.render import operation_result, operation_summary
+from contree.http.run_value import OutputReader, request_value, result_value
+from contree.http.wiring import CALLER, SERVICES
+
+OUTPUTS: web.AppKey[OutputReader] = web.AppKey("outputs", OutputReader)
+
+RETRY_AFTER_S = 1
+"""How long a client that polls may well wait while an operation is not at its end."""
+
+
+async def list_operations(request: web.Request) -> web.Response:
+    """A bare array of summaries, the newest first."""
+    caller = request[CALLER]
+    caller.require(Permission.LIST)
+    services = request.app[SERVICES]
+    rows = await services.operations.list(
+        caller.project_id,
+        page_of(request),
+        status=choice_of(request, "status", Status),
+        kind=choice_of(request, "kind", Kind),
+    )
+    now = services.clock.now()
+    return json_answer(request, [operation_summary(row, now=now) for row in rows])
+
+
+async def get_operation(request: web.Request) -> web.Response:
+    """Everything about one operation; with `inflight`, what a command wrote so far."""
+    row = await operation_in_path(request)
+    now = request.app[SERVICES].clock.now()
+    value = operation_summary(row, now=now)
+    value["result"] = operation_result(row)
+    if row.kind is Kind.IMPORT:
+        value["metadata"] = _import_metadata(row)
+    else:
+        value["metadata"] = metadata = await _run_metadata(request, row)
+        if row.status is Status.EXECUTING and flag_of(request, "inflight"):
+            partial = await partial_result(request.app[SERVICES].journal, row, now=now)
+            metadata["result"] = partial
+            streams = {name: partial[name] for name in ("stdout", "stderr")}
+            value["result"] = {"image": None, "tag": None, **streams}
+    headers = None if row.status.is_terminal else {"Retry-After": str(RETRY_AFTER_S)}
+    return json_answer(request, value, headers=headers)
+
+
+async def cancel_operation(request: web.Request) -> web.Response:
+    """Accept the wish; the operation is CANCELLED when the work has stopped."""
+    operation_id = uuid_in_path(request, "operation_uuid")
+    await request.app[SERVICES].cancellation.cancel(request[CALLER], operation_id)
+    return web.Response(status=202)
+
+
+async def operation_in_path(request: web.Request) -> OperationRow:
+    """Return the operation that the path names. Raises NotFoundError, PermissionMissingError."""
+    caller = request[CALLER]
+    caller.require(Permission.LIST)
+    operation_id = uuid_in_path(request, "operation_uuid")
+    row = await request.app[SERVICES].operations.get(caller.project_id, operation_id)
+    if row is None:
+        raise NotFoundError("operation", operation_id)
+    return row
+
+
+def _import_metadata(row: OperationRow) -> dict[str, Any]:
+    """The request; `credentials` is there only when some were given, the password never."""
+    registry: dict[str, Any] = {"url": row.request["registry_url"]}
+    if row.request["username"] is not None:
+        registry["credentials"] = {"username": row.request["username"], "password": MASKED}
+    return {
+        "registry": registry,
+        "tag": row.request["tag"],
+        "timeout": row.request["timeout_s"],
+    }
+
+
+async def _run_metadata(request: web.Request, row: OperationRow) -> dict[str, Any]:
+    """The normalised request, and `result` when the command has ended (else null)."""
+    outputs = request.app[OUTPUTS]
+    spec = InstanceSpec.from_fact(row.request)
+    metadata = request_value(spec, await outputs.stdin(spec.stdin))
+    metadata["result"] = None
+    if row.outcome is not None:
+        outcome = ProcessOutcome.from_fact(row.outcome)
+        metadata["result"] = result_value(
+            outcome,
+            stdout=await outputs.output(outcome.stdout),
+            stderr=await outputs.output(outcome.stderr),
+        )
+    return metadata

@@ -1,0 +1,223 @@
+"""A whole API over fakes: real use cases, the log and the stores in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from contree.app.access import Access, secret_sha256
+from contree.app.cancel_operation import CancelOperation
+from contree.app.limits import Limits
+from contree.app.request_import import RequestImport
+from contree.app.request_run import RequestRun
+from contree.app.services import Services
+from contree.app.tag_images import TagImages
+from contree.app.upload_file import UploadFile
+from contree.domain.context import Context
+from contree.domain.errors import ConflictError, UnavailableError
+from contree.domain.image import Image
+from contree.domain.operation import Operation
+from contree.domain.outcome import CapturedStream, ProcessOutcome, ResourceUsage
+from contree.domain.project import Project, project_id_of
+from contree.domain.tag import Tag
+from contree.domain.token import Permission, Token
+from contree.http.app import create_app
+from tests.fakes.clock import FakeClock, FakeIds
+from tests.fakes.event_log import FakeEventLog
+from tests.fakes.image_source import FakeImageSource
+from tests.fakes.journal import FakeJournal
+from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads, FakeTokenReads
+from tests.fakes.sealer import FakeSealer
+from tests.unit.http.memory import MemoryContent, MemoryFiles
+
+Api = TestClient[web.Request, web.Application]
+LIMITS = Limits(request_body_bytes_max=256 * 1024, upload_bytes_max=4 * 1024**2)
+
+
+class World:
+    """`services` for `create_app`, and short ways to bring about what the API then shows."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self.clock = FakeClock()
+        self.ids = FakeIds()
+        self.log = FakeEventLog()
+        self.content = MemoryContent()
+        self.files = MemoryFiles()
+        self.journal = FakeJournal()
+        self.is_ready = True
+        self._images = 0
+
+    async def _ready(self) -> None:
+        if not self.is_ready:
+            raise UnavailableError("the database is not there")
+
+    def services(self) -> Services:
+        log, clock, ids = self.log, self.clock, self.ids
+        images, uploads = FakeImageReads(log), FakeFileReads(log)
+        return Services(
+            access=Access(tokens=FakeTokenReads(log), clock=clock),
+            images=images,
+            operations=FakeOperationReads(log),
+            files=uploads,
+            runs=RequestRun(
+                log=log,
+                images=images,
+                files=uploads,
+                content=self.content,
+                sealer=FakeSealer(),
+                clock=clock,
+                ids=ids,
+                limits=self.limits,
+            ),
+            imports=RequestImport(
+                log=log,
+                source=FakeImageSource(),
+                sealer=FakeSealer(),
+                clock=clock,
+                ids=ids,
+                limits=self.limits,
+            ),
+            cancellation=CancelOperation(log=log, clock=clock),
+            tags=TagImages(log=log, images=images, clock=clock),
+            uploads=UploadFile(
+                log=log, files=uploads, content=self.content, clock=clock, limits=self.limits
+            ),
+            content=self.content,
+            image_files=self.files,
+            journal=self.journal,
+            limits=self.limits,
+            clock=clock,
+            ready=self._ready,
+        )
+
+    def client(self) -> Api:
+        return TestClient(TestServer(create_app(self.services())))
+
+    def context(self, project: str = "alpha") -> Context:
+        return Context(
+            actor="test",
+            project_id=project_id_of(project),
+            request_id="r",
+            at=self.clock.now(),
+        )
+
+    async def token(
+        self,
+        project: str = "alpha",
+        permissions: Sequence[Permission] = tuple(Permission),
+        *,
+        lives: timedelta | None = None,
+    ) -> str:
+        """Return the secret of a new token of the project."""
+        context = self.context(project)
+        with suppress(ConflictError):
+            await self.log.append(Project.create(context, name=project))
+        secret = self.ids.new_secret()
+        token = Token.issue(
+            context,
+            token_id=self.ids.new_id(),
+            secret_sha256=secret_sha256(secret),
+            permissions=permissions,
+            expires_at=None if lives is None else self.clock.now() + lives,
+        )
+        await self.log.append(token)
+        return secret
+
+    async def image(self, tag: str | None = None, project: str = "alpha") -> UUID:
+        """Return the id of a new image."""
+        self._images += 1
+        image = Image.imported(
+            self.context(project),
+            operation_id=self.ids.new_id(),
+            registry_url="docker://registry.example/image:latest",
+            manifest_digest="sha256:m",
+            config_digest=f"sha256:{self._images}",
+            layers=["sha256:a"],
+            env={},
+            workdir="",
+            size_bytes=10,
+        )
+        await self.log.append(image)
+        if tag is not None:
+            await self.log.append(Tag.assign(self.context(project), name=tag, image_id=image.id))
+        return image.id
+
+    async def operation(self, operation_id: UUID) -> Operation:
+        found = await self.log.load(Operation, operation_id)
+        assert found is not None
+        return found
+
+    async def begin(self, operation_id: UUID) -> Operation:
+        """Bring a pending operation to EXECUTING."""
+        operation = await self.operation(operation_id)
+        until = self.clock.now() + timedelta(seconds=30)
+        operation.assign(self.context(), worker="w", lease_until=until)
+        operation.start(self.context())
+        await self.log.append(operation)
+        return operation
+
+    async def outcome(
+        self,
+        *,
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+        exit_code: int = 0,
+        signal: int = -1,
+        timed_out: bool = False,
+        dropped_bytes: int = 0,
+    ) -> ProcessOutcome:
+        streams = []
+        for data in (stdout, stderr):
+            stored = await self.content.put_bytes(data)
+            streams.append(
+                CapturedStream(
+                    sha256=stored.sha256, size_bytes=len(data), dropped_bytes=dropped_bytes
+                )
+            )
+        return ProcessOutcome(
+            pid=7,
+            exit_code=exit_code,
+            signal=signal,
+            core_dumped=False,
+            timed_out=timed_out,
+            duration_us=1_500_000,
+            usage=ResourceUsage(user_time_us=250_000, sys_time_us=50_000, max_rss_kb=2048),
+            stdout=streams[0],
+            stderr=streams[1],
+        )
+
+    async def succeed(
+        self,
+        operation_id: UUID,
+        outcome: ProcessOutcome | None = None,
+        *,
+        image_id: UUID | None = None,
+        tag: str | None = None,
+    ) -> None:
+        """Bring an operation from wherever it is to SUCCESS."""
+        operation = await self.operation(operation_id)
+        if not operation.status.is_running:
+            operation = await self.begin(operation_id)
+        self.clock.advance(2)
+        operation.succeed(
+            self.context(),
+            result_image_id=image_id,
+            result_tag=tag,
+            image_size_bytes=None if image_id is None else 512,
+            outcome=outcome,
+        )
+        await self.log.append(operation)
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
