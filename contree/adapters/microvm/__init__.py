@@ -1,0 +1,1 @@
+"""Guests in QEMU through libvirt: domains, the channel to the agent, the runner."""

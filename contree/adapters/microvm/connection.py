@@ -1,0 +1,157 @@
+"""The one connection to libvirt; `libvirt` is imported here and nowhere else.
+
+Calls block, so they run on a few threads of their own, never on the event loop; libvirt's own event
+loop has a thread for the life of the process. No libvirt exception leaves this module: a call that
+fails is a GuestFailure with libvirt's text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from contree.adapters.microvm import qemu_process
+from contree.domain.errors import GuestFailure
+
+# Read by libvirt when it is imported. Errors are raised to us; on standard error it would repeat
+# them, add harmless ones, and call each domain tainted. Set the variable outside to have it back.
+os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null")
+
+import libvirt
+
+EMULATOR = "/usr/bin/qemu-system-x86_64"
+MACHINE = "pc"
+CALL_THREADS = 4
+"""Calls at one time. libvirt itself allows more; two cores do not profit."""
+
+OPEN_TIMEOUT_S = 60.0
+REAP_INTERVAL_S = 0.1
+
+_T = TypeVar("_T")
+_event_loop_lock = threading.Lock()
+_event_loop_started = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveDomain:
+    """A running guest of this libvirt, ours or not."""
+
+    name: str
+    xml: str
+
+
+class LibvirtConnection:
+    """An open virConnect. Every method may be called from the event loop at any time."""
+
+    def __init__(self, connection: libvirt.virConnect, threads: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._threads = threads
+
+    @classmethod
+    async def open(cls, uri: str) -> LibvirtConnection:
+        """Connect to `uri` and make libvirt look at QEMU now rather than at the first guest.
+
+        Raises GuestFailure with libvirt's reason, and when it does not answer in OPEN_TIMEOUT_S.
+        """
+        _start_event_loop()
+        qemu_process.adopt_orphans()
+        threads = ThreadPoolExecutor(max_workers=CALL_THREADS, thread_name_prefix="libvirt")
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                connection = await _run(threads, lambda: _open_and_probe(uri))
+        except TimeoutError as error:
+            threads.shutdown(wait=False)
+            raise GuestFailure(f"libvirt at {uri} did not answer in {OPEN_TIMEOUT_S} s") from error
+        except BaseException:
+            threads.shutdown(wait=False)
+            raise
+        return cls(connection, threads)
+
+    async def create(self, domain_xml: str) -> None:
+        """Start a transient domain; it is running on return. Raises GuestFailure.
+
+        Cancelling does not stop a start that is under way.
+        """
+        await _run(self._threads, lambda: self._connection.createXML(domain_xml, 0))
+
+    async def destroy(self, name: str) -> None:
+        """End a domain and wait until libvirt has let go of it; absent is as good as ended."""
+
+        def call() -> None:
+            try:
+                self._connection.lookupByName(name).destroy()
+            except libvirt.libvirtError as error:
+                gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+                if error.get_error_code() not in gone:
+                    raise
+
+        await _run(self._threads, call)
+
+    async def active_domains(self) -> list[ActiveDomain]:
+        """Return the running domains. Raises GuestFailure."""
+
+        def call() -> list[ActiveDomain]:
+            found = []
+            for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                try:
+                    found.append(ActiveDomain(name=domain.name(), xml=domain.XMLDesc(0)))
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                        raise
+            return found
+
+        return await _run(self._threads, call)
+
+    async def aclose(self) -> None:
+        """Close the connection; guests of an embedded libvirt go on without us."""
+        await _run(self._threads, self._connection.close)
+        await asyncio.to_thread(self._threads.shutdown)
+
+
+def _open_and_probe(uri: str) -> libvirt.virConnect:
+    connection = libvirt.open(uri)
+    try:
+        # Starts and questions a QEMU or reads the cached answers: 1.3 s and 1 ms.
+        connection.getDomainCapabilities(EMULATOR, "x86_64", MACHINE, "qemu", 0)
+    except libvirt.libvirtError:
+        connection.close()
+        raise
+    return connection
+
+
+async def _run(threads: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
+    """Run `call` on a thread. Meanwhile reap QEMUs that libvirt has ended but cannot reap.
+
+    Any call may make libvirt question a QEMU of its own (a new binary, a cold cache) and then wait
+    for it to vanish; unreaped, that takes it 40 s each time.
+    """
+    running = asyncio.get_running_loop().run_in_executor(threads, call)
+    try:
+        while not (await asyncio.wait({running}, timeout=REAP_INTERVAL_S))[0]:
+            qemu_process.reap_adopted()
+        return running.result()
+    except libvirt.libvirtError as error:
+        raise GuestFailure(f"libvirt: {error.get_error_message()}", retryable=True) from error
+    finally:
+        qemu_process.reap_adopted()
+
+
+def _start_event_loop() -> None:
+    global _event_loop_started  # noqa: PLW0603 - libvirt has one event loop in a process
+    with _event_loop_lock:
+        if _event_loop_started:
+            return
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are raised
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True).start()
+        _event_loop_started = True
+
+
+def _run_event_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()

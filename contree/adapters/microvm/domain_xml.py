@@ -1,0 +1,114 @@
+"""A guest as libvirt domain XML. Pure: values in, text out.
+
+The shape is the same for every guest but for name, files and sizes, so that a saved template of it
+can be restored later: guest RAM in a memory backend named `ram`, the layers disk always at
+LAYERS_SLOT, the scratch disk at SCRATCH_SLOT, both present even with no layer. No network device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+DOMAIN_TYPES = {"kvm": "kvm", "tcg": "qemu"}
+"""Our accelerators and libvirt's names of them."""
+
+NAME_PREFIX = "contree-"
+LAYERS_SLOT = 5
+SCRATCH_SLOT = 6
+_PORTS_SLOT = 4
+
+AGENT_SOCKET = "agent.sock"
+DATA_SOCKET = "data.sock"
+CONSOLE_SOCKET = "console.sock"
+
+KERNEL_COMMAND_LINE = (
+    # panic=-1 and reboot=t: a panic becomes a reset at once, which ends the domain.
+    "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check "
+    # One tenant a guest: the guest's own mitigations would protect it from itself.
+    "rcupdate.rcu_expedited=1 mitigations=off audit=0 "
+    # 0.3 s of cipher self-tests, and 0.1 s for each PCI device; guest-protocol.md section 8.
+    "cryptomgr.notests acpi=noirq"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainSpec:
+    """What differs between guests.
+
+    directory   private to this guest; its sockets are made there
+    layers_vmdk, scratch_image   disks, made before the start
+    """
+
+    name: str
+    accelerator: str
+    memory_mib: int
+    vcpu_count: int
+    emulator: str
+    machine: str
+    kernel: Path
+    initramfs: Path
+    directory: Path
+    layers_vmdk: Path
+    scratch_image: Path
+
+
+def domain_xml(spec: DomainSpec) -> str:
+    """Return the XML of a transient domain; libvirt's formatdomain documentation."""
+    size = f"{spec.memory_mib}M"
+    return f"""\
+<domain type='{DOMAIN_TYPES[spec.accelerator]}' \
+xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{escape(spec.name)}</name>
+  <memory unit='MiB'>{spec.memory_mib}</memory>
+  <vcpu>{spec.vcpu_count}</vcpu>
+  <os>
+    <type arch='x86_64' machine={quoteattr(spec.machine)}>hvm</type>
+    <kernel>{escape(str(spec.kernel))}</kernel>
+    <initrd>{escape(str(spec.initramfs))}</initrd>
+    <cmdline>{KERNEL_COMMAND_LINE}</cmdline>
+  </os>
+  <features><acpi/></features>
+  <cpu mode='{"host-passthrough" if spec.accelerator == "kvm" else "maximum"}'/>
+  <clock offset='utc'/>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>{escape(spec.emulator)}</emulator>
+    <serial type='unix'>{_socket(spec.directory / CONSOLE_SOCKET)}</serial>
+    <controller type='usb' model='none'/>
+    <controller type='virtio-serial' index='0'>{_pci(_PORTS_SLOT)}</controller>
+    <channel type='unix'>{_socket(spec.directory / AGENT_SOCKET)}\
+<target type='virtio' name='agent'/></channel>
+    <channel type='unix'>{_socket(spec.directory / DATA_SOCKET)}\
+<target type='virtio' name='data'/></channel>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='vmdk' cache='unsafe'/>
+      <source file={quoteattr(str(spec.layers_vmdk))}/>
+      <target dev='vda' bus='virtio'/><readonly/>{_pci(LAYERS_SLOT)}
+    </disk>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='unsafe'/>
+      <source file={quoteattr(str(spec.scratch_image))}/>
+      <target dev='vdb' bus='virtio'/>{_pci(SCRATCH_SLOT)}
+    </disk>
+    <memballoon model='none'/>
+  </devices>
+  <qemu:commandline>
+    <qemu:arg value='-object'/>
+    <qemu:arg value='memory-backend-memfd,id=ram,size={size},share=on'/>
+    <qemu:arg value='-machine'/>
+    <qemu:arg value='memory-backend=ram'/>
+  </qemu:commandline>
+</domain>
+"""
+
+
+def _socket(path: Path) -> str:
+    return f"<source mode='bind' path={quoteattr(str(path))}/>"
+
+
+def _pci(slot: int) -> str:
+    return f"<address type='pci' domain='0' bus='0' slot='{slot:#x}' function='0'/>"

@@ -1,0 +1,243 @@
+"""One microVM from its private directory to the last trace of it.
+
+    prepare (files made) -> create (QEMU runs) -> connect (agent READY) -> configure (root mounted)
+    any of these, at any moment -> kill (at once, no waiting) -> retire (reaped, let go)
+
+`kill` and `retire` work from every state, also while libvirt is still starting the domain. What
+the guest does once it is configured is guest.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from contree.adapters.microvm import commands, messages
+from contree.adapters.microvm.channel import PORT_CLOSED, AgentChannel, Deadlines
+from contree.adapters.microvm.commands import HostFrameType, PciAddress
+from contree.adapters.microvm.connection import LibvirtConnection
+from contree.adapters.microvm.console import Console
+from contree.adapters.microvm.domain_xml import (
+    AGENT_SOCKET,
+    CONSOLE_SOCKET,
+    DATA_SOCKET,
+    LAYERS_SLOT,
+    SCRATCH_SLOT,
+    DomainSpec,
+    domain_xml,
+)
+from contree.adapters.microvm.frames import PROTOCOL_VERSION
+from contree.adapters.microvm.guest import AgentGuest
+from contree.adapters.microvm.messages import AgentState
+from contree.adapters.microvm.qemu_process import QemuProcess
+from contree.app.microvm import GuestInfo
+from contree.domain.errors import GuestFailure
+
+STREAM_LIMIT_BYTES = 1024**2
+REAP_TIMEOUT_S = 30.0
+EXIT_NEWS_TIMEOUT_S = 0.5
+
+
+@dataclass(slots=True)
+class BootPhases:
+    """Seconds of each step of the last start, for the operator and the bench."""
+
+    create_s: float = 0.0
+    ready_s: float = 0.0
+    configure_s: float = 0.0
+
+
+class Machine:
+    """One guest's QEMU. Its files are the caller's to make and, once it is retired, to remove.
+
+    key          the caller's name of it
+    domain_log   what libvirt keeps of QEMU's standard error, ours to remove; None with a daemon
+    """
+
+    def __init__(
+        self,
+        key: str,
+        spec: DomainSpec,
+        connection: LibvirtConnection,
+        *,
+        deadlines: Deadlines,
+        domain_log: Path | None,
+    ) -> None:
+        self.key = key
+        self.spec = spec
+        self.guest = AgentGuest()
+        self.phases = BootPhases()
+        self._connection = connection
+        self._deadlines = deadlines
+        self._domain_log = domain_log
+        self._step: asyncio.Task[None] | None = None
+        self._process: QemuProcess | None = None
+        self._console: Console | None = None
+        self._channel: AgentChannel | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._created = False
+        self._configured = False
+        self.retiring = False
+        self._killed = False
+
+    async def prepare(self, files: Coroutine[None, None, None]) -> None:
+        """Await `files`, which fills our directory; it goes on if this is cancelled."""
+        self._step = asyncio.create_task(files)
+        await asyncio.shield(self._step)
+
+    async def create(self) -> None:
+        """Start QEMU. Raises GuestFailure."""
+        began = time.monotonic()
+        self._created = True
+        self._step = asyncio.create_task(self._connection.create(domain_xml(self.spec)))
+        await asyncio.shield(self._step)
+        self._process = QemuProcess.find(f"guest={self.spec.name},")
+        if self._process is not None:
+            self._process.on_exit = self._on_exit
+        self.phases.create_s = time.monotonic() - began
+
+    async def connect(self, *, within_s: float) -> messages.Ready:
+        """Return what the agent says once it is up. Raises GuestFailure."""
+        began = time.monotonic()
+        console, writer = await self._open(CONSOLE_SOCKET)
+        self._console = Console(console)
+        self._writers.append(writer)
+        self._data, writer = await self._open(DATA_SOCKET)
+        self._writers.append(writer)
+        reader, writer = await self._open(AGENT_SOCKET)
+        self._channel = AgentChannel(
+            reader,
+            writer,
+            deadlines=self._deadlines,
+            on_frame=self.guest.take,
+            paused=lambda: self.guest.buffer.full,
+            explain=self._explain,
+            on_lost=self.guest.lost,
+        )
+        ready = await self._channel.ask(
+            commands.hello(), (HostFrameType.HELLO, 0), within_s=within_s
+        )
+        assert isinstance(ready, messages.Ready)  # answered_by pairs them
+        if ready.version != PROTOCOL_VERSION:
+            raise await self._channel.lose(
+                f"its agent speaks protocol {ready.version}, not {PROTOCOL_VERSION}"
+            )
+        if ready.state is not AgentState.BLANK:
+            raise await self._channel.lose(f"its agent is {ready.state.name} before its time")
+        self.phases.ready_s = time.monotonic() - began
+        return ready
+
+    async def configure(self, ready: messages.Ready, *, hostname: str, layer_count: int) -> None:
+        """Give the guest its identity and disks; `guest` is usable then. Raises GuestFailure."""
+        assert self._channel is not None
+        began = time.monotonic()
+        boot_id = UUID(bytes=os.urandom(16), version=4)
+        frame = commands.configure(
+            commands.Configure(
+                entropy=os.urandom(commands.ENTROPY_BYTES),
+                realtime_ns=time.time_ns(),
+                boot_id=boot_id.bytes,
+                hostname=hostname,
+                layer_count=layer_count,
+                layers_disk=PciAddress(slot=LAYERS_SLOT),
+                scratch_disk=PciAddress(slot=SCRATCH_SLOT),
+            )
+        )
+        answer = await self._channel.ask(frame, (HostFrameType.CONFIGURE, 0))
+        if isinstance(answer, messages.GuestError):
+            raise await self._channel.lose(f"it could not mount its disks: {answer.message}")
+        self._configured = True
+        info = GuestInfo(
+            accelerator=self.spec.accelerator,
+            kernel=ready.kernel_release,
+            machine=ready.machine,
+            boot_id=boot_id,
+            init_pid=ready.agent_pid,
+            started_at=datetime.now(UTC),
+        )
+        self.guest.attach(self._channel, self._data, info)
+        self._channel.watch()
+        self.phases.configure_s = time.monotonic() - began
+
+    def kill(self) -> None:
+        """End QEMU at once."""
+        self._killed = True
+        if self._process is not None:
+            self._process.kill()
+
+    async def retire(self) -> None:
+        """Wait until QEMU is reaped and libvirt has let go, whatever state this is in."""
+        if self._channel is not None:
+            await self._channel.aclose()
+        await self.guest.lost(None)
+        if self._step is not None:
+            await asyncio.wait({self._step})
+            if not self._step.cancelled():
+                self._step.exception()  # whoever started this guest has seen it
+        if self._created:
+            await self._reap()
+        if self._console is not None:
+            await self._console.aclose()
+        for writer in self._writers:
+            writer.transport.abort()
+        if self._domain_log is not None:
+            with contextlib.suppress(OSError):
+                self._domain_log.unlink()
+
+    async def _reap(self) -> None:
+        name = self.spec.name
+        process = self._process or QemuProcess.find(f"guest={name},")
+        if process is not None:
+            process.on_exit = None
+            process.kill()
+            # Reaped first: libvirt's destroy polls for the pid to vanish, 200 ms at a time.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REAP_TIMEOUT_S):
+                    await process.exited.wait()
+            process.close()
+        with contextlib.suppress(GuestFailure):
+            await self._connection.destroy(name)
+
+    async def _open(self, socket: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            return await asyncio.open_unix_connection(
+                str(self.spec.directory / socket), limit=STREAM_LIMIT_BYTES
+            )
+        except OSError as error:
+            raise await self._explain(f"its {socket} does not answer: {error.strerror}") from error
+
+    def _on_exit(self) -> None:
+        if self._channel is not None and not self._killed:
+            self._losing = asyncio.create_task(self._channel.lose(PORT_CLOSED))
+
+    async def _exited(self) -> bool:
+        """Whether QEMU is gone; the news of it may come just after the end of its sockets."""
+        if self._process is None:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXIT_NEWS_TIMEOUT_S):
+                await self._process.exited.wait()
+        return self._process.exited.is_set()
+
+    async def _explain(self, reason: str) -> GuestFailure:
+        """Make a failure with what the kernel and the console know.
+
+        Retryable unless the command itself may be why: before it could run, or when QEMU was
+        killed from outside.
+        """
+        gone = reason == PORT_CLOSED and await self._exited()
+        killed = gone and self._process is not None and self._process.killed
+        if gone:
+            reason = "its QEMU was killed" if killed else "its QEMU ended"
+        last_words = "" if self._console is None else await self._console.last_words(ended=gone)
+        text = f"the guest was lost: {reason}"
+        if last_words:
+            text += f" (console: {last_words})"
+        return GuestFailure(text, retryable=killed or not self._configured)

@@ -1,0 +1,107 @@
+"""Blank scratch disks: ext4 images made once for each size, then copied sparsely for each guest.
+
+What a guest writes lands on its copy, so its size bounds what one guest may take of the host's
+disk. It never mounts an image, and never reads one back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from contree.domain.errors import GuestFailure, StorageFullError
+
+_MIB = 1024**2
+FORMAT_VERSION = 1
+"""Part of the images' names: raise it when MKFS changes."""
+
+MKFS = (
+    "mkfs.ext4", "-q", "-F", "-b", "4096", "-i", "8192", "-m", "0", "-O", "^has_journal",
+    # The file is sparse, so its inode tables are zero already.
+    "-E", "lazy_itable_init=1,nodiscard,assume_storage_prezeroed=1",
+)  # fmt: skip
+SMALLEST_MIB = 128
+OVERHEAD_MIB = 64
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
+_COPY_BYTES = 8 * _MIB
+
+
+def bucket_mib(max_layer_bytes: int) -> int:
+    """Return the size of the disk for a layer of at most `max_layer_bytes`: a power of two, MiB.
+
+    A quarter is added for ext4 and what tar packs closer than blocks. Sparse, so only what is
+    written takes room.
+    """
+    wanted_mib = -(-max_layer_bytes * 5 // (4 * _MIB)) + OVERHEAD_MIB
+    return max(SMALLEST_MIB, 1 << (wanted_mib - 1).bit_length())
+
+
+class ScratchDisks:
+    """The blank images in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._making = asyncio.Lock()
+
+    async def copy_to(self, target: Path, *, max_layer_bytes: int) -> None:
+        """Make `target` a blank disk. Raises GuestFailure (mkfs), StorageFullError."""
+        blank = await self._blank(bucket_mib(max_layer_bytes))
+        await asyncio.to_thread(_copy_sparsely, blank, target)
+
+    async def _blank(self, size_mib: int) -> Path:
+        blank = self._directory / f"scratch-{size_mib}m-v{FORMAT_VERSION}.img"
+        async with self._making:
+            if not blank.exists():
+                await self._make(blank, size_mib)
+        return blank
+
+    async def _make(self, blank: Path, size_mib: int) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = blank.with_name(f"{blank.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.truncate(size_mib * _MIB)
+            mkfs = await asyncio.create_subprocess_exec(
+                *MKFS, str(partial), stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, "MKE2FS_CONFIG": "/dev/null"},
+            )  # fmt: skip
+            _, complaint = await mkfs.communicate()
+            if mkfs.returncode != 0:
+                text = complaint.decode(errors="replace").strip()[-500:]
+                raise GuestFailure(f"mkfs.ext4 failed ({mkfs.returncode}): {text}")
+            partial.replace(blank)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _copy_sparsely(source: Path, target: Path) -> None:
+    """Copy data but not holes; by reference where the filesystem can (FICLONE)."""
+    try:
+        with source.open("rb") as src, target.open("xb") as dst:
+            try:
+                fcntl.ioctl(dst, _FICLONE, src.fileno())
+            except OSError:
+                size_bytes = os.fstat(src.fileno()).st_size
+                _copy_extents(src.fileno(), dst.fileno(), size_bytes)
+                dst.truncate(size_bytes)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise StorageFullError(f"scratch disk {target}: {error.strerror}") from error
+
+
+def _copy_extents(source: int, target: int, size_bytes: int) -> None:
+    at = 0
+    while at < size_bytes:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end:
+            at += os.sendfile(target, source, at, min(_COPY_BYTES, end - at))

@@ -1,0 +1,136 @@
+"""Scratch disks, boot assets, runtime directory and the embedded libvirt's files, on real disks."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from contree.adapters.microvm import embedded
+from contree.adapters.microvm.assets import find_assets, prepare_assets
+from contree.adapters.microvm.initramfs import AGENT_MODULES
+from contree.adapters.microvm.runtime_dir import RuntimeDir
+from contree.adapters.microvm.scratch_disk import SMALLEST_MIB, ScratchDisks, bucket_mib
+from contree.domain.errors import GuestFailure, StorageFullError
+
+MIB = 1024**2
+PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+@pytest.mark.parametrize(
+    ("max_layer_bytes", "expected_mib"),
+    [(1, SMALLEST_MIB), (100 * MIB, 256), (12 * 1024**3, 16384), (2**40, 2**21)],
+)
+def test_a_scratch_disk_has_room_for_the_layer_and_more(
+    max_layer_bytes: int, expected_mib: int
+) -> None:
+    assert bucket_mib(max_layer_bytes) == expected_mib
+    assert expected_mib * MIB > max_layer_bytes
+
+
+async def test_scratch_disks_are_sparse_copies_of_one_sound_filesystem(tmp_path: Path) -> None:
+    disks = ScratchDisks(tmp_path / "scratch")
+    for name in ("a.img", "b.img"):
+        await disks.copy_to(tmp_path / name, max_layer_bytes=1024 * MIB)
+    status = (tmp_path / "a.img").stat()
+    assert status.st_size == 2048 * MIB
+    assert status.st_blocks * 512 < 8 * MIB
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+    check_filesystem(tmp_path / "b.img")
+
+
+def check_filesystem(image: Path) -> None:
+    subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True, env={"PATH": PATH})
+
+
+async def test_a_scratch_disk_that_cannot_be_written_is_a_full_store(tmp_path: Path) -> None:
+    with pytest.raises(StorageFullError, match="scratch disk"):
+        await ScratchDisks(tmp_path).copy_to(tmp_path / "no" / "a.img", max_layer_bytes=1)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """An unpacked kernel package of two releases, and an agent."""
+    for release in ("6.1.0-9-cloud", "6.1.0-56-cloud"):
+        modules = tmp_path / "lib" / "modules" / release / "kernel"
+        modules.mkdir(parents=True)
+        for name in AGENT_MODULES:
+            (modules / f"{name}.ko").write_bytes(b"\x7fELF" + release.encode())
+        boot = tmp_path / "boot"
+        boot.mkdir(exist_ok=True)
+        (boot / f"vmlinuz-{release}").write_text(release)
+    (tmp_path / "agent").write_bytes(b"\x7fELF agent")
+    return tmp_path
+
+
+def test_assets_are_of_the_newest_kernel_and_made_once(package: Path) -> None:
+    out = package / "out"
+    assets = prepare_assets(package, package / "agent", out)
+    assert assets.kernel.read_text() == "6.1.0-56-cloud"
+    assert find_assets(out) == assets
+    before, digest = assets.initramfs.stat().st_ino, assets.digest()
+    assert prepare_assets(package, package / "agent", out).initramfs.stat().st_ino == before
+    (package / "agent").write_bytes(b"\x7fELF another")
+    prepare_assets(package, package / "agent", out)
+    assert assets.digest() != digest
+
+
+@pytest.mark.parametrize("absent", ["agent", "boot", "lib"])
+def test_what_is_missing_for_the_assets_is_named(package: Path, absent: str) -> None:
+    (package / absent).rename(package / "away")
+    with pytest.raises(GuestFailure, match=absent):
+        prepare_assets(package, package / "agent", package / "out")
+
+
+def test_assets_that_were_never_made_are_named(tmp_path: Path) -> None:
+    with pytest.raises(GuestFailure, match="make setup"):
+        find_assets(tmp_path)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """pytest's own directories are too deep for sockets."""
+    with tempfile.TemporaryDirectory(prefix="ct", dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_a_runtime_directory_has_one_holder_and_knows_its_guests(short_path: Path) -> None:
+    first = RuntimeDir(short_path / "r", scratch=short_path / "s", uri="qemu:///session")
+    second = RuntimeDir(short_path / "r", scratch=short_path / "s", uri="qemu:///session")
+    first.lock()
+    with pytest.raises(GuestFailure, match="in use by another process"):
+        second.lock()
+    key = first.guest_key(UUID(int=2**127))
+    first.guest_dir(key).mkdir()
+    other = first.guest_key(UUID(int=2**126))
+    first.scratch_image(other).touch()
+    assert first.guest_keys() == {key, other}
+    for name in (key, other):
+        first.remove_guest(name)
+    assert first.guest_keys() == set()
+    first.unlock()
+    second.lock()
+    second.unlock()
+
+
+def test_an_embedded_libvirt_is_prepared_and_forgets_earlier_guests(short_path: Path) -> None:
+    root, probe = short_path / "r", short_path / "probe"
+    (root / "run" / "qemu").mkdir(parents=True)
+    (root / "run" / "qemu" / "contree-1.xml").touch()
+    (root / "cache").mkdir()
+    for filtered in (True, False):
+        embedded.prepare(root, probe_cache=probe, filtered=filtered)
+        settings = (root / "etc" / "qemu.conf").read_text()
+        assert ("capability_filters" in settings) == filtered
+        assert 'stdio_handler = "file"' in settings
+    assert not (root / "run").exists()
+    assert (root / "cache").resolve() == probe
+
+
+def test_an_embedded_libvirt_whose_sockets_would_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GuestFailure, match="choose a shorter one"):
+        embedded.prepare(tmp_path / ("x" * 60), probe_cache=tmp_path, filtered=True)

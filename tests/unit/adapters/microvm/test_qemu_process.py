@@ -1,0 +1,100 @@
+"""Processes that are called as QEMU is, though they only sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contree.adapters.microvm.qemu_process import (
+    ProcessState,
+    QemuProcess,
+    adopt_orphans,
+    kill_qemus,
+    processes,
+    qemu_pids,
+    reap_adopted,
+)
+
+MARK = "guest=contree-unit-test,"
+
+
+@pytest.fixture
+def qemu(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose name and command line are those of a guest's QEMU."""
+    shell = tmp_path / "qemu-system-sh"
+    shutil.copy("/bin/sh", shell)
+    process = subprocess.Popen([shell, "-c", "read x", MARK], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+async def test_a_qemu_is_found_by_its_command_line_and_its_end_is_seen(
+    qemu: subprocess.Popen[bytes],
+) -> None:
+    found = QemuProcess.find(MARK)
+    assert found is not None
+    assert found.pid == qemu.pid
+    ended: list[bool] = []
+    found.on_exit = lambda: ended.append(found.killed)
+    found.kill()
+    async with asyncio.timeout(5):
+        await found.exited.wait()
+    assert ended == [True]
+    found.kill()  # nothing happens
+    assert QemuProcess.find(MARK) is None
+
+
+async def test_a_qemu_that_ends_by_itself_was_not_killed(qemu: subprocess.Popen[bytes]) -> None:
+    found = QemuProcess.find(MARK)
+    assert found is not None
+    assert qemu.stdin is not None
+    qemu.stdin.write(b"\n")
+    qemu.stdin.flush()
+    async with asyncio.timeout(5):
+        await found.exited.wait()
+    assert not found.killed
+
+
+def test_only_marked_qemus_are_killed(qemu: subprocess.Popen[bytes]) -> None:
+    assert qemu_pids(MARK) == [qemu.pid]
+    assert kill_qemus("guest=contree-other,") == 0
+    assert qemu.poll() is None
+    assert kill_qemus(MARK) == 1
+    assert qemu.wait() == -9
+
+
+def test_a_process_that_only_mentions_a_guest_is_no_qemu() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()", MARK], stdin=subprocess.PIPE)
+    try:
+        assert qemu_pids(MARK) == []
+    finally:
+        process.communicate(b"\n")
+
+
+def dead_orphans() -> list[ProcessState]:
+    return [p for p in processes() if p.comm == "qemu-system-orp" and p.state == "Z"]
+
+
+def test_orphaned_qemus_are_adopted_and_reaped(tmp_path: Path) -> None:
+    adopt_orphans()
+    program = tmp_path / "qemu-system-orphan"
+    shutil.copy("/bin/sleep", program)
+    # A daemon as libvirt makes them: its own session, its parent gone.
+    subprocess.run(["setsid", "-f", program, "0.1"], check=True)
+    until = time.monotonic() + 10
+    while not (dead := dead_orphans()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert [p.parent_pid for p in dead] == [os.getpid()]
+    assert reap_adopted() == 1
+    assert dead_orphans() == []
