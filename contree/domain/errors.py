@@ -102,6 +102,24 @@ class UnavailableError(ContreeError):
     code = "unavailable"
 
 
+class TooEarlyError(ContreeError):
+    """Not possible yet, and nothing was done; the same call may well succeed a moment later."""
+
+    code = "too_early"
+
+
+class InstanceEndedError(ContreeError):
+    """The instance has ended: there is no process left that could take this."""
+
+    code = "instance_ended"
+
+
+class OutcomeUnknownError(ContreeError):
+    """The guest did not confirm in time; it may have been done, so do not blindly repeat it."""
+
+    code = "outcome_unknown"
+
+
 class OperationFailure(ContreeError):  # noqa: N818 - the field's word is failure, not error
     """An operation could not be performed; it ends as FAILED with this text.
 

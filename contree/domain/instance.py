@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from contree.domain.environment import check_environment
@@ -46,6 +46,60 @@ class Stdin:
     close: bool = True
 
 
+class ProcessFields(Protocol):
+    """What every process is described by, the main one and subprocesses."""
+
+    @property
+    def command(self) -> str: ...
+    @property
+    def args(self) -> tuple[str, ...]: ...
+    @property
+    def shell(self) -> bool: ...
+    @property
+    def env(self) -> Mapping[str, str | None]: ...
+    @property
+    def cwd(self) -> str: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def output_bytes_max(self) -> int: ...
+
+
+def check_process(spec: ProcessFields) -> None:
+    """Raise InvalidFieldError naming the first field out of its bounds (the API's names)."""
+    if not spec.command:
+        raise InvalidFieldError("command", "is empty, name an executable or a shell expression")
+    if len(spec.args) > ARGS_MAX:
+        raise InvalidFieldError("args", f"has {len(spec.args)} entries, at most {ARGS_MAX}")
+    for name, text in (
+        ("command", spec.command),
+        *((f"args[{i}]", a) for i, a in enumerate(spec.args)),
+    ):
+        if "\0" in text:
+            raise InvalidFieldError(name, "has a NUL byte")
+        if len(text.encode("utf-8", "surrogateescape")) >= ARG_BYTES_MAX:
+            raise InvalidFieldError(name, f"longer than {ARG_BYTES_MAX - 1} bytes")
+    check_environment(spec.env)
+    if spec.cwd:
+        parse_guest_path(spec.cwd, field="cwd")
+    for name, value, high in (
+        ("uid", spec.uid, ID_MAX),
+        ("gid", spec.gid, ID_MAX),
+        ("truncate_output_at", spec.output_bytes_max, OUTPUT_BYTES_MAX),
+    ):
+        if not 0 <= value <= high:
+            raise InvalidFieldError(name, f"is {value}, allowed are 0 to {high}")
+
+
+def process_argv(spec: ProcessFields, env: Mapping[str, str]) -> tuple[str, ...]:
+    """The argument vector under the process environment `env`; shell mode ignores `args`."""
+    if spec.shell:
+        return (env.get("SHELL") or "/bin/sh", "-c", spec.command)
+    return (spec.command, *spec.args)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
     """One run, with every default filled. `env` holds no secret: see `domain.environment`.
@@ -78,31 +132,14 @@ class InstanceSpec:
 
     def check(self) -> None:
         """Raise InvalidFieldError naming the first field out of its bounds (the API's names)."""
-        if not self.command:
-            raise InvalidFieldError("command", "is empty, name an executable or a shell expression")
-        if len(self.args) > ARGS_MAX:
-            raise InvalidFieldError("args", f"has {len(self.args)} entries, at most {ARGS_MAX}")
-        for name, text in (
-            ("command", self.command),
-            *((f"args[{i}]", a) for i, a in enumerate(self.args)),
-        ):
-            if "\0" in text:
-                raise InvalidFieldError(name, "has a NUL byte")
-            if len(text.encode("utf-8", "surrogateescape")) >= ARG_BYTES_MAX:
-                raise InvalidFieldError(name, f"longer than {ARG_BYTES_MAX - 1} bytes")
-        check_environment(self.env)
-        if self.cwd:
-            parse_guest_path(self.cwd, field="cwd")
+        check_process(self)
         if not 1 <= len(self.hostname) <= HOSTNAME_CHARS_MAX or "\0" in self.hostname:
             raise InvalidFieldError("hostname", f"must have 1 to {HOSTNAME_CHARS_MAX} characters")
-        for name, value, low, high in (
-            ("uid", self.uid, 0, ID_MAX),
-            ("gid", self.gid, 0, ID_MAX),
-            ("truncate_output_at", self.output_bytes_max, 0, OUTPUT_BYTES_MAX),
-            ("resources_limits.max_layer_bytes", self.max_layer_bytes, 1, 2**53),
-        ):
-            if not low <= value <= high:
-                raise InvalidFieldError(name, f"is {value}, allowed are {low} to {high}")
+        if not 1 <= self.max_layer_bytes <= 2**53:
+            raise InvalidFieldError(
+                "resources_limits.max_layer_bytes",
+                f"is {self.max_layer_bytes}, allowed are 1 to {2**53}",
+            )
         self._check_files()
 
     def _check_files(self) -> None:
@@ -126,9 +163,7 @@ class InstanceSpec:
 
         Shell mode runs `$SHELL -c command` and ignores `args`, as the API has it.
         """
-        if self.shell:
-            return (env.get("SHELL") or "/bin/sh", "-c", self.command)
-        return (self.command, *self.args)
+        return process_argv(self, env)
 
     def to_fact(self) -> dict[str, Any]:
         """The JSON form that events carry."""

@@ -8,6 +8,7 @@
     PENDING, ASSIGNED, EXECUTING --OperationFailed--> FAILED       we could not run it
     PENDING, ASSIGNED, EXECUTING --OperationCancelled--> CANCELLED
     ASSIGNED, EXECUTING --CancellationRequested--> (same)  the wish; the worker acts on it
+    ASSIGNED, EXECUTING --SubprocessSpawned | ProcessSignalled--> (same)  a client's doing
 
 Terminal states are final. A method refuses with InvalidTransitionError; an event never refuses.
 """
@@ -24,6 +25,10 @@ from contree.domain.context import Context
 from contree.domain.errors import InvalidTransitionError
 from contree.domain.instance import InstanceSpec
 from contree.domain.outcome import ProcessOutcome
+from contree.domain.subprocess import SubprocessSpec
+
+MAIN_SPID = 1
+"""The number of an instance's main process; clients' further ones count from 2."""
 
 ATTEMPTS_MAX = 3
 """A machine that fails this often under one operation is the operation's fault."""
@@ -115,6 +120,31 @@ class CancellationRequested(Event):
         aggregate.cancellation_requested = True
 
 
+class SubprocessSpawned(Event):
+    """Recorded when a client's further process has started in the guest; the actor is the client.
+
+    spid  2, 3, ...: never used twice in an operation
+    pid   in the guest
+    spec  SubprocessSpec.to_fact; secrets are masked, standard input is a digest
+    """
+
+    TOPIC = "contree.operation.subprocess_spawned"
+    spid: int
+    pid: int
+    spec: dict[str, Any]
+
+    def apply(self, aggregate: Operation) -> None:
+        aggregate.last_spid = self.spid
+
+
+class ProcessSignalled(Event):
+    """Recorded before a client's signal goes to the process group of `spid`."""
+
+    TOPIC = "contree.operation.process_signalled"
+    spid: int
+    signal: int
+
+
 class OperationSucceeded(Event):
     """Recorded in the same transaction as the image it names.
 
@@ -188,6 +218,7 @@ class Operation(Aggregate):
         self.started_at: datetime | None = None
         self.cancellation_requested = False
         self.result_image_id: UUID | None = None
+        self.last_spid = MAIN_SPID
 
     @classmethod
     def request_import(
@@ -231,6 +262,19 @@ class Operation(Aggregate):
     def start(self, context: Context, **facts: Any) -> None:
         self._require(self.status is Status.ASSIGNED, "start")
         self._record(OperationStarted, context, facts=facts)
+
+    def subprocess_spawned(
+        self, context: Context, *, spid: int, pid: int, spec: SubprocessSpec
+    ) -> None:
+        """A client's process runs. Raises InvalidTransitionError unless `spid` is a new number."""
+        self._require(self.status.is_running and self.spec is not None, "have subprocesses")
+        self._require(spid > self.last_spid, f"use the process number {spid} again")
+        self._record(SubprocessSpawned, context, spid=spid, pid=pid, spec=spec.to_fact())
+
+    def signalled(self, context: Context, *, spid: int, signal: int) -> None:
+        """A client sends `signal` to a process."""
+        self._require(self.status.is_running and self.spec is not None, "be sent signals")
+        self._record(ProcessSignalled, context, spid=spid, signal=signal)
 
     def lose(self, context: Context, *, reason: str) -> None:
         """The worker or machine was lost: run again, cancel if asked to, or give up.
@@ -330,6 +374,8 @@ register(
     OperationStarted,
     OperationRequeued,
     CancellationRequested,
+    SubprocessSpawned,
+    ProcessSignalled,
     OperationSucceeded,
     OperationFailed,
     OperationCancelled,

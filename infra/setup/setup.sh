@@ -119,6 +119,8 @@ install_python_packages() {
 
 mapfile -t to_install < <(missing_installs)
 mapfile -t to_unpack < <(missing_unpacks)
+# libvirt's own user is made by install-packages.sh; without it the embedded driver does not open.
+getent passwd libvirt-qemu >/dev/null || to_install+=(libvirt-daemon)
 if ((${#to_install[@]} + ${#to_unpack[@]})); then
     install_system_packages "${to_install[@]}"
     for name in "${to_unpack[@]}"; do

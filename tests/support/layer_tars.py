@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -44,23 +45,23 @@ class Member:
         return info
 
 
-def file(name: str, data: bytes = b"", **more: object) -> Member:
+def file(name: str, data: bytes = b"", **more: Any) -> Member:
     return replace(Member(name=name, data=data), **more)
 
 
-def directory(name: str, **more: object) -> Member:
+def directory(name: str, **more: Any) -> Member:
     return replace(Member(name=name, type=tarfile.DIRTYPE, mode=0o755), **more)
 
 
-def symlink(name: str, target: str, **more: object) -> Member:
+def symlink(name: str, target: str, **more: Any) -> Member:
     return replace(Member(name=name, type=tarfile.SYMTYPE, link=target, mode=0o777), **more)
 
 
-def hard_link(name: str, target: str, **more: object) -> Member:
+def hard_link(name: str, target: str, **more: Any) -> Member:
     return replace(Member(name=name, type=tarfile.LNKTYPE, link=target), **more)
 
 
-def device(name: str, major: int, minor: int, **more: object) -> Member:
+def device(name: str, major: int, minor: int, **more: Any) -> Member:
     return replace(Member(name=name, type=tarfile.CHRTYPE, device=(major, minor)), **more)
 
 
@@ -69,11 +70,11 @@ def whiteout(name: str) -> Member:
     return Member(name=name, type=tarfile.CHRTYPE, mode=0)
 
 
-def root(**more: object) -> Member:
+def root(**more: Any) -> Member:
     return directory("./", **more)
 
 
-def opaque(name: str, **more: object) -> Member:
+def opaque(name: str, **more: Any) -> Member:
     return directory(name, xattrs={OPAQUE_XATTR: "y"}, **more)
 
 
