@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from infra.images.registry import RunningRegistry, running_registry
 from tests.support.postgres import (  # fixtures
@@ -15,6 +17,12 @@ from tests.support.postgres import (  # fixtures
     postgres_server,
 )
 from tests.vm.fixtures import base_layer, box, guest_assets, microvm, short_dir  # fixtures
+
+# The same examples each time: what fails here fails there. `HYPOTHESIS_PROFILE=search` looks for
+# new ones, as long as one likes; what it finds becomes a test of its own.
+settings.register_profile("same", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("search", deadline=None, print_blob=True, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 __all__ = [
     "base_layer",
