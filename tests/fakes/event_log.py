@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TypeVar, cast
 from uuid import UUID
@@ -41,11 +41,13 @@ class FakeEventLog:
 
     events      every event, decoded from its stored form, oldest first
     available   False makes every call raise UnavailableError
+    ended       told of every operation that ends: news for followers
     leases      operation id to (worker, until), as the real log keeps beside running operations
     """
 
     def __init__(self) -> None:
         self.available = True
+        self.ended: Callable[[UUID], None] | None = None
         self.leases: dict[UUID, tuple[str, datetime]] = {}
         self.events: list[Event] = []
         self._stored: list[StoredEvent] = []
@@ -95,6 +97,8 @@ class FakeEventLog:
         elif isinstance(event, OperationSucceeded | OperationFailed | OperationCancelled):
             self.leases.pop(operation_id, None)
             self._sealed.pop(operation_id, None)
+            if self.ended is not None:
+                self.ended(operation_id)
 
     def _check_available(self) -> None:
         if not self.available:

@@ -1,0 +1,1 @@
+"""Layers on one machine: hostile tars in, canonical layers, mountable squashfs and indexes out."""

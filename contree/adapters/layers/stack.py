@@ -1,0 +1,173 @@
+"""The merged view of an image's layers: what overlayfs would show, computed from their indexes.
+
+Rules (kernel overlayfs.rst; OCI image-spec layer.md says the same in other words): the topmost
+layer that has a name decides it; a whiteout hides the name in all layers below; two directories
+merge, until an opaque one or something that is not a directory hides the rest. One rule is ours: a
+directory that a layer only implies shows the metadata of the layers below (`squashfs` makes the
+guest's view agree). Nothing here reads file contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import merge
+from typing import Final
+
+from contree.adapters.layers import bounds
+from contree.adapters.layers.entry import Kind, join_path
+from contree.adapters.layers.index_reader import LayerIndex
+from contree.adapters.layers.index_schema import Row, implied_directory
+
+_DIRECTORY: Final = int(Kind.DIRECTORY)
+_WHITEOUT: Final = int(Kind.WHITEOUT)
+_SYMLINK: Final = int(Kind.SYMLINK)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A file of the image.
+
+    path    where it is, without symbolic links, without a leading slash
+    row     what describes it; of a directory, its metadata
+    layer   number of the layer that `row` is from, 0 = bottom
+    merged  for a directory: the layers whose children it shows, top first
+    """
+
+    path: bytes
+    row: Row
+    layer: int
+    merged: tuple[int, ...] = ()
+
+    @property
+    def is_directory(self) -> bool:
+        return self.row.kind == _DIRECTORY
+
+
+class Stack:
+    """`indexes` are those of the layers, bottom to top; they must stay open meanwhile."""
+
+    def __init__(self, indexes: Sequence[LayerIndex]) -> None:
+        self._indexes = indexes
+
+    def root(self) -> Node:
+        """Return the root; of no layers at all it is empty."""
+        top_first = range(len(self._indexes) - 1, -1, -1)
+        node = _merged(b"", ((number, self._indexes[number].root()) for number in top_first))
+        return node or Node(b"", implied_directory(b"/", b"", 0), 0)
+
+    def child(self, directory: Node, name: bytes) -> Node | None:
+        """Return what the image shows as `name` in `directory`."""
+        parent = directory.path
+        return _merged(
+            join_path(parent, name),
+            (
+                (number, row)
+                for number in directory.merged
+                if (row := self._indexes[number].get(parent, name)) is not None
+            ),
+        )
+
+    def children(self, directory: Node) -> Iterator[Node]:
+        """Yield the directory's entries by name, in constant memory."""
+        parent = directory.path
+        streams = [
+            _ranked(self._indexes[number].children(parent), rank, number)
+            for rank, number in enumerate(directory.merged)
+        ]
+        same: list[tuple[int, Row]] = []
+        for name, _, number, row in streams[0] if len(streams) == 1 else merge(*streams):
+            if same and same[0][1].name != name:
+                if (node := _merged(join_path(parent, same[0][1].name), same)) is not None:
+                    yield node
+                same = []
+            same.append((number, row))
+        if same and (node := _merged(join_path(parent, same[0][1].name), same)) is not None:
+            yield node
+
+    def find(self, path: bytes) -> Node | None:
+        """Return what stands at `path` itself; no symbolic link is followed."""
+        node: Node | None = self.root()
+        for name in path.split(b"/") if path else ():
+            if node is None or not node.is_directory:
+                return None
+            node = self.child(node, name)
+        return node
+
+    def resolve(self, path: bytes, *, follow: bool = True) -> Node | None:
+        """Return what `path` leads to, links followed inside the image as with chroot(2).
+
+        The last component's link is followed only with `follow`. More than SYMLINKS_MAX links, or
+        a dangling one, lead nowhere: None.
+        """
+        trail = [self.root()]
+        pending = _components(path)
+        links_left = bounds.SYMLINKS_MAX
+        while pending:
+            name = pending.pop()
+            if not trail[-1].is_directory:
+                return None
+            if name == b"..":
+                if len(trail) > 1:
+                    trail.pop()
+                continue
+            node = self.child(trail[-1], name)
+            if node is None:
+                return None
+            if node.row.kind != _SYMLINK or not (pending or follow):
+                trail.append(node)
+                continue
+            links_left -= 1
+            if links_left < 0:
+                return None
+            target = node.row.symlink
+            if target.startswith(b"/"):
+                del trail[1:]
+            pending.extend(_components(target))
+        return trail[-1]
+
+    def links_shown(self, node: Node) -> int:
+        """Return how many names of `node`'s file the image shows, itself included."""
+        row = node.row
+        if row.link_count == 1 or node.is_directory:
+            return 1
+        if row.link_count > bounds.NLINK_EXACT_MAX:
+            return row.link_count
+        names = self._indexes[node.layer].names_of(row.ino, limit=bounds.NLINK_EXACT_MAX)
+        return sum(1 for other in names if self._shows(other, node.layer))
+
+    def _shows(self, row: Row, layer: int) -> bool:
+        node = self.find(row.path)
+        return node is not None and node.layer == layer and node.row.ino == row.ino
+
+
+def _components(path: bytes) -> list[bytes]:
+    """Return the components, last first, empty ones and `.` left out."""
+    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
+
+
+def _ranked(rows: Iterable[Row], rank: int, number: int) -> Iterator[tuple[bytes, int, int, Row]]:
+    """Tag rows so that merging sorts by name, then top layer first."""
+    return ((row.name, rank, number, row) for row in rows)
+
+
+def _merged(path: bytes, found: Iterable[tuple[int, Row]]) -> Node | None:
+    """Decide what `path` is, from what the layers have there, top to bottom."""
+    shown: tuple[int, Row] | None = None
+    layers: list[int] = []
+    hidden = False  # what is below an opaque directory: it may still lend its metadata
+    for number, row in found:
+        if row.kind == _WHITEOUT:
+            break
+        if row.kind != _DIRECTORY:
+            if shown is None:
+                return Node(path, row, number)
+            break
+        if not hidden:
+            layers.append(number)
+        if shown is None or (shown[1].implied and not row.implied):
+            shown = (number, row)
+        hidden = hidden or bool(row.opaque)
+        if hidden and not shown[1].implied:
+            break
+    return None if shown is None else Node(path, shown[1], shown[0], tuple(layers))

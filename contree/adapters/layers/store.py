@@ -1,0 +1,288 @@
+"""The layer store of one machine: `contree.app.layer_store.LayerStore` on a local directory.
+
+    <root>/<hex>/layer.tar             the uncompressed tar; its SHA-256 is <hex>, the diff_id
+    <root>/<hex>/index-v1.sqlite       its entries (index_schema)
+    <root>/<hex>/mount-v1-*.squashfs   what guests mount, made when first needed (mount_variant)
+    <root>/.staging/                   what is being made (staging)
+
+A layer's directory appears whole, by one rename, after everything in it was fsynced and its digest
+verified; nothing in it is ever changed, later only squashfs files are added. With a `content` store
+of the fleet, layers made here are put there too, and layers missing here are fetched from there,
+verified and indexed anew; one machine passes None. Nothing here removes layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from contree.adapters.layers.bounds import COPY_CHUNK_BYTES, IMPORTED_LAYER_BYTES_MAX
+from contree.adapters.layers.canonical import canonical_layer
+from contree.adapters.layers.decompress import uncompressed
+from contree.adapters.layers.feed import Feed, consume
+from contree.adapters.layers.imported import index_layer
+from contree.adapters.layers.index_reader import IndexCache, LayerIndex
+from contree.adapters.layers.index_schema import INDEX_VERSION
+from contree.adapters.layers.mount_plans import Mount, MountPlans
+from contree.adapters.layers.mount_variant import mount_variant
+from contree.adapters.layers.squashfs import build_squashfs
+from contree.adapters.layers.stack import Stack
+from contree.adapters.layers.staging import (
+    publish,
+    staging_directory,
+    sweep,
+    sync_file,
+)
+from contree.app.content_store import READ_CHUNK_BYTES, ContentStore
+from contree.app.layer_store import Layer, MountPlan
+from contree.domain.errors import LayerRefused, NotFoundError
+
+T = TypeVar("T")
+
+TAR_NAME: Final = "layer.tar"
+INDEX_NAME: Final = f"index-v{INDEX_VERSION}.sqlite"
+_PREFIX: Final = "sha256:"
+_HEX: Final = re.compile("[0-9a-f]{64}")
+_WRITE_THREADS: Final = 4
+_PATHS_MAX: Final = 65_536
+
+
+class LayerDirectory:
+    """Implements LayerStore. Threads do the work; the loop only waits."""
+
+    def __init__(self, root: Path, content: ContentStore | None = None) -> None:
+        self._root = root
+        self._content = content
+        self._threads = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layers")
+        # Asked for each layer of a stack at each read: paths are made and looked for once.
+        self._index_path = lru_cache(_PATHS_MAX)(lambda digest: root / digest / INDEX_NAME)
+        self._seen: set[str] = set()
+        self._locks: dict[str, tuple[asyncio.Lock, set[object]]] = {}
+        self.indexes = IndexCache()
+        self._plans = MountPlans(root, self.indexes, tar_name=TAR_NAME, index_name=INDEX_NAME)
+
+    def sweep(self) -> int:
+        """Remove what killed processes left half-made; return how many. Blocking; for the start."""
+        return sweep(self._root)
+
+    def close(self) -> None:
+        """Stop the threads and close the indexes; running work is finished first. Blocking."""
+        self._threads.shutdown()
+        self.indexes.close()
+
+    def tar_path(self, diff_id: str) -> Path:
+        return self._root / hex_of(diff_id) / TAR_NAME
+
+    async def has(self, diff_id: str) -> bool:
+        try:
+            digest = hex_of(diff_id)
+        except NotFoundError:
+            return False
+        if self._is_local(digest):
+            return True
+        return self._content is not None and await self._content.has(digest)
+
+    async def add_imported(self, blob: Path, *, media_type: str, diff_id: str) -> Layer:
+        digest = hex_of(diff_id)
+        async with self._making(digest):
+            if not self._is_local(digest):
+                await self._run(partial(self._import, blob, media_type, digest))
+                await self._offer(digest)
+        return await self._run(partial(self._describe, digest))
+
+    async def add_delta(
+        self, tar: AsyncIterator[bytes], *, below: Sequence[str], bytes_max: int
+    ) -> Layer | None:
+        await self.make_local(below)
+        feed = Feed(bytes_max=bytes_max, over_limit=partial(_too_large, bytes_max))
+        made = await consume(
+            tar, feed, partial(self._take_delta, list(below)), executor=self._threads
+        )
+        if made is None:
+            return None
+        await self._offer(hex_of(made.diff_id))
+        return made
+
+    async def mount_plan(self, diff_ids: Sequence[str]) -> MountPlan:
+        await self.make_local(diff_ids)
+        layers = [hex_of(diff_id) for diff_id in diff_ids]
+        planned = await self._run(partial(self._plans.plan, layers))
+        missing = [mount for mount in planned if not mount.path.exists()]
+        made = [self._made(layers, mount) for mount in missing]
+        for outcome in await asyncio.gather(*made, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return MountPlan(squashfs=tuple(mount.path for mount in planned))
+
+    async def _made(self, layers: list[str], mount: Mount) -> None:
+        async with self._making(layers[mount.position]):
+            await self._run(partial(self._plans.make, layers, mount))
+
+    async def make_local(self, diff_ids: Sequence[str]) -> None:
+        """Fetch the layers that this machine lacks. Raises NotFoundError."""
+        for diff_id in diff_ids:
+            digest = hex_of(diff_id)
+            if self._is_local(digest):
+                continue
+            async with self._making(digest):
+                if not self._is_local(digest):
+                    await self._fetch(digest)
+
+    @contextmanager
+    def stack(self, diff_ids: Sequence[str]) -> Iterator[Stack]:
+        """Open the merged view of layers that are local (`make_local`). Blocking."""
+        paths = [self._index_path(hex_of(diff_id)) for diff_id in diff_ids]
+        with self.indexes.using(paths) as indexes:
+            yield Stack(indexes)
+
+    # -- work in threads ----------------------------------------------------------------------
+
+    def _import(self, blob: Path, media_type: str, digest: str) -> None:
+        with staging_directory(self._root) as staged:
+            tar = staged / "new" / TAR_NAME
+            tar.parent.mkdir()
+            hashed = hashlib.sha256()
+            with tar.open("wb", buffering=0) as stream:
+                for piece in uncompressed(blob, media_type):
+                    hashed.update(piece)
+                    stream.write(piece)
+            self._complete(tar, hashed.hexdigest(), digest)
+
+    def _complete(self, tar: Path, found: str, digest: str) -> None:
+        """Verify, index and publish a tar that lies in a staging directory of its own."""
+        if found != digest:
+            raise LayerRefused(f"the layer's digest is {_PREFIX}{found}, not {_PREFIX}{digest}")
+        index_layer(tar, tar.with_name(INDEX_NAME))
+        sync_file(tar)
+        publish(tar.parent, self._root / digest)
+
+    def _take_delta(self, below: list[str], feed: Feed) -> Layer | None:
+        with staging_directory(self._root) as staged, self.stack(below) as stack:
+            made = staged / "new"
+            made.mkdir()
+            layer = canonical_layer(feed, stack, tar=made / TAR_NAME, index=made / INDEX_NAME)
+            if layer is None:
+                return None
+            self._mountable_at_once(made, stack)
+            sync_file(made / TAR_NAME)
+            publish(made, self._root / layer.digest_hex)
+            return Layer(
+                diff_id=_PREFIX + layer.digest_hex,
+                size_bytes=layer.size_bytes,
+                entry_count=layer.entry_count,
+            )
+
+    def _mountable_at_once(self, made: Path, below: Stack) -> None:
+        """Build the squashfs of a new delta, while nobody waits for a guest to start on it."""
+        index = LayerIndex(made / INDEX_NAME)
+        try:
+            variant = mount_variant(index, below)
+            build_squashfs(
+                index=index,
+                tar=made / TAR_NAME,
+                variant=variant,
+                target=made / variant.file_name,
+            )
+        finally:
+            index.close()
+
+    def _describe(self, digest: str) -> Layer:
+        with self.indexes.using([self._index_path(digest)]) as (index,):
+            return Layer(
+                diff_id=_PREFIX + digest,
+                size_bytes=index.size_bytes,
+                entry_count=index.entry_count,
+            )
+
+    def _write_fetched(self, digest: str, feed: Feed) -> None:
+        with staging_directory(self._root) as staged:
+            tar = staged / "new" / TAR_NAME
+            tar.parent.mkdir()
+            hashed = hashlib.sha256()
+            with tar.open("wb", buffering=0) as stream:
+                while piece := feed.read(COPY_CHUNK_BYTES):
+                    hashed.update(piece)
+                    stream.write(piece)
+            self._complete(tar, hashed.hexdigest(), digest)
+
+    # -- small parts --------------------------------------------------------------------------
+
+    async def _fetch(self, digest: str) -> None:
+        if self._content is None or not await self._content.has(digest):
+            raise NotFoundError("layer", _PREFIX + digest)
+        feed = Feed(
+            bytes_max=IMPORTED_LAYER_BYTES_MAX,
+            over_limit=partial(_too_large, IMPORTED_LAYER_BYTES_MAX),
+        )
+        await consume(
+            self._content.read(digest),
+            feed,
+            partial(self._write_fetched, digest),
+            executor=self._threads,
+        )
+
+    async def _offer(self, digest: str) -> None:
+        """Put a layer where the rest of the fleet finds it."""
+        if self._content is None or await self._content.has(digest):
+            return
+        await self._content.put(
+            self._stored_tar(self._root / digest / TAR_NAME), bytes_max=IMPORTED_LAYER_BYTES_MAX
+        )
+
+    async def _stored_tar(self, path: Path) -> AsyncIterator[bytes]:
+        with path.open("rb", buffering=0) as stream:
+            while piece := await self._run(partial(stream.read, READ_CHUNK_BYTES)):
+                yield piece
+
+    def _is_local(self, digest: str) -> bool:
+        if digest in self._seen:
+            return True
+        if not self._index_path(digest).exists():
+            return False
+        if len(self._seen) >= _PATHS_MAX:
+            self._seen.clear()
+        self._seen.add(digest)
+        return True
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Run blocking work to its end, also when the caller is cancelled meanwhile."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # The lock held around the work must not open before it is done.
+            await asyncio.wait([future])
+            raise
+
+    @asynccontextmanager
+    async def _making(self, digest: str) -> AsyncIterator[None]:
+        """Let one task of this process at a time make something of a layer."""
+        lock, waiting = self._locks.setdefault(digest, (asyncio.Lock(), set()))
+        me = object()
+        waiting.add(me)
+        try:
+            async with lock:
+                yield
+        finally:
+            waiting.discard(me)
+            if not waiting:
+                self._locks.pop(digest, None)
+
+
+def hex_of(diff_id: str) -> str:
+    """Return the digits of `sha256:<hex>`. Raises NotFoundError: nothing else names a layer."""
+    digits = diff_id.removeprefix(_PREFIX)
+    if diff_id == digits or not _HEX.fullmatch(digits):
+        raise NotFoundError("layer", diff_id[:100])
+    return digits
+
+
+def _too_large(bytes_max: int) -> LayerRefused:
+    return LayerRefused(f"the layer is over {bytes_max} bytes")

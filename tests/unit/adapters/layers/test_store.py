@@ -1,0 +1,310 @@
+"""Built on the real store: what is on disk when things end well, badly, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from contree.adapters.layers import bounds
+from contree.adapters.layers.entry import Kind, TarEntry
+from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.index_reader import IndexCache
+from contree.adapters.layers.index_writer import IndexWriter
+from contree.adapters.layers.staging import staging_directory, sweep
+from contree.adapters.layers.store import INDEX_NAME, TAR_NAME, LayerDirectory
+from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError, StorageFullError
+from tests.fakes.content_store import FakeContentStore
+from tests.support import layer_tars as tars
+from tests.support.layer_tars import directory, file, root
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    return tmp_path / "layers"
+
+
+@pytest.fixture
+async def store(layers: Path) -> AsyncIterator[LayerDirectory]:
+    real = LayerDirectory(layers)
+    yield real
+    real.close()
+
+
+async def imported(store: LayerDirectory, tmp_path: Path, *members: tars.Member) -> str:
+    tar = tars.tar_bytes(members)
+    blob = tars.blob(tmp_path, tar)
+    layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+    return layer.diff_id
+
+
+def kept(layers: Path) -> list[str]:
+    """What is visible; staging must be empty."""
+    staging = layers / ".staging"
+    assert not staging.exists() or not list(staging.iterdir())
+    return sorted(path.name for path in layers.iterdir() if path != staging)
+
+
+async def test_a_layer_directory_holds_the_tar_as_it_came(
+    store: LayerDirectory, tmp_path: Path, layers: Path
+) -> None:
+    layer = await imported(store, tmp_path, file("a", b"x"))
+    (name,) = kept(layers)
+    assert layer == "sha256:" + name
+    assert tars.diff_id((layers / name / TAR_NAME).read_bytes()) == layer
+    assert {path.name for path in (layers / name).iterdir()} == {TAR_NAME, INDEX_NAME}
+
+
+async def test_two_images_share_the_layers_they_share(
+    store: LayerDirectory, tmp_path: Path, layers: Path
+) -> None:
+    base = await imported(store, tmp_path, root(), file("base"))
+    one = await imported(store, tmp_path, file("one"))
+    two = await imported(store, tmp_path, file("two"))
+    plans = [await store.mount_plan([base, upper]) for upper in (one, two)]
+    assert plans[0].squashfs[0] == plans[1].squashfs[0]
+    assert len(kept(layers)) == 3
+
+
+async def test_refused_layers_leave_nothing(
+    store: LayerDirectory, tmp_path: Path, layers: Path
+) -> None:
+    layers.mkdir()
+    with pytest.raises(LayerRefused):
+        await imported(store, tmp_path, file("ok", bytes(100_000)), file("../up"))
+    stream = tars.stream_of(tars.guest_bytes([root(), file("b"), file("a")]))
+    with pytest.raises(LayerRefused):
+        await store.add_delta(stream, below=[], bytes_max=1 << 30)
+    assert kept(layers) == []
+
+
+async def test_a_lost_guest_leaves_nothing_even_after_the_last_byte(
+    store: LayerDirectory, layers: Path
+) -> None:
+    data = tars.guest_bytes([root(), file("whole", b"x" * 5000)])
+
+    async def late() -> AsyncIterator[bytes]:
+        yield data
+        raise GuestFailure("gone before it said that it was done")
+
+    with pytest.raises(GuestFailure):
+        await store.add_delta(late(), below=[], bytes_max=1 << 30)
+    assert kept(layers) == []
+
+
+async def test_a_refused_stream_is_not_read_to_its_end(store: LayerDirectory) -> None:
+    taken = 0
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        try:
+            yield tars.guest_bytes([root(), file("b"), file("a")])
+            while True:
+                taken += 1
+                yield bytes(1 << 20)
+        finally:
+            closed.set()
+
+    with pytest.raises(LayerRefused):
+        await store.add_delta(endless(), below=[], bytes_max=1 << 50)
+    assert closed.is_set()
+    assert taken < 100
+
+
+async def test_cancelling_leaves_nothing(store: LayerDirectory, layers: Path) -> None:
+    reached = asyncio.Event()
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield tars.guest_bytes([root(), file("a", bytes(4_000_000))])[:3_000_000]
+        reached.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(store.add_delta(stuck(), below=[], bytes_max=1 << 30))
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert kept(layers) == []
+
+
+def test_a_sweep_removes_what_has_no_owner_and_nothing_else(tmp_path: Path) -> None:
+    with staging_directory(tmp_path) as mine:
+        left = tmp_path / ".staging" / "left"
+        (left / "new").mkdir(parents=True)
+        (left / "new" / TAR_NAME).write_bytes(b"half")
+        assert sweep(tmp_path) == 1
+        assert not left.exists()
+        assert mine.exists()
+    assert sweep(tmp_path) == 0
+    assert sweep(tmp_path / "absent") == 0
+
+
+def test_a_process_that_is_killed_leaves_only_what_a_sweep_removes(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from contree.adapters.layers.staging import staging_directory\n"
+        "with staging_directory(Path(sys.argv[1])) as path:\n"
+        "    (path / 'half').write_bytes(b'x'); print(path, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        path = Path(process.stdout.readline().strip())
+        assert sweep(tmp_path) == 0, "it lives"
+        process.kill()
+        process.wait()
+    assert path.exists()
+    assert sweep(tmp_path) == 1
+    assert not path.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 3 MiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+async def test_a_full_disk_is_said_and_nothing_is_kept(small_disk: Path, tmp_path: Path) -> None:
+    store = LayerDirectory(small_disk)
+    try:
+        tar = tars.tar_bytes([root(), file("big", os.urandom(4_000_000))])
+        blob = tars.blob(tmp_path, tar, tars.TAR_GZIP)
+        with pytest.raises(StorageFullError):
+            await store.add_imported(blob, media_type=tars.TAR_GZIP, diff_id=tars.diff_id(tar))
+        stream = tars.stream_of(tars.guest_bytes([root(), file("big", os.urandom(4_000_000))]))
+        with pytest.raises(StorageFullError):
+            await store.add_delta(stream, below=[], bytes_max=1 << 30)
+        many = tars.guest_bytes([root(), *[file(f"{n:05}" + "n" * 90) for n in range(4000)]])
+        with pytest.raises(StorageFullError):
+            await store.add_delta(tars.stream_of(many), below=[], bytes_max=1 << 30)
+        assert kept(small_disk) == []
+        # The tar fits, but not its squashfs beside it.
+        layer = await imported(store, tmp_path, root(), file("half", os.urandom(1_700_000)))
+        with pytest.raises(StorageFullError):
+            await store.mount_plan([layer])
+        assert len(kept(small_disk)) == 1
+        assert len(list((small_disk / kept(small_disk)[0]).iterdir())) == 2
+    finally:
+        store.close()
+
+
+async def test_a_layer_made_on_one_box_is_found_by_another(tmp_path: Path) -> None:
+    shared = FakeContentStore()
+    one, two = (LayerDirectory(tmp_path / name, shared) for name in ("one", "two"))
+    try:
+        base = await imported(one, tmp_path, root(mode=0o711), directory("d"), file("d/a", b"1"))
+        data = tars.guest_bytes([root(mode=0o711), directory("d"), file("d/b", b"2")])
+        delta = await one.add_delta(tars.stream_of(data), below=[base], bytes_max=1 << 30)
+        assert delta is not None
+        assert len(shared.stored) == 2
+
+        assert await two.has(delta.diff_id)
+        assert len((await two.mount_plan([base, delta.diff_id])).squashfs) == 2
+        files = LayerImageFiles(two)
+        entries = await files.list([base, delta.diff_id], "/d")
+        assert [entry.name for entry in entries] == ["a", "b"]
+        files.close()
+    finally:
+        one.close()
+        two.close()
+
+
+async def test_content_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
+    shared = FakeContentStore()
+    digest = hashlib.sha256(b"the real layer").hexdigest()
+    shared.stored[digest] = tars.tar_bytes([root(), file("planted")])
+    store = LayerDirectory(tmp_path / "layers", shared)
+    try:
+        with pytest.raises(LayerRefused, match="digest"):
+            await store.mount_plan(["sha256:" + digest])
+        assert kept(tmp_path / "layers") == []
+        with pytest.raises(NotFoundError):
+            await store.mount_plan(["sha256:" + "1" * 64])
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [file("f"), file("f/below")],
+        [tars.symlink("l", "etc"), file("l/passwd")],
+        [tars.hard_link("h", "absent")],
+        [directory("d"), tars.hard_link("h", "d")],
+        [file("d/.wh.x/y")],
+        [file(".wh.")],
+        [file("d/.wh...")],
+        [file("f"), file("f/.wh..wh..opq")],
+        [tars.Member(name="t", type=b"V")],
+    ],
+)
+async def test_an_import_that_contradicts_itself_is_refused(
+    store: LayerDirectory, tmp_path: Path, members: list[tars.Member]
+) -> None:
+    with pytest.raises(LayerRefused):
+        await imported(store, tmp_path, *members)
+
+
+async def test_aufs_leftovers_are_skipped(store: LayerDirectory, tmp_path: Path) -> None:
+    names = [".wh..wh.aufs", ".wh..wh.plnk/", ".wh..wh.plnk/99.1", ".wh..wh.orph/", "kept"]
+    members = [directory(n) if n.endswith("/") else file(n) for n in names]
+    layer = await imported(store, tmp_path, *members)
+    files = LayerImageFiles(store)
+    assert [entry.name for entry in await files.list([layer], "/")] == ["kept"]
+    files.close()
+
+
+def test_a_long_name_cannot_make_an_index_without_bound(tmp_path: Path) -> None:
+    """Each name of 4,000 bytes implies 2,000 directories, with paths of 2,000 bytes on average."""
+    index = IndexWriter(tmp_path / "index")
+
+    def fill() -> None:
+        for number in range(1000):
+            path = b"%d/" % number + b"d/" * 1990 + b"x"
+            index.put(TarEntry(path=path, kind=Kind.REGULAR), data_offset=0, sha256=b"")
+
+    with pytest.raises(LayerRefused, match="LAYER_INDEX_BYTES_MAX"):
+        fill()
+    index.close()
+
+
+def test_holes_count_against_the_logical_size(tmp_path: Path) -> None:
+    index = IndexWriter(tmp_path / "index")
+    huge = TarEntry(path=b"h", kind=Kind.REGULAR, size_bytes=bounds.LAYER_LOGICAL_BYTES_MAX)
+    index.put(huge, data_offset=0, sha256=b"")
+    one = TarEntry(path=b"i", kind=Kind.REGULAR, size_bytes=1)
+    with pytest.raises(LayerRefused, match="LAYER_LOGICAL_BYTES_MAX"):
+        index.put(one, data_offset=0, sha256=b"")
+    index.close()
+
+
+def test_the_index_cache_closes_the_oldest_that_is_not_in_use(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(5)]
+    for path in paths:
+        IndexWriter(path).finish(size_bytes=0)
+    cache = IndexCache(open_max=2)
+    with cache.using(paths[:3]) as held:
+        with cache.using(paths) as more:
+            assert more[:3] == held
+        assert [index.root().path for index in held] == [b""] * 3
+    with cache.using(paths[1:3]) as again:
+        assert again == held[1:]
+    with pytest.raises(FileNotFoundError), cache.using([paths[0], tmp_path / "absent"]):
+        pass
+    cache.close()
