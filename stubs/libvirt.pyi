@@ -6,6 +6,7 @@ from typing import Any
 VIR_ERR_NO_DOMAIN: int
 VIR_ERR_OPERATION_INVALID: int
 VIR_DOMAIN_NONE: int
+VIR_DOMAIN_START_PAUSED: int
 VIR_CONNECT_LIST_DOMAINS_ACTIVE: int
 
 class libvirtError(Exception):  # noqa: N801
@@ -15,6 +16,8 @@ class libvirtError(Exception):  # noqa: N801
 class virDomain:  # noqa: N801
     def name(self) -> str: ...
     def destroy(self) -> int: ...
+    def suspend(self) -> int: ...
+    def resume(self) -> int: ...
     def XMLDesc(self, flags: int = ...) -> str: ...  # noqa: N802
 
 class virConnect:  # noqa: N801
@@ -27,6 +30,8 @@ class virConnect:  # noqa: N801
         flags: int = ...,
     ) -> str: ...
     def createXML(self, xmlDesc: str, flags: int = ...) -> virDomain: ...  # noqa: N802, N803
+    def getVersion(self) -> int: ...  # noqa: N802
+    def getLibVersion(self) -> int: ...  # noqa: N802
     def lookupByName(self, name: str) -> virDomain: ...  # noqa: N802
     def listAllDomains(self, flags: int = ...) -> list[virDomain]: ...  # noqa: N802
     def close(self) -> int: ...

@@ -33,6 +33,13 @@ class GuestSpec:
     max_layer_bytes: int
 
 
+class Origin(StrEnum):
+    """How a guest came to be: booted, or restored from a booted one's saved state."""
+
+    COLD = "cold"
+    TEMPLATE = "template"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestInfo:
     """What a guest that is ready says of itself, and how it was started."""
@@ -43,6 +50,7 @@ class GuestInfo:
     boot_id: UUID
     init_pid: int
     started_at: datetime
+    origin: Origin = Origin.COLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

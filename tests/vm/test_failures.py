@@ -116,15 +116,15 @@ async def test_a_full_scratch_disk_is_the_command_s_and_the_file_s_problem(
                 pass
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.03, 0.2, 1.0])
-async def test_cancelling_a_start_leaves_nothing(
+@pytest.mark.parametrize("after_s", [0.0, 0.03, 0.1, 0.2, 0.3])
+async def test_cancelling_a_start_at_any_moment_leaves_nothing(
     microvm: LibvirtMicroVM, base_layer: Path, short_dir: Path, after_s: float
 ) -> None:
     spec = guest_spec(base_layer)
 
     async def start() -> None:
         async with microvm.start(spec):
-            raise AssertionError("was cancelled before it was up")
+            await asyncio.Event().wait()
 
     starting = asyncio.create_task(start())
     await asyncio.sleep(after_s)

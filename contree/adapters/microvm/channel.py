@@ -38,12 +38,14 @@ class Deadlines:
     """How long a guest may take, in seconds of the host's monotonic clock.
 
     boot_s           from the start of QEMU to READY
+    restore_s        from the start of a clone to READY; then it boots instead
     answer_s         any one request, and any one write that it does not read
     silence_s        no byte at all although asked
     capture_stall_s  no byte of the tar
     """
 
     boot_s: float = 120.0
+    restore_s: float = 20.0
     answer_s: float = 30.0
     silence_s: float = 30.0
     capture_stall_s: float = 60.0

@@ -8,14 +8,18 @@ fails is a GuestFailure with libvirt's text.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from contree.adapters.microvm import qemu_process
+from contree.adapters.microvm.migration import load_state, save_state
+from contree.adapters.microvm.sealed_file import SealedFile
 from contree.domain.errors import GuestFailure
 
 # Read by libvirt when it is imported. Errors are raised to us; on standard error it would repeat
@@ -23,6 +27,7 @@ from contree.domain.errors import GuestFailure
 os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null")
 
 import libvirt
+import libvirt_qemu
 
 EMULATOR = "/usr/bin/qemu-system-x86_64"
 MACHINE = "pc"
@@ -79,6 +84,48 @@ class LibvirtConnection:
         """
         await _run(self._threads, lambda: self._connection.createXML(domain_xml, 0))
 
+    async def restore(self, domain_xml: str, state: SealedFile) -> None:
+        """Start a domain that waits for it, and load the device state; it is stopped on return.
+
+        Raises GuestFailure. Cancelling does not stop it.
+        """
+
+        def call() -> None:
+            domain = self._connection.createXML(domain_xml, libvirt.VIR_DOMAIN_START_PAUSED)
+            fd = state.open_again()
+            try:
+                load_state(_DomainMonitor(domain), fd)
+            finally:
+                os.close(fd)
+
+        await _run(self._threads, call)
+
+    async def resume(self, name: str) -> None:
+        """Let a stopped domain run. Raises GuestFailure."""
+        await _run(self._threads, lambda: self._connection.lookupByName(name).resume())
+
+    async def save(self, name: str, state: Path) -> None:
+        """Stop a domain for good and write its device state to the new file `state`.
+
+        Its RAM must lie in a shared file. Raises GuestFailure.
+        """
+
+        def call() -> None:
+            domain = self._connection.lookupByName(name)
+            domain.suspend()
+            with state.open("xb", buffering=0) as file:
+                save_state(_DomainMonitor(domain), file.fileno())
+
+        await _run(self._threads, call)
+
+    async def versions(self) -> str:
+        """Return the versions of libvirt and of the QEMU that it found."""
+        connection = self._connection
+        return await _run(
+            self._threads,
+            lambda: f"libvirt {connection.getLibVersion()} QEMU {connection.getVersion()}",
+        )
+
     async def destroy(self, name: str) -> None:
         """End a domain and wait until libvirt has let go of it; absent is as good as ended."""
 
@@ -111,6 +158,25 @@ class LibvirtConnection:
         """Close the connection; guests of an embedded libvirt go on without us."""
         await _run(self._threads, self._connection.close)
         await asyncio.to_thread(self._threads.shutdown)
+
+
+class _DomainMonitor:
+    """See `migration.Monitor`. libvirt marks a domain whose monitor was used as tainted."""
+
+    def __init__(self, domain: libvirt.virDomain) -> None:
+        self._domain = domain
+
+    def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, *, fd: int | None = None
+    ) -> Any:
+        message = json.dumps({"execute": command, "arguments": dict(arguments or {})})
+        files = [] if fd is None else [fd]
+        text, _ = libvirt_qemu.qemuMonitorCommandWithFiles(self._domain, message, files, 0)
+        answer = json.loads(text)
+        if "error" in answer:
+            reason = answer["error"].get("desc", text)
+            raise GuestFailure(f"QEMU's monitor refuses {command}: {reason}", retryable=True)
+        return answer["return"]
 
 
 def _open_and_probe(uri: str) -> libvirt.virConnect:

@@ -8,6 +8,7 @@ LAYERS_SLOT, the scratch disk at SCRATCH_SLOT, both present even with no layer. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
@@ -28,9 +29,17 @@ KERNEL_COMMAND_LINE = (
     "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check "
     # One tenant a guest: the guest's own mitigations would protect it from itself.
     "rcupdate.rcu_expedited=1 mitigations=off audit=0 "
-    # 0.3 s of cipher self-tests, and 0.1 s for each PCI device; guest-protocol.md section 8.
-    "cryptomgr.notests acpi=noirq"
+    # 0.3 s of cipher self-tests; guest-protocol.md section 8 on this and what is not here.
+    "cryptomgr.notests"
 )
+
+
+class Role(StrEnum):
+    """COLD boots; TEMPLATE boots to be saved; CLONE waits for a template's state to be loaded."""
+
+    COLD = "cold"
+    TEMPLATE = "template"
+    CLONE = "clone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +47,8 @@ class DomainSpec:
     """What differs between guests.
 
     directory   private to this guest; its sockets are made there
-    layers_vmdk, scratch_image   disks, made before the start
+    layers_vmdk, scratch_image   disks, made before the start; of a template, raw placeholders
+    memory_file  RAM of a template or a clone
     """
 
     name: str
@@ -52,11 +62,12 @@ class DomainSpec:
     directory: Path
     layers_vmdk: Path
     scratch_image: Path
+    role: Role = Role.COLD
+    memory_file: Path | None = None
 
 
 def domain_xml(spec: DomainSpec) -> str:
     """Return the XML of a transient domain; libvirt's formatdomain documentation."""
-    size = f"{spec.memory_mib}M"
     return f"""\
 <domain type='{DOMAIN_TYPES[spec.accelerator]}' \
 xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -85,7 +96,7 @@ xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
     <channel type='unix'>{_socket(spec.directory / DATA_SOCKET)}\
 <target type='virtio' name='data'/></channel>
     <disk type='file' device='disk'>
-      <driver name='qemu' type='vmdk' cache='unsafe'/>
+      <driver name='qemu' type='{_layers_format(spec)}' cache='unsafe'/>
       <source file={quoteattr(str(spec.layers_vmdk))}/>
       <target dev='vda' bus='virtio'/><readonly/>{_pci(LAYERS_SLOT)}
     </disk>
@@ -98,12 +109,33 @@ xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   </devices>
   <qemu:commandline>
     <qemu:arg value='-object'/>
-    <qemu:arg value='memory-backend-memfd,id=ram,size={size},share=on'/>
+    <qemu:arg value={quoteattr(_memory_backend(spec))}/>
     <qemu:arg value='-machine'/>
-    <qemu:arg value='memory-backend=ram'/>
+    <qemu:arg value='memory-backend=ram'/>{_incoming(spec)}
   </qemu:commandline>
 </domain>
 """
+
+
+def _layers_format(spec: DomainSpec) -> str:
+    # QEMU's vmdk driver refuses to be saved; loading a state onto it works.
+    return "raw" if spec.role is Role.TEMPLATE else "vmdk"
+
+
+def _memory_backend(spec: DomainSpec) -> str:
+    size = f"size={spec.memory_mib}M"
+    if spec.role is Role.COLD:
+        return f"memory-backend-memfd,id=ram,{size},share=on"
+    # A template's RAM is the file; clones see the file and keep their writes to themselves.
+    path = str(spec.memory_file).replace(",", ",,")  # QEMU's way to escape a comma
+    share = "on" if spec.role is Role.TEMPLATE else "off"
+    return f"memory-backend-file,id=ram,{size},mem-path={path},share={share}"
+
+
+def _incoming(spec: DomainSpec) -> str:
+    if spec.role is not Role.CLONE:
+        return ""
+    return "\n    <qemu:arg value='-incoming'/>\n    <qemu:arg value='defer'/>"
 
 
 def _socket(path: Path) -> str:

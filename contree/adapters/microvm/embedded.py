@@ -89,3 +89,8 @@ def _require_qemu_user() -> None:
 def domain_log(root: Path, name: str) -> Path:
     """Where this libvirt keeps what the QEMU of domain `name` says on standard error."""
     return root / "log" / "qemu" / f"{name}.log"
+
+
+def pid_file(root: Path, name: str) -> Path:
+    """Where this libvirt keeps the process number of the QEMU of domain `name`."""
+    return root / "run" / "qemu" / f"{name}.pid"

@@ -1,7 +1,11 @@
 """One microVM from its private directory to the last trace of it.
 
-    prepare (files made) -> create (QEMU runs) -> connect (agent READY) -> configure (root mounted)
+    prepare (files made) -> create (QEMU there) -> connect (agent READY) -> configure (root mounted)
+                                                               or, for a template, -> save
     any of these, at any moment -> kill (at once, no waiting) -> retire (reaped, let go)
+
+A clone's QEMU waits, stopped, with the template's state loaded until its sockets are connected: so
+the guest never sees the host's ends closed.
 
 `kill` and `retire` work from every state, also while libvirt is still starting the domain. What
 the guest does once it is configured is guest.py's.
@@ -37,7 +41,8 @@ from contree.adapters.microvm.frames import PROTOCOL_VERSION
 from contree.adapters.microvm.guest import AgentGuest
 from contree.adapters.microvm.messages import AgentState
 from contree.adapters.microvm.qemu_process import QemuProcess
-from contree.app.microvm import GuestInfo
+from contree.adapters.microvm.template import Template
+from contree.app.microvm import GuestInfo, Origin
 from contree.domain.errors import GuestFailure
 
 STREAM_LIMIT_BYTES = 1024**2
@@ -47,7 +52,12 @@ EXIT_NEWS_TIMEOUT_S = 0.5
 
 @dataclass(slots=True)
 class BootPhases:
-    """Seconds of each step of the last start, for the operator and the bench."""
+    """Seconds of each step of the last start, for the operator and the bench.
+
+    create_s     until QEMU runs, a clone's with the state loaded
+    ready_s      until the agent's first answer
+    configure_s  until the root is mounted
+    """
 
     create_s: float = 0.0
     ready_s: float = 0.0
@@ -58,7 +68,9 @@ class Machine:
     """One guest's QEMU. Its files are the caller's to make and, once it is retired, to remove.
 
     key          the caller's name of it
+    template     what a clone is made of; None boots
     domain_log   what libvirt keeps of QEMU's standard error, ours to remove; None with a daemon
+    pid_file     what libvirt keeps of QEMU's process number; None with a daemon
     """
 
     def __init__(
@@ -69,6 +81,8 @@ class Machine:
         *,
         deadlines: Deadlines,
         domain_log: Path | None,
+        pid_file: Path | None,
+        template: Template | None = None,
     ) -> None:
         self.key = key
         self.spec = spec
@@ -77,6 +91,8 @@ class Machine:
         self._connection = connection
         self._deadlines = deadlines
         self._domain_log = domain_log
+        self._pid_file = pid_file
+        self._template = template
         self._step: asyncio.Task[None] | None = None
         self._process: QemuProcess | None = None
         self._console: Console | None = None
@@ -85,6 +101,7 @@ class Machine:
         self._created = False
         self._configured = False
         self.retiring = False
+        self.gone = asyncio.Event()  # set by whoever retires us, when no file is left either
         self._killed = False
 
     async def prepare(self, files: Coroutine[None, None, None]) -> None:
@@ -96,9 +113,14 @@ class Machine:
         """Start QEMU. Raises GuestFailure."""
         began = time.monotonic()
         self._created = True
-        self._step = asyncio.create_task(self._connection.create(domain_xml(self.spec)))
+        xml = domain_xml(self.spec)
+        if self._template is None:
+            creating = self._connection.create(xml)
+        else:
+            creating = self._connection.restore(xml, self._template.state)
+        self._step = asyncio.create_task(creating)
         await asyncio.shield(self._step)
-        self._process = QemuProcess.find(f"guest={self.spec.name},")
+        self._process = self._find()
         if self._process is not None:
             self._process.on_exit = self._on_exit
         self.phases.create_s = time.monotonic() - began
@@ -121,9 +143,17 @@ class Machine:
             explain=self._explain,
             on_lost=self.guest.lost,
         )
-        ready = await self._channel.ask(
-            commands.hello(), (HostFrameType.HELLO, 0), within_s=within_s
+        hello = asyncio.create_task(
+            self._channel.ask(commands.hello(), (HostFrameType.HELLO, 0), within_s=within_s)
         )
+        try:
+            if self._template is not None:
+                # The question lies there already when the guest wakes up.
+                self._step = asyncio.create_task(self._connection.resume(self.spec.name))
+                await asyncio.shield(self._step)
+            ready = await hello
+        finally:
+            hello.cancel()
         assert isinstance(ready, messages.Ready)  # answered_by pairs them
         if ready.version != PROTOCOL_VERSION:
             raise await self._channel.lose(
@@ -161,10 +191,16 @@ class Machine:
             boot_id=boot_id,
             init_pid=ready.agent_pid,
             started_at=datetime.now(UTC),
+            origin=Origin.COLD if self._template is None else Origin.TEMPLATE,
         )
         self.guest.attach(self._channel, self._data, info)
         self._channel.watch()
         self.phases.configure_s = time.monotonic() - began
+
+    async def save(self, state: Path) -> None:
+        """Stop a template's guest and write its device state. Raises GuestFailure."""
+        self._step = asyncio.create_task(self._connection.save(self.spec.name, state))
+        await asyncio.shield(self._step)
 
     def kill(self) -> None:
         """End QEMU at once."""
@@ -191,9 +227,12 @@ class Machine:
             with contextlib.suppress(OSError):
                 self._domain_log.unlink()
 
+    def _find(self) -> QemuProcess | None:
+        return QemuProcess.find(f"guest={self.spec.name},", pid_file=self._pid_file)
+
     async def _reap(self) -> None:
         name = self.spec.name
-        process = self._process or QemuProcess.find(f"guest={name},")
+        process = self._process or self._find()
         if process is not None:
             process.on_exit = None
             process.kill()

@@ -59,9 +59,12 @@ class QemuProcess:
         self.held.add(pid)
 
     @classmethod
-    def find(cls, marker: str) -> QemuProcess | None:
-        """Hold the QEMU whose command line contains `marker`; None when there is none."""
-        for pid in qemu_pids(marker):
+    def find(cls, marker: str, *, pid_file: Path | None = None) -> QemuProcess | None:
+        """Hold the QEMU whose command line contains `marker`; None when there is none.
+
+        `pid_file` may name it; then the host's processes need not be searched.
+        """
+        for pid in _recorded_pid(pid_file, marker) or qemu_pids(marker):
             try:
                 fd = os.pidfd_open(pid)
             except ProcessLookupError:
@@ -113,6 +116,12 @@ def reap_adopted() -> int:
     Those in our own session were started by libvirt without daemonising, and libvirt waits for
     them itself.
     """
+    try:
+        # Called often: ask the kernel whether any child is dead before searching for which.
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return 0
+    except ChildProcessError:
+        return 0
     own_pid, own_session, reaped = os.getpid(), os.getsid(0), 0
     for process in processes():
         adopted = process.parent_pid == own_pid and process.session_id != own_session
@@ -138,6 +147,17 @@ def kill_qemus(marker: str) -> int:
 def qemu_pids(marker: str) -> list[int]:
     """Return the pids of the live QEMUs whose command line contains `marker`."""
     return [p.pid for p in processes() if p.is_qemu and marker in _command_line(p.pid)]
+
+
+def _recorded_pid(pid_file: Path | None, marker: str) -> list[int]:
+    """Return the pid in `pid_file` if that is a process with `marker`; nothing otherwise."""
+    if pid_file is None:
+        return []
+    try:
+        pid = int(pid_file.read_text())
+    except (OSError, ValueError):
+        return []
+    return [pid] if marker in _command_line(pid) else []
 
 
 def processes() -> Iterator[ProcessState]:

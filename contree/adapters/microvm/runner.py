@@ -1,18 +1,21 @@
 """`app.microvm.MicroVM` on libvirt: starts guests, and leaves nothing behind.
 
     runtime_dir  see runtime_dir.py: short paths, sockets, one process at a time
-    cache_dir    blank and live scratch disks, libvirt's probe of QEMU, the accelerator's verdict
+    cache_dir    blank and live scratch disks, libvirt's probe of QEMU, the accelerator's verdict,
+                 guest templates
 
-Ending a guest is SIGKILL to its QEMU, at once; waiting for the rest happens in tasks of our own
-that `aclose` awaits. A guest that an earlier process left is ended by pid, not by asking it.
+A guest is a clone of the template; when there is none, or restoring fails, it boots. What an
+earlier process left is ended by pid, not by asking it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -22,18 +25,28 @@ from contree.adapters.microvm.accelerator import PROBE_TIMEOUT_S
 from contree.adapters.microvm.assets import GuestAssets
 from contree.adapters.microvm.channel import Deadlines
 from contree.adapters.microvm.connection import EMULATOR, MACHINE, LibvirtConnection
-from contree.adapters.microvm.domain_xml import NAME_PREFIX, DomainSpec
+from contree.adapters.microvm.domain_xml import NAME_PREFIX, DomainSpec, Role
 from contree.adapters.microvm.layers_disk import DESCRIPTOR_NAME, write_layers_disk
+from contree.adapters.microvm.live_machines import LiveMachines
 from contree.adapters.microvm.machine import Machine
+from contree.adapters.microvm.messages import Ready
 from contree.adapters.microvm.runtime_dir import RuntimeDir
 from contree.adapters.microvm.scratch_disk import ScratchDisks
+from contree.adapters.microvm.template import Template, TemplateStore, template_key
+from contree.adapters.microvm.template_keeper import TemplateKeeper
 from contree.app.layer_store import MountPlan
 from contree.app.microvm import Guest, GuestSpec
 from contree.domain.errors import GuestFailure
 
 MEMORY_MIB_DEFAULT = 512
 VCPU_COUNT_DEFAULT = 1
-_PROBE_ID = UUID(int=0)
+_PROBE = GuestSpec(
+    run_id=UUID(int=0), mounts=MountPlan(squashfs=()), hostname="probe", max_layer_bytes=1
+)
+_FIRST_BIT = 1 << 127
+_PLACEHOLDER_BYTES = 4096
+
+_Up = tuple[Machine, Ready]
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +73,9 @@ class LibvirtMicroVM:
         self._memory_mib = memory_mib
         self._vcpu_count = vcpu_count
         self._deadlines = deadlines
-        self._active: dict[str, Machine] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._machines = LiveMachines(runtime)
+        self.templates: TemplateKeeper | None = None
+        """None: every guest boots."""
 
     @classmethod
     async def open(
@@ -76,13 +90,15 @@ class LibvirtMicroVM:
         vcpu_count: int = VCPU_COUNT_DEFAULT,
         deadlines: Deadlines | None = None,
         reprobe: bool = False,
+        templates: bool = True,
     ) -> LibvirtMicroVM:
-        """Connect to libvirt and settle the accelerator.
+        """Connect to libvirt, settle the accelerator, begin to make the template ready.
 
         uri          None for a libvirt of our own in this process; else qemu:///session, ...
         runtime_dir  short (unix sockets lie below it), private, on this host
         accelerator  auto, kvm or tcg; `reprobe` ignores an earlier verdict
         memory_mib, vcpu_count   of each guest
+        templates    False: boot every guest from cold
 
         Raises GuestFailure with what is missing, also when another process has `runtime_dir`.
         """
@@ -110,6 +126,8 @@ class LibvirtMicroVM:
                 probe_kvm=microvm.probe_kvm,
                 reprobe=reprobe,
             )
+            if templates:
+                await microvm.use_templates(cache_dir / "templates", uri=uri)
         except BaseException:
             await microvm.aclose()
             raise
@@ -119,7 +137,7 @@ class LibvirtMicroVM:
         return self._start(spec)
 
     async def sweep(self) -> int:
-        left = self._runtime.guest_keys() - self._active.keys()
+        left = self._runtime.guest_keys() - self._machines.keys()
         marks = [f"{self._runtime.guest_dir(key)}/" for key in left]
         for domain in await self._connection.active_domains():
             if any(mark in domain.xml for mark in marks):
@@ -132,81 +150,120 @@ class LibvirtMicroVM:
 
     async def probe_kvm(self) -> None:
         """Boot a guest of no layers under KVM. Raises GuestFailure when it does not get ready."""
-        nothing = GuestSpec(
-            run_id=_PROBE_ID, mounts=MountPlan(squashfs=()), hostname="probe", max_layer_bytes=1
-        )
-        machine = self._machine(nothing, accelerators.KVM)
-        async with self._owned(machine):
-            await machine.prepare(self._write_files(machine, nothing))
+        machine = self._machine(_PROBE.run_id, accelerator=accelerators.KVM)
+        async with self._machines.owned(machine):
+            await machine.prepare(self._write_files(machine, _PROBE))
             await machine.create()
             await machine.connect(within_s=PROBE_TIMEOUT_S)
 
+    async def use_templates(self, directory: Path, *, uri: str | None) -> None:
+        """Begin to make the template of our guests, below `directory`, ready."""
+        host = await asyncio.to_thread(accelerators.host_key, Path(EMULATOR))
+        facts = [
+            await asyncio.to_thread(self._assets.digest),
+            await self._connection.versions(),
+            host,
+            f"user {os.geteuid()} libvirt {uri or 'embedded'}",
+        ]
+        shape = replace(
+            self._machine(_PROBE.run_id).spec,
+            name="NAME", directory=Path("/D"), layers_vmdk=Path("/L"), scratch_image=Path("/S"),
+            kernel=Path("/K"), initramfs=Path("/I"), role=Role.CLONE, memory_file=Path("/M"),
+        )  # fmt: skip
+        store = TemplateStore(directory, template_key(shape, facts=facts))
+        self.templates = TemplateKeeper(
+            store, kernel=self._assets.kernel, build=self._build_template
+        )
+        self.templates.prepare()
+
     async def aclose(self) -> None:
         """End every guest, wait until nothing of them is left, and let go of libvirt."""
-        for machine in tuple(self._active.values()):
-            machine.kill()
-            self._retire(machine)
-        if self._retiring:
-            await asyncio.wait(self._retiring)
+        if self.templates is not None:
+            await self.templates.aclose()
+        await self._machines.end_all()
         await self._connection.aclose()
         self._runtime.unlock()
 
     @asynccontextmanager
     async def _start(self, spec: GuestSpec) -> AsyncIterator[Guest]:
-        machine = self._machine(spec, self.accelerator)
-        async with self._owned(machine):
-            await machine.prepare(self._write_files(machine, spec))
-            await machine.create()
-            ready = await machine.connect(within_s=self._deadlines.boot_s)
+        async with AsyncExitStack() as stack:
+            machine, ready = await self._restored(spec, stack) or await self._booted(spec, stack)
             await machine.configure(
                 ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs)
             )
             log.debug("guest %s: %s", machine.spec.name, machine.phases)
             yield machine.guest
 
-    @asynccontextmanager
-    async def _owned(self, machine: Machine) -> AsyncIterator[None]:
-        if machine.key in self._active:
-            raise ValueError(f"run_id of {machine.spec.name} is in use")
-        self._active[machine.key] = machine
+    async def _restored(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:
+        """Return a clone of the template, None when there is no template or it did not work."""
+        template = None if self.templates is None else await self.templates.current()
+        if self.templates is None or template is None:
+            return None
+        machine = self._machine(spec.run_id, role=Role.CLONE, template=template)
+        await stack.enter_async_context(self._machines.owned(machine))
+        await machine.prepare(self._write_files(machine, spec))
         try:
-            yield
-        finally:
-            machine.kill()
-            self._retire(machine)
+            await machine.create()
+            ready = await machine.connect(within_s=self._deadlines.restore_s)
+        except GuestFailure as failure:
+            self._machines.end(machine)
+            await self.templates.failed(template, failure)
+            return None
+        self.templates.worked()
+        return machine, ready
 
-    def _retire(self, machine: Machine) -> None:
-        if not machine.retiring:
-            machine.retiring = True
-            task = asyncio.create_task(self._retire_now(machine), name=machine.spec.name)
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+    async def _booted(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up:
+        """Return a guest that booted. Raises GuestFailure."""
+        run_id = spec.run_id
+        if self._runtime.guest_key(run_id) in self._machines.keys():  # noqa: SIM118 - no mapping
+            # A clone of this run did not come up and may not be gone yet: another name beside it.
+            run_id = UUID(int=run_id.int ^ _FIRST_BIT)
+        machine = self._machine(run_id)
+        await stack.enter_async_context(self._machines.owned(machine))
+        await machine.prepare(self._write_files(machine, spec))
+        await machine.create()
+        return machine, await machine.connect(within_s=self._deadlines.boot_s)
 
-    async def _retire_now(self, machine: Machine) -> None:
-        try:
-            await machine.retire()
-            await asyncio.to_thread(self._runtime.remove_guest, machine.key)
-        except Exception:
-            log.exception("guest %s was not cleared away", machine.spec.name)
-        finally:
-            self._active.pop(machine.key, None)
+    async def _build_template(self, partial: Path) -> None:
+        """Boot a guest without disks and leave its RAM and state in `partial`. Raises GuestFailure.
 
-    def _machine(self, spec: GuestSpec, accelerator: str) -> Machine:
-        key = self._runtime.guest_key(spec.run_id)
-        name = f"{NAME_PREFIX}{spec.run_id.hex}"
+        It runs nothing but the kernel and the agent, which has not been told anything yet.
+        """
+        run_id = UUID(bytes=os.urandom(16), version=4)
+        machine = self._machine(run_id, role=Role.TEMPLATE, ram=TemplateStore.ram_in(partial))
+        async with self._machines.owned(machine):
+            await machine.prepare(asyncio.to_thread(_write_placeholders, machine.spec))
+            await machine.create()
+            await machine.connect(within_s=self._deadlines.boot_s)
+            await machine.save(TemplateStore.state_in(partial))
+        await machine.gone.wait()  # only then nobody writes to its RAM any more
+
+    def _machine(
+        self,
+        run_id: UUID,
+        *,
+        accelerator: str | None = None,
+        role: Role = Role.COLD,
+        template: Template | None = None,
+        ram: Path | None = None,
+    ) -> Machine:
+        key = self._runtime.guest_key(run_id)
+        name = f"{NAME_PREFIX}{run_id.hex}"
         directory = self._runtime.guest_dir(key)
         domain = DomainSpec(
             name=name,
-            accelerator=accelerator,
+            accelerator=accelerator or self.accelerator,
             memory_mib=self._memory_mib,
             vcpu_count=self._vcpu_count,
             emulator=EMULATOR,
             machine=MACHINE,
-            kernel=self._assets.kernel,
-            initramfs=self._assets.initramfs,
+            kernel=self._assets.kernel if template is None else template.kernel,
+            initramfs=self._assets.initramfs if template is None else template.initrd,
             directory=directory,
             layers_vmdk=directory / DESCRIPTOR_NAME,
             scratch_image=self._runtime.scratch_image(key),
+            role=role,
+            memory_file=ram if template is None else template.memory_file,
         )
         return Machine(
             key,
@@ -214,14 +271,27 @@ class LibvirtMicroVM:
             self._connection,
             deadlines=self._deadlines,
             domain_log=self._runtime.domain_log(name),
+            pid_file=self._runtime.pid_file(name),
+            template=template,
         )
 
     async def _write_files(self, machine: Machine, spec: GuestSpec) -> None:
         domain = machine.spec
-        try:
-            domain.directory.mkdir(mode=0o700)
-        except OSError as error:
-            reason = f"guest directory {domain.directory}: {error.strerror}"
-            raise GuestFailure(reason, retryable=True) from error
+        _make_directory(domain.directory)
         await asyncio.to_thread(write_layers_disk, domain.directory, spec.mounts.squashfs)
         await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=spec.max_layer_bytes)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        reason = f"guest directory {directory}: {error.strerror}"
+        raise GuestFailure(reason, retryable=True) from error
+
+
+def _write_placeholders(domain: DomainSpec) -> None:
+    """Make disks that hold nothing, in the slots of a clone's; the template's guest reads none."""
+    _make_directory(domain.directory)
+    for disk in (domain.layers_vmdk, domain.scratch_image):
+        disk.write_bytes(bytes(_PLACEHOLDER_BYTES))

@@ -114,6 +114,9 @@ class RuntimeDir:
     def domain_log(self, name: str) -> Path | None:
         return None if self._embed_root is None else embedded.domain_log(self._embed_root, name)
 
+    def pid_file(self, name: str) -> Path | None:
+        return None if self._embed_root is None else embedded.pid_file(self._embed_root, name)
+
     async def _end_earlier_guests(self) -> None:
         marker = f"{self._guests}/"
         if killed := qemu_process.kill_qemus(marker):

@@ -7,12 +7,17 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from contree.adapters.microvm.domain_xml import DomainSpec, domain_xml
+from contree.adapters.microvm.domain_xml import DomainSpec, Role, domain_xml
 
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
 
-def parsed(accelerator: str = "tcg", directory: str = "/run/x") -> ET.Element:
+def parsed(
+    accelerator: str = "tcg",
+    directory: str = "/run/x",
+    role: Role = Role.COLD,
+    memory_file: Path | None = None,
+) -> ET.Element:
     spec = DomainSpec(
         name="contree-1",
         accelerator=accelerator,
@@ -25,6 +30,8 @@ def parsed(accelerator: str = "tcg", directory: str = "/run/x") -> ET.Element:
         directory=Path(directory),
         layers_vmdk=Path(directory, "layers.vmdk"),
         scratch_image=Path("/cache/1.img"),
+        role=role,
+        memory_file=memory_file,
     )
     return ET.fromstring(domain_xml(spec))
 
@@ -79,3 +86,33 @@ def test_names_are_escaped() -> None:
     source = root.find("devices/channel/source")
     assert source is not None
     assert source.get("path") == "/run/a<b>&'\"c/agent.sock"
+
+
+def qemu_arguments(root: ET.Element) -> list[str]:
+    return [a.get("value") or "" for a in root.iter(f"{QEMU}arg")]
+
+
+def test_a_template_writes_its_ram_to_the_file_and_has_disks_that_can_be_saved() -> None:
+    root = parsed(role=Role.TEMPLATE, memory_file=Path("/t/ram"))
+    [backend] = [a for a in qemu_arguments(root) if "id=ram" in a]
+    assert "mem-path=/t/ram,share=on" in backend
+    assert "-incoming" not in qemu_arguments(root)
+    assert attribute(root, "devices/disk/driver", "type") == "raw"
+
+
+def test_a_clone_keeps_its_writes_to_itself_and_waits_for_the_state() -> None:
+    root = parsed(role=Role.CLONE, memory_file=Path("/t,1/ram"))
+    [backend] = [a for a in qemu_arguments(root) if "id=ram" in a]
+    assert "mem-path=/t,,1/ram,share=off" in backend
+    assert qemu_arguments(root)[-2:] == ["-incoming", "defer"]
+    assert attribute(root, "devices/disk/driver", "type") == "vmdk"
+
+
+def test_devices_sit_where_they_did_in_the_template() -> None:
+    def devices(role: Role) -> list[str]:
+        root = parsed(role=role, memory_file=Path("/t/ram"))
+        for driver in root.findall("devices/disk/driver"):
+            driver.attrib.pop("type")
+        return [ET.tostring(device).decode() for device in root.findall("devices/*")]
+
+    assert devices(Role.TEMPLATE) == devices(Role.CLONE) == devices(Role.COLD)

@@ -55,6 +55,18 @@ async def test_a_qemu_is_found_by_its_command_line_and_its_end_is_seen(
     assert QemuProcess.find(MARK) is None
 
 
+@pytest.mark.parametrize("recorded", ["its own", "another's", "nonsense", ""])
+async def test_a_pid_file_saves_the_search_and_cannot_mislead_it(
+    qemu: subprocess.Popen[bytes], tmp_path: Path, recorded: str
+) -> None:
+    text = {"its own": str(qemu.pid), "another's": str(os.getpid())}.get(recorded, recorded)
+    (tmp_path / "pid").write_text(text)
+    found = QemuProcess.find(MARK, pid_file=tmp_path / "pid")
+    assert found is not None
+    assert found.pid == qemu.pid
+    found.close()
+
+
 async def test_a_qemu_that_ends_by_itself_was_not_killed(qemu: subprocess.Popen[bytes]) -> None:
     found = QemuProcess.find(MARK)
     assert found is not None
