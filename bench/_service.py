@@ -1,0 +1,105 @@
+"""A real server for a bench, with a small checkpoint to run on, and the floor beside it.
+
+    with service() as running:  running.api, running.checkpoint(), running.raw_setup(image)
+
+Everything lives below a temporary directory and is gone afterwards (tests.support.server checks
+that no process and no scratch file stays).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from bench._raw_guest import RawSetup
+from contree import bootstrap
+from contree.adapters.microvm.accelerator import KVM, TCG
+from contree.adapters.microvm.assets import find_assets
+from contree.bootstrap import Core
+from contree.config import Settings
+from infra.images.registry import running_registry
+from infra.images.rootfs import small_image
+from tests.acceptance.api import Api
+from tests.support.server import RunningServer, running_server
+
+PROJECT = "bench"
+T = TypeVar("T")
+
+
+class Service:
+    """One running server. `api` is a client of its one project."""
+
+    def __init__(self, server: RunningServer, api: Api) -> None:
+        self.server = server
+        self.api = api
+        self.settings = Settings(data_dir=server.data_dir)
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api.token}"}
+
+    @asynccontextmanager
+    async def core(self) -> AsyncIterator[Core]:
+        """Open what the server's own processes work with, beside them."""
+        async with bootstrap.core(
+            self.settings, bootstrap.running_database(self.settings)
+        ) as opened:
+            yield opened
+
+    def with_core(self, work: Callable[[Core], Coroutine[Any, Any, T]]) -> T:
+        """Run `work` on a core of its own."""
+
+        async def run() -> T:
+            async with self.core() as opened:
+                return await work(opened)
+
+        return asyncio.run(run())
+
+    def checkpoint(self) -> str:
+        """Import busybox, run one command on it; return the image that it left (three layers)."""
+        image = small_image()
+        with running_registry() as registry:
+            base = self.api.import_image(registry.push(image.layout, image.tag, image.repository))
+        return self.api.run(base, "echo checkpoint >/checkpoint").want_exit().image
+
+    def raw_setup(self, image: str) -> RawSetup:
+        """Return what a bare QEMU needs to boot what a run on `image` boots."""
+
+        async def layers(core: Core) -> tuple[Path, ...]:
+            project_id = await self.project_id(core)
+            row = await core.images.get(project_id, UUID(image))
+            assert row is not None
+            return (await core.layers.mount_plan(row.layers)).squashfs
+
+        cache = self.settings.data_dir / "cache"
+        kvm_works = json.loads((cache / "accelerator.json").read_text())["kvm_works"]
+        return RawSetup(
+            assets=find_assets(self.settings.data_dir / "guest"),
+            layers=self.with_core(layers),
+            blank_scratch=next((cache / "scratch").glob("scratch-*.img")),  # runs ask for one size
+            memory_mib=self.settings.guest_memory_mib,
+            accelerator=KVM if kvm_works else TCG,
+        )
+
+    async def project_id(self, core: Core) -> UUID:
+        return (await core.tokens.list())[0].project_id
+
+
+@contextmanager
+def service(**environment: str) -> Iterator[Service]:
+    """Start `contreed serve`; keyword arguments are CONTREED_* variables in small letters."""
+    variables: Mapping[str, str] = {f"CONTREED_{k.upper()}": v for k, v in environment.items()}
+    with (
+        running_server(environment=variables) as server,
+        closing(Api(server.url, server.token(PROJECT))) as api,
+    ):
+        yield Service(server, api)

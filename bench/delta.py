@@ -1,0 +1,115 @@
+"""A command wrote 200 MB: how long after its exit is the image usable, beside pulling the tar?
+
+Ours ends with the commit that makes the image, layer, index and mountable squashfs done. The
+reference is a bare QEMU of the same guest that streams the same tar to a file on the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID
+
+from bench._measure import Report, Target, alternate
+from bench._raw_guest import RawSetup, raw_guest
+from bench._service import Service, service
+from contree.adapters.layers.store import LayerDirectory
+from contree.bootstrap import Core
+
+WRITTEN_MB = 200
+COMMAND = f"dd if=/dev/urandom of=/written bs=1000000 count={WRITTEN_MB} 2>/dev/null; sync"
+ROUNDS = 5
+CHUNK_BYTES = 1024**2
+TARGET = Target(of="ratio", at_most=1.3)
+RAW = "the same tar from a bare QEMU to a file"
+COMMITTED = """
+SELECT recorded_at FROM public.stored_events
+WHERE originator_id = $1 AND topic = 'contree.operation.succeeded'
+"""
+
+
+def main() -> None:
+    report = Report("delta", __doc__.splitlines()[0])
+    with (
+        report.running(),
+        service() as running,
+        tempfile.TemporaryDirectory(prefix="raw-") as directory,
+    ):
+        image = running.checkpoint()
+        setup = running.raw_setup(image)
+        report.accelerator = setup.accelerator
+        tar = Path(directory) / "captured.tar"
+        samples = alternate(
+            ROUNDS,
+            ours=lambda: _ours(running, image),
+            raw=lambda: _raw(tar, setup),
+            store=lambda: _store(tar, running.settings.data_dir / "bench-layers"),
+        )
+        report.add(
+            f"{WRITTEN_MB} MB, exit to usable",
+            "s",
+            samples["ours"],
+            samples["raw"],
+            reference_name=RAW,
+            targets=(TARGET,),
+        )
+        report.add("- of it storing, with no guest", "s", samples["store"])
+        report.note("storing: digest, index, fsync and squashfs of the tar, read from a file")
+
+
+def _ours(running: Service, image: str) -> float:
+    """Return the seconds from the exit of the command to the commit of the image."""
+    operation = UUID(running.api.run(image, COMMAND).want_exit().uuid)
+
+    async def times(core: Core) -> float:
+        journal = await core.journal.read(operation)
+        exited = next(n.entry.at for n in journal if n.entry.type == "exit")
+        row = await core.database.fetchrow(COMMITTED, operation)
+        assert row is not None
+        return float((row["recorded_at"] - exited).total_seconds())
+
+    return running.with_core(times)
+
+
+def _raw(tar: Path, setup: RawSetup) -> float:
+    """Return the seconds from the exit of the command to the whole tar in a file."""
+    with (
+        tempfile.TemporaryDirectory(dir=tar.parent) as private,
+        raw_guest(Path(private), setup) as guest,
+        tar.open("wb", buffering=0) as target,
+    ):
+        guest.start()
+        assert guest.run(b"sh", b"-c", COMMAND.encode()) == 0
+        size_bytes = guest.capture(target.write)
+        assert size_bytes > WRITTEN_MB * 1_000_000
+        return guest.phases.captured_s - guest.phases.exited_s
+
+
+def _store(tar: Path, root: Path) -> float:
+    """Return the seconds that the layer store takes for a tar which is there already."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        with tar.open("rb", buffering=0) as file:
+            while piece := file.read(CHUNK_BYTES):
+                yield piece
+
+    async def add() -> None:
+        layer = await layers.add_delta(chunks(), below=(), bytes_max=2 * tar.stat().st_size)
+        assert layer is not None
+
+    layers = LayerDirectory(root)
+    began = time.monotonic()
+    try:
+        asyncio.run(add())
+        return time.monotonic() - began
+    finally:
+        layers.close()
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
