@@ -21,11 +21,15 @@ from contree.domain.instance import FilePlacement, InstanceSpec, Stdin
 from contree.domain.operation import Operation, Status
 from contree.domain.outcome import CapturedStream, ProcessOutcome
 from contree.domain.project import Project
+from contree.domain.subprocess import SubprocessSpec
 from contree.domain.tag import Tag, tag_id_of
 from contree.domain.token import Permission, Token
 from tests.fakes.clock import EPOCH, FakeClock, FakeIds
 
 NO_STREAM = CapturedStream(sha256=hashlib.sha256(b"").hexdigest(), size_bytes=0)
+
+
+A_STDIN = Stdin(sha256=hashlib.sha256(b"in").hexdigest(), size_bytes=2, close=False)
 
 
 def digest_of(text: str) -> str:
@@ -51,6 +55,10 @@ def an_outcome(*, exit_code: int = 0) -> ProcessOutcome:
         stdout=NO_STREAM,
         stderr=NO_STREAM,
     )
+
+
+def a_subprocess(**fields: object) -> SubprocessSpec:
+    return replace(SubprocessSpec(command="cat", args=("-u", "\u00fc")), **fields)  # type: ignore[arg-type]
 
 
 class History:
@@ -183,11 +191,22 @@ class History:
             operation.assign(context, worker=worker, lease_until=context.at + timedelta(seconds=60))
         elif operation.status is Status.ASSIGNED and self._random.random() < 0.7:
             operation.start(context, accelerator="tcg", network=None)
+        elif operation.status.is_running and self._random.random() < 0.2 and operation.spec:
+            self._steer(operation, context)
         elif operation.status.is_running:
             return self._end(operation, context)
         else:
             operation.cancel(context)
         return (operation,)
+
+    def _steer(self, operation: Operation, context: Context) -> None:
+        """A client starts another process, or signals one."""
+        if self._random.random() < 0.5:
+            spid = operation.last_spid + self._random.choice((1, 2))  # one may have been refused
+            spec = a_subprocess(env={"API_KEY": "<MASKED>", "GONE": None}, stdin=A_STDIN)
+            operation.subprocess_spawned(context, spid=spid, pid=99, spec=spec)
+        else:
+            operation.signalled(context, spid=operation.last_spid, signal=2)
 
     def _end(self, operation: Operation, context: Context) -> Sequence[Aggregate]:
         match self._random.randrange(6):

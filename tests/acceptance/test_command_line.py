@@ -1,0 +1,151 @@
+"""`contreed` as an operator types it, beside a running server and without one."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.api import Api
+from tests.acceptance.log_reader import query
+from tests.support.server import CONTREED, RunningServer
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "": ("serve", "api", "worker", "token", "dsn", "projections", "doctor"),
+    "serve": ("--listen", "--data-dir", "--accelerator"),
+    "token": ("create", "list", "revoke"),
+    "token create": ("--project", "--permissions", "spawn_disposable"),
+    "token revoke": ("TOKEN_ID",),
+    "projections rebuild": ("--check",),
+    "dsn": ("--owner",),
+    "doctor": ("--libvirt-uri",),
+}
+
+
+def contreed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [CONTREED, *arguments], check=False, capture_output=True, text=True, timeout=180
+    )
+
+
+@pytest.fixture
+def alone() -> Iterator[RunningServer]:
+    """A data directory on which no server runs."""
+    directory = Path(tempfile.mkdtemp(prefix="contree-test-"))
+    idle = RunningServer(directory)
+    yield idle
+    try:
+        idle.want_no_processes()
+    finally:
+        idle.remove()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_what_there_is(command: str) -> None:
+    done = contreed(*command.split(), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in COMMANDS[command]:
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ((), 2, "COMMAND"),
+        (("nonsense",), 2, "nonsense"),
+        (("serve", "--no-such-option"), 2, "--no-such-option"),
+        (("token", "create"), 2, "--project"),
+        (("serve", "--listen", "here"), 1, "listen: 'here' is not HOST:PORT"),
+        (("serve", "--listen", "127.0.0.1:99999"), 1, "HOST:PORT"),
+        (("serve", "--instances-here", "many"), 1, "instances_here"),
+        (("doctor", "--accelerator", "warp"), 1, "accelerator"),
+        (("dsn", "--config", "/no/such/file.toml"), 1, "/no/such/file.toml"),
+        (("token", "create", "--project", "p", "--permissions", "fly"), 1, "fly"),
+    ],
+)
+def test_bad_usage_says_what_is_wrong(
+    alone: RunningServer, arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    rest = ("--data-dir", alone.data_dir) if arguments and arguments != ("nonsense",) else ()
+    done = contreed(*arguments, *rest)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_tokens_beside_a_running_server(server: RunningServer, api_of: Callable[..., Api]) -> None:
+    made = server.contreed("token", "create", "--project", "tokens", "--permissions", "list,cancel")
+    secret = made.stdout.strip()
+    assert made.stdout == f"{secret}\n"
+    client = api_of(server, secret)
+    whoami = client.get("/whoami")
+    assert {name for name, given in whoami["permissions"].items() if given} == {"list", "cancel"}
+    listed = server.contreed("token", "list").stdout
+    assert secret not in listed
+    (line,) = [line for line in listed.splitlines() if whoami["token_uuid"] in line]
+    assert "tokens" in line
+    server.contreed("token", "revoke", whoami["token_uuid"])
+    assert client.http.get("/whoami").status_code == 401
+    unknown = server.contreed(
+        "token", "revoke", "00000000-0000-0000-0000-000000000000", check=False
+    )
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "00000000-0000-0000-0000-000000000000" in unknown.stderr
+
+
+def test_everything_but_dsn_works_without_a_server(alone: RunningServer) -> None:
+    secret = alone.token("early")
+    assert len(secret) > 40
+    assert "early" in alone.contreed("token", "list").stdout
+    assert "are equal" in alone.contreed("projections", "rebuild", "--check").stdout
+    done = alone.contreed("dsn", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "contreed serve" in done.stderr
+
+
+async def test_dsn_leads_to_the_log_which_cannot_be_changed(
+    server: RunningServer, busybox: str
+) -> None:
+    assert await query(server, "SELECT count(*) FROM public.stored_events")
+    with pytest.raises(Exception, match=r"append-only"):
+        await query(server, "DELETE FROM public.stored_events")
+
+
+async def test_check_finds_a_read_model_that_was_tampered_with_and_rebuild_mends_it(
+    server: RunningServer, api: Api, busybox: str
+) -> None:
+    api.run(busybox, "exit 3")
+    assert server.contreed("projections", "rebuild", "--check").returncode == 0
+    await query(
+        server,
+        "UPDATE read.tags SET name = 'busybox:forged' WHERE image_id = $1 RETURNING name",
+        busybox,
+    )
+    checked = server.contreed("projections", "rebuild", "--check", check=False)
+    assert checked.returncode == 1
+    assert "tags" in checked.stdout
+    assert "busybox:forged" in checked.stdout
+    assert "differences" in checked.stdout
+    # Nothing was changed by looking.
+    assert api.get("/images", tagged=1)["images"][0]["tag"] == "busybox:forged"
+    assert "rebuilt" in server.contreed("projections", "rebuild").stdout
+    assert api.get("/images", tagged=1)["images"][0]["tag"] == "busybox:latest"
+    assert server.contreed("projections", "rebuild", "--check").returncode == 0
+    assert api.run(busybox, "exit 4").state["exit_code"] == 4
+
+
+def test_the_first_start_says_how_to_reach_it(server: RunningServer) -> None:
+    said = server.log_text
+    assert f'base_url="{server.url}"' in said
+    assert f"contreed token create --data-dir {server.data_dir}" in said
+    assert f"CONTREE_URL={server.url}" in said
+
+
+def test_doctor_boots_a_guest_beside_a_running_server(server: RunningServer) -> None:
+    done = server.contreed("doctor")
+    assert "MISSING" not in done.stdout
+    assert "guest: booted Linux" in done.stdout
+    assert "this machine can run guests" in done.stdout

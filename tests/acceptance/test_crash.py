@@ -1,0 +1,160 @@
+"""`serve` killed, interrupted and started twice on one data directory of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from infra.images.registry import RunningRegistry
+from tests.acceptance.api import Api, Ran
+from tests.acceptance.log_reader import history, query, steps
+from tests.support.registry import publish, tar_of
+from tests.support.server import CONTREED, RunningServer, running_server
+
+RESTART_S = 90
+INTERRUPT_S = 25
+"""Five seconds are given to what runs, five to open answers; the rest is for a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """A server for this module alone."""
+    with running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def connected(server: RunningServer, token: str) -> Iterator[list[Api]]:
+    """A place for clients of the server's present life; its address changes with each."""
+    made: list[Api] = []
+    yield made
+    for client in made:
+        client.close()
+
+
+def reconnect(server: RunningServer, token: str, made: list[Api]) -> Api:
+    made.append(Api(server.url, token))
+    return made[-1]
+
+
+def wait_until_executing(api: Api, uuids: list[str], count: int) -> None:
+    deadline = time.monotonic() + 60
+    while sum(api.operation(uuid)["status"] == "EXECUTING" for uuid in uuids) < count:
+        assert time.monotonic() < deadline, [api.operation(uuid)["status"] for uuid in uuids]
+        time.sleep(0.05)
+
+
+async def test_after_a_crash_everything_acknowledged_ends_by_itself(
+    server: RunningServer,
+    token: str,
+    api: Api,
+    busybox: str,
+    registry: RunningRegistry,
+    connected: list[Api],
+) -> None:
+    runs = [api.spawn(busybox, f"sleep 2; echo {i} >/made; cat /made") for i in range(4)]
+    wait_until_executing(api, runs, 2)
+    big = publish(registry, "crash/big", [tar_of([("big", bytes(60 << 20))])]).url
+    imported = api.request_import(big)
+    assert api.wait_for(imported, {"ASSIGNED", "EXECUTING"})["status"] != "FAILED"
+    file = api.upload(b"kept over the crash")
+    assert server.qemus()
+
+    server.kill()
+    server.start()
+
+    again = reconnect(server, token, connected)
+    for i, uuid in enumerate(runs):
+        ran = Ran(operation=again.wait(uuid, within_s=RESTART_S)).want_exit()
+        assert ran.stdout == f"{i}\n".encode()
+        assert again.download(ran.image, "/made") == f"{i}\n".encode()
+        # Followers of either life see one whole story with one end.
+        types = [event["type"] for event in again.events(uuid)]
+        assert (types.count("completion"), types[-1]) == (1, "completion")
+    ended = again.wait(imported, within_s=RESTART_S)
+    assert ended["status"] == "SUCCESS"
+    assert len(again.download(ended["result_image_uuid"], "/big")) == 60 << 20
+    assert again.upload(b"kept over the crash") == file
+
+    stories = [await history(server, uuid) for uuid in (*runs, imported)]
+    cut = [story for story in stories if "requeued" in steps(story)]
+    assert len(cut) >= 2
+    for story in cut:
+        (reason,) = [facts["reason"] for what, facts in story if what == "requeued"]
+        assert reason
+    for story in stories:
+        assert steps(story)[-2:] == ["started", "succeeded"]
+    assert await query(server, "SELECT * FROM public.sealed_secrets") == []
+    want_nothing_of_the_crash_left(server)
+    assert "are equal" in server.contreed("projections", "rebuild", "--check").stdout
+
+
+def want_nothing_of_the_crash_left(server: RunningServer) -> None:
+    deadline = time.monotonic() + 20
+    while server.qemus() or [
+        path for path in server.scratch_files() if not path.name.startswith(".s.PGSQL")
+    ]:
+        assert time.monotonic() < deadline, (server.qemus(), server.scratch_files())
+        time.sleep(0.05)
+
+
+async def test_an_interrupt_stops_cleanly_and_puts_runs_back(
+    server: RunningServer, token: str, busybox: str, connected: list[Api]
+) -> None:
+    api = reconnect(server, token, connected)
+    long = [api.spawn(busybox, "test -e /flag || sleep 30; echo done") for _ in range(2)]
+    waiting = api.spawn(busybox, "echo waited")
+    wait_until_executing(api, long, 2)
+    assert server.interrupt() < INTERRUPT_S
+    server.want_no_processes()
+    assert server.scratch_files() == []
+
+    server.start()
+    again = reconnect(server, token, connected)
+    for uuid in long:
+        told = await history(server, uuid)
+        assert steps(told)[:4] == ["instance_requested", "assigned", "started", "requeued"]
+        assert told[3][1]["reason"] == "the worker was stopped"
+        assert again.cancel(uuid) == 202
+    assert Ran(operation=again.wait(waiting)).want_exit().stdout == b"waited\n"
+    for uuid in long:
+        assert again.wait(uuid)["status"] == "CANCELLED"
+
+
+def test_a_second_serve_on_the_same_data_is_refused(server: RunningServer, busybox: str) -> None:
+    done = subprocess.run(
+        [CONTREED, "serve", "--data-dir", server.data_dir, "--listen", "127.0.0.1:0"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "another `contreed serve` runs" in done.stderr
+    assert str(server.data_dir) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert server.is_ready()
+
+
+def test_an_address_in_use_is_refused_and_the_database_stopped(
+    server: RunningServer, busybox: str
+) -> None:
+    directory = server.directory / "other"
+    other = RunningServer(directory)
+    taken = server.url.removeprefix("http://")
+    try:
+        done = subprocess.run(
+            [CONTREED, "serve", "--data-dir", other.data_dir, "--listen", taken],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 1
+        assert "listen: cannot listen on" in done.stderr
+        other.want_no_processes()
+    finally:
+        other.remove()

@@ -1,0 +1,340 @@
+"""Watching and steering running commands: contree-client against a real server with real guests."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Self
+
+import httpx
+import pytest
+from contree_client import models
+from contree_client.exceptions import APIStatusError, ConflictError, GoneError, NotFoundError
+from contree_client.http import ContreeClient
+
+from tests.acceptance.api import Api
+from tests.support.server import CONTREED, RunningServer
+
+WAIT_S = 90
+OPEN = models.ClosableStreamRepr(value="", close=False)
+
+
+@pytest.fixture
+def client(server: RunningServer, token: str) -> Iterator[ContreeClient]:
+    with ContreeClient(token, base_url=server.url, timeout=60) as opened:
+        yield opened
+
+
+def spawn(client: Any, image: str, command: str, **fields: Any) -> str:
+    fields.setdefault("disposable", True)
+    uuid: str = client.spawn_instance(command=command, image=image, shell=True, **fields).uuid
+    return uuid
+
+
+def until(events: Iterator[Any], type_: str, *, text: str = "", spid: int | None = None) -> Any:
+    """Return the next event of the type whose text holds `text`."""
+    for event in events:
+        wanted = event.type == type_ and spid in {None, event.spid}
+        if wanted and (not text or text in text_of(event)):
+            return event
+    raise AssertionError(f"no {type_} came")
+
+
+def text_of(event: Any) -> str:
+    if event.data.encoding == "base64":
+        return base64.b64decode(event.data.value).decode()
+    return str(event.data.value)
+
+
+def wait_for_exit(client: ContreeClient, uuid: str, spid: int) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        result = client.operation_subprocess(uuid, spid)
+        if (result.state.exit_code, result.state.signal) != (-1, -1):
+            return result
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_running_instance_is_worked_in_from_outside(client: ContreeClient, busybox: str) -> None:
+    uuid = spawn(
+        client,
+        busybox,
+        "trap 'echo interrupted; exit 7' INT; echo up; while :; do sleep 0.1; done",
+        env={"COLOUR": "blue"},
+        cwd="/tmp",
+    )
+    events = client.follow_operation_events(uuid)
+    until(events, "spawn", spid=1)
+    # Usable at once when its spawn is visible.
+    first = client.operation_subprocess_create(
+        uuid, "echo $COLOUR $MINE; pwd; echo >&2 no; exit 3", shell=True, env={"MINE": "too"}
+    )
+    assert first == 2
+    spawned = until(events, "spawn", spid=2)
+    assert (spawned.data.shell, spawned.data.cwd, spawned.data.env["MINE"]) == (True, "/tmp", "too")
+    result = wait_for_exit(client, uuid, first)
+    assert (result.state.exit_code, result.state.signal) == (3, -1)
+    assert (result.stdout.value, result.stderr.value) == ("blue too\n/tmp\n", "no\n")
+    assert result.resources.max_rss > 0
+
+    cat = client.operation_subprocess_create(uuid, "cat", stdin=OPEN)
+    running = client.operation_subprocess(uuid, cat)
+    assert (running.state.exit_code, running.state.signal) == (-1, -1)
+    client.operation_subprocess_stdin(uuid, cat, "one ", close=False)
+    client.operation_subprocess_stdin(
+        uuid, cat, base64.b64encode("zw\u00f6lf".encode()).decode(), encoding="base64"
+    )
+    result = wait_for_exit(client, uuid, cat)
+    assert base64.b64decode(result.stdout.value).decode() == "one zw\u00f6lf"
+
+    sleeper = client.operation_subprocess_create(uuid, "sleep", args=["600"])
+    client.operation_subprocess_kill(uuid, sleeper, signal="TERM")
+    assert wait_for_exit(client, uuid, sleeper).state.signal == 15
+    with pytest.raises(NotFoundError):
+        client.operation_subprocess_kill(uuid, sleeper)
+    with pytest.raises(NotFoundError):
+        client.operation_subprocess_kill(uuid, 99)
+    with pytest.raises(ConflictError):
+        client.operation_subprocess_stdin(uuid, 1, "nobody reads")
+
+    left = client.operation_subprocess_create(uuid, "sleep 600 & sleep 600", shell=True)
+    client.operation_subprocess_kill(uuid, 1, signal="INT")  # as Ctrl-C in the CLI
+    rest = list(events)
+    assert "interrupted\n" in [text_of(e) for e in rest if e.type == "stdout"]
+    exits = {e.spid: e.data for e in rest if e.type == "exit"}
+    assert (exits[1].code, exits[1].signal) == (7, -1)
+    assert (exits[left].code, exits[left].signal) == (-1, 9)
+    assert rest[-1].data.status == "SUCCESS"
+
+    # All of it for good: results, the whole log, and who did it in the audit log.
+    assert client.operation_subprocess(uuid, 1).state.exit_code == 7
+    assert client.operation_subprocess(uuid, first).stdout.value == "blue too\n/tmp\n"
+    assert client.operation_subprocess(uuid, left).state.signal == 9
+    with pytest.raises(NotFoundError):
+        client.operation_subprocess(uuid, 99)
+    with pytest.raises(ConflictError):
+        client.operation_subprocess_create(uuid, "true")
+    with pytest.raises(ConflictError):
+        client.operation_subprocess_kill(uuid, 1)
+    with pytest.raises(GoneError):
+        client.operation_subprocess_stdin(uuid, 1, "late")
+
+
+def test_standard_input_streams_with_order_and_back_pressure(
+    client: ContreeClient, busybox: str
+) -> None:
+    """100 MiB in pieces of 512 KiB, as the CLI sends them, arrive intact."""
+    uuid = spawn(client, busybox, "sha256sum; echo end", stdin=OPEN, timeout=300)
+    events = client.follow_operation_events(uuid)
+    until(events, "spawn", spid=1)
+    digest, piece = hashlib.sha256(), bytes(range(256)) * 2048
+    for number in range(200):
+        data = number.to_bytes(4, "big") + piece[4:]
+        digest.update(data)
+        client.operation_subprocess_stdin(
+            uuid, 1, base64.b64encode(data).decode(), encoding="base64", close=False
+        )
+    client.operation_subprocess_stdin(uuid, 1, "", close=True)
+    rest = list(events)
+    output = "".join(text_of(e) for e in rest if e.type == "stdout")
+    assert output == f"{digest.hexdigest()}  -\nend\n"
+    # The log shows what was written up to the cap, and how much it left out.
+    [cut] = [e.data for e in rest if e.type == "truncated"]
+    assert (cut.stream, cut.bytes_emitted) == ("stdin", 1024 * 1024)
+    assert cut.bytes_emitted + cut.bytes_dropped == 200 * len(piece)
+
+
+def test_bad_requests_are_refused_by_name(api: Api, client: ContreeClient, busybox: str) -> None:
+    uuid = spawn(client, busybox, "cat", stdin=OPEN)
+    until(client.follow_operation_events(uuid), "spawn")
+    path = f"/operations/{uuid}/subprocesses"
+    for method, tail, options, status, field in (
+        ("DELETE", "/1", {"params": {"signal": "NOPE"}}, 400, "signal"),
+        ("DELETE", "/1", {"params": {"signal": "0"}}, 400, "signal"),
+        ("DELETE", "/1", {"params": {"signal": "65"}}, 400, "signal"),
+        ("DELETE", "/0", {}, 400, "spid"),
+        ("GET", "/x", {}, 400, "spid"),
+        ("POST", "/1/stdin", {"json": {"value": "!", "encoding": "base64"}}, 400, "value"),
+        ("POST", "/1/stdin", {"json": {}}, 400, "value"),
+        ("POST", "", {"json": {"command": ""}}, 400, "command"),
+        ("POST", "", {"json": {"command": "/no/such"}}, 400, "command"),
+        ("POST", "", {"json": {"command": "true", "cwd": "x"}}, 400, "cwd"),
+    ):
+        assert api.refusal(method, path + tail, **options)["field"] == field, (method, tail)
+        assert api.http.request(method, path + tail, **options).status_code == status
+    assert api.refusal("POST", f"{path}/7/stdin", json={"value": "x"})["status"] == 404
+    client.operation_subprocess_stdin(uuid, 1, "still alive\n")
+    ended = client.wait_operation(uuid, timeout=WAIT_S)
+    assert ended.metadata.result.stdout.value == "still alive\n"
+
+
+def test_a_cancelled_instance_is_gone_at_once_and_its_log_stays(
+    server: RunningServer, client: ContreeClient, busybox: str
+) -> None:
+    uuid = spawn(client, busybox, "echo before; sleep 600")
+    events = client.follow_operation_events(uuid)
+    until(events, "stdout", text="before")
+    client.cancel_operation(uuid)
+    last = list(events)[-1]
+    assert (last.type, last.data.status) == ("completion", "CANCELLED")
+    assert client.get_operation_status(uuid).status.value == "CANCELLED"
+    again = [event.type for event in client.iter_operation_events(uuid)]
+    assert (again[0], again[-1]) == ("init", "completion")
+    assert "stdout" in again
+    with pytest.raises(NotFoundError):
+        client.operation_subprocess(uuid, 1)
+    with pytest.raises((ConflictError, APIStatusError)):
+        client.operation_subprocess_create(uuid, "true")
+    deadline = time.monotonic() + 20
+    while server.qemus():
+        assert time.monotonic() < deadline, "a cancelled guest lives on"
+        time.sleep(0.05)
+
+
+class Follower:
+    """Follows an operation over as many connections as it takes, each hung up on early.
+
+    The events in order are in `seen`, the command's output in `text`.
+    """
+
+    def __init__(self, uuid: str, token: str) -> None:
+        self.path = f"/v1/operations/{uuid}/events?follow=1"
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self.seen: list[dict[str, Any]] = []
+        self.connections = 0
+        self.http = httpx.Client(timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    @property
+    def text(self) -> str:
+        return "".join(e["data"]["value"] for e in self.seen if e["type"] == "stdout")
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.seen) and self.seen[-1]["type"] == "completion"
+
+    def read(self, url: str, *, events_max: int = 2**31) -> None:
+        """Take up to `events_max` events from the server at `url`, resuming where it was."""
+        self.connections += 1
+        taken = 0
+        if self.seen:
+            self.headers["Last-Event-Id"] = str(self.seen[-1]["id"])
+        with self.http.stream("GET", url + self.path, headers=self.headers) as answer:
+            assert answer.status_code == 200
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    self.seen.append(httpx.Response(200, content=line[6:]).json())
+                    taken += 1
+                if taken == events_max:
+                    return
+
+    def want_everything_once(self) -> None:
+        numbers = [event["id"] for event in self.seen]
+        assert numbers == list(range(len(numbers)))
+
+
+COUNTING = (
+    "exec 3<&0; (cat <&3; touch /stop)& "
+    "i=0; while [ ! -e /stop ]; do echo $i; i=$((i+1)); usleep 1; done"
+)
+"""Counts until its standard input ends."""
+
+
+def want_counted(follower: Follower) -> None:
+    lines = follower.text.splitlines()
+    assert lines == [str(n) for n in range(len(lines))]
+    follower.want_everything_once()
+    assert follower.ended
+
+
+def test_a_follower_that_comes_back_misses_and_doubles_nothing(
+    server: RunningServer, client: ContreeClient, token: str, busybox: str
+) -> None:
+    uuid = spawn(client, busybox, COUNTING, stdin=OPEN)
+    with Follower(uuid, token) as follower:
+        for _ in range(60):
+            follower.read(server.url, events_max=1)
+        client.operation_subprocess_stdin(uuid, 1, "")
+        follower.read(server.url)
+        want_counted(follower)
+
+
+@contextmanager
+def another_api(server: RunningServer) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """An API process beside `serve`, on the same database and stores."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    process = subprocess.Popen(
+        [CONTREED, "api", "--data-dir", server.data_dir, "--listen", address],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "CONTREED_DATABASE_URL": server.dsn()},
+    )
+    try:
+        url = f"http://{address}"
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_api_that_is_killed_under_its_followers_is_taken_over_by_another(
+    server: RunningServer, client: ContreeClient, token: str, busybox: str
+) -> None:
+    """The worker is another process all the while: what it hears comes through the database."""
+    with ExitStack() as stack:
+        first = stack.enter_context(another_api(server))
+        second = stack.enter_context(another_api(server))
+        uuid = spawn(client, busybox, COUNTING, stdin=OPEN)
+        follower = stack.enter_context(Follower(uuid, token))
+        for url, stop in ((first[0], first[1].kill), (second[0], second[1].terminate)):
+            follower.read(url, events_max=20)
+            stopping = threading.Timer(0.3, stop)
+            stopping.start()
+            with suppress(httpx.TransportError):
+                follower.read(url)
+            stopping.join()
+            assert not follower.ended
+        assert second[1].wait(30) == 0
+        client.operation_subprocess_stdin(uuid, 1, "")
+        follower.read(server.url)
+        want_counted(follower)
+
+
+def test_a_worker_that_is_killed_runs_the_command_again_under_its_followers(
+    server: RunningServer, client: ContreeClient, busybox: str
+) -> None:
+    uuid = spawn(client, busybox, "echo up; sleep 1; echo done")
+    events = client.follow_operation_events(uuid)
+    seen = [until(events, "stdout", text="up")]
+    [worker] = [p for p in server.processes() if p.command.endswith("-m contree worker")]
+    os.kill(worker.pid, signal.SIGKILL)
+    seen += list(events)
+    assert [event.id for event in seen] == sorted({event.id for event in seen})
+    assert [event.type for event in seen].count("init") == 1  # of the second attempt
+    assert (seen[-1].type, seen[-1].data.status) == ("completion", "SUCCESS")
+    # Afterwards there is only the attempt that counts.
+    log = list(client.iter_operation_events(uuid))
+    assert "".join(text_of(e) for e in log if e.type == "stdout") == "up\ndone\n"
