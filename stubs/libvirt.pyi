@@ -8,6 +8,7 @@ VIR_ERR_OPERATION_INVALID: int
 VIR_DOMAIN_NONE: int
 VIR_DOMAIN_START_PAUSED: int
 VIR_CONNECT_LIST_DOMAINS_ACTIVE: int
+VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON: int
 
 class libvirtError(Exception):  # noqa: N801
     def get_error_code(self) -> int: ...
@@ -30,6 +31,13 @@ class virConnect:  # noqa: N801
         flags: int = ...,
     ) -> str: ...
     def createXML(self, xmlDesc: str, flags: int = ...) -> virDomain: ...  # noqa: N802, N803
+    def domainEventRegisterAny(  # noqa: N802
+        self,
+        dom: virDomain | None,
+        eventID: int,  # noqa: N803
+        cb: Callable[..., None],
+        opaque: Any,
+    ) -> int: ...
     def getVersion(self) -> int: ...  # noqa: N802
     def getLibVersion(self) -> int: ...  # noqa: N802
     def lookupByName(self, name: str) -> virDomain: ...  # noqa: N802

@@ -8,6 +8,7 @@ fails is a GuestFailure with libvirt's text.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import threading
@@ -56,6 +57,28 @@ class LibvirtConnection:
     def __init__(self, connection: libvirt.virConnect, threads: ThreadPoolExecutor) -> None:
         self._connection = connection
         self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        # Called with the reason when QEMU has stopped a guest over a disk, by its domain's name.
+        self.on_disk_error: dict[str, Callable[[str], None]] = {}
+        connection.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._disk_error, None
+        )
+
+    def _disk_error(
+        self,
+        _connection: libvirt.virConnect,
+        domain: libvirt.virDomain,
+        *details: Any,  # source, device alias, action, reason, our None
+    ) -> None:
+        """Hand libvirt's callback, on its own thread, to the event loop."""
+        name, reason = domain.name(), str(details[3])
+        with contextlib.suppress(RuntimeError):  # the loop has ended; so has the guest
+            self._loop.call_soon_threadsafe(self._tell_disk_error, name, reason)
+
+    def _tell_disk_error(self, name: str, reason: str) -> None:
+        told = self.on_disk_error.get(name)
+        if told is not None:
+            told(reason)
 
     @classmethod
     async def open(cls, uri: str) -> LibvirtConnection:

@@ -48,6 +48,7 @@ from contree.domain.errors import GuestFailure
 STREAM_LIMIT_BYTES = 1024**2
 REAP_TIMEOUT_S = 30.0
 EXIT_NEWS_TIMEOUT_S = 0.5
+NO_ROOM = "there is no room left on the worker's disk for what it writes"
 
 
 @dataclass(slots=True)
@@ -113,6 +114,7 @@ class Machine:
         """Start QEMU. Raises GuestFailure."""
         began = time.monotonic()
         self._created = True
+        self._connection.on_disk_error[self.spec.name] = self._on_disk_error
         xml = domain_xml(self.spec)
         if self._template is None:
             creating = self._connection.create(xml)
@@ -232,6 +234,7 @@ class Machine:
 
     async def _reap(self) -> None:
         name = self.spec.name
+        self._connection.on_disk_error.pop(name, None)
         process = self._process or self._find()
         if process is not None:
             process.on_exit = None
@@ -255,6 +258,12 @@ class Machine:
     def _on_exit(self) -> None:
         if self._channel is not None and not self._killed:
             self._losing = asyncio.create_task(self._channel.lose(PORT_CLOSED))
+
+    def _on_disk_error(self, reason: str) -> None:
+        """QEMU has stopped the guest, which would wait for ever for room on our disk."""
+        if self._channel is not None and not self._killed:
+            text = NO_ROOM if reason == "enospc" else f"its disk failed ({reason})"
+            self._losing = asyncio.create_task(self._channel.lose(text))
 
     async def _exited(self) -> bool:
         """Whether QEMU is gone; the news of it may come just after the end of its sockets."""
