@@ -18,13 +18,17 @@ from dataclasses import dataclass
 from contree import projections
 from contree.adapters.blobs.directory import DirectoryContentStore
 from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.search import LayerSearch
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.microvm.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.postgres.embedded import EmbeddedPostgres, running_dsn
 from contree.adapters.postgres.event_log import PostgresEventLog
+from contree.adapters.postgres.guest_control import PostgresGuestControl
 from contree.adapters.postgres.journal import PostgresJournal
+from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
+from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.adapters.postgres.rebuild import compare, rebuild
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
@@ -37,12 +41,15 @@ from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
 from contree.app.content_store import ContentStore
 from contree.app.event_log import EventLog
+from contree.app.guest_control import GuestControl
+from contree.app.image_search import ImageSearch
 from contree.app.image_source import ImageSource
 from contree.app.import_image import ImportImage
 from contree.app.issue_tokens import IssueTokens
 from contree.app.journal import Journal
 from contree.app.layer_store import ImageFiles, LayerStore, MountPlan
 from contree.app.microvm import GuestInfo, GuestSpec
+from contree.app.operation_news import OperationNews
 from contree.app.reads import FileReads, ImageReads, OperationReads, TokenReads
 from contree.app.recover import Recover
 from contree.app.request_import import RequestImport
@@ -50,6 +57,7 @@ from contree.app.request_run import RequestRun
 from contree.app.run_instance import RunInstance
 from contree.app.sealing import Sealer
 from contree.app.services import Services
+from contree.app.steer_instance import SteerInstance
 from contree.app.tag_images import TagImages
 from contree.app.upload_file import UploadFile
 from contree.app.work_queue import WorkQueue
@@ -77,6 +85,8 @@ class Core:
     log: EventLog
     queue: WorkQueue
     journal: Journal
+    news: OperationNews
+    control: GuestControl
     database: PostgresDatabase
     images: ImageReads
     operations: OperationReads
@@ -85,6 +95,7 @@ class Core:
     content: ContentStore
     layers: LayerStore
     image_files: ImageFiles
+    image_search: ImageSearch
     source: ImageSource
     sealer: Sealer
 
@@ -155,12 +166,16 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
     async with AsyncExitStack() as stack:
         pool = await open_pool(urls.app)
         stack.push_async_callback(pool.close)
+        listener = PostgresListener(urls.app)
+        stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
         reads = PostgresDatabase(pool)
         layers = LayerDirectory(settings.data_dir / "layers")
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
         stack.push_async_callback(asyncio.to_thread, image_files.close)
+        image_search = LayerSearch(layers, settings.data_dir / "search")
+        stack.push_async_callback(asyncio.to_thread, image_search.close)
         yield Core(
             settings=settings,
             clock=SystemClock(),
@@ -168,6 +183,8 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             log=event_log,
             queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
             journal=PostgresJournal(pool),
+            news=PostgresOperationNews(listener),
+            control=PostgresGuestControl(pool, listener),
             database=reads,
             images=projections.SqlImageReads(reads),
             operations=projections.SqlOperationReads(reads),
@@ -176,6 +193,7 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             content=DirectoryContentStore(settings.data_dir / "content"),
             layers=layers,
             image_files=image_files,
+            image_search=image_search,
             source=SkopeoImageSource(settings.data_dir / "pulls"),
             sealer=FileSealer(settings.data_dir / "keys"),
         )
@@ -214,7 +232,15 @@ def services(core: Core) -> Services:
         ),
         content=core.content,
         image_files=core.image_files,
+        image_search=core.image_search,
         journal=core.journal,
+        news=core.news,
+        steering=SteerInstance(
+            control=core.control,
+            operations=core.operations,
+            content=core.content,
+            sealer=core.sealer,
+        ),
         limits=limits,
         clock=core.clock,
         ready=core.database.check,
@@ -284,6 +310,7 @@ async def worker(core: Core) -> AsyncIterator[Worker]:
             layers=core.layers,
             microvm=machines,
             journal=core.journal,
+            control=core.control,
             sealer=core.sealer,
             clock=core.clock,
             ids=core.ids,

@@ -1,40 +1,47 @@
-"""Run the main command of an instance in a guest that is up, and collect what it says."""
+"""Run the main command of an instance in a guest that is up, and whatever clients start beside it.
+
+spawn main --> serve clients' commands, observe all processes --> main has ended
+--> no more commands --> what is left is killed and seen to its end
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
+from contree.app.control_server import ControlServer
+from contree.app.guest_control import Inbox
+from contree.app.guest_processes import GuestProcesses
 from contree.app.microvm import (
     Exited,
     Guest,
     Output,
+    ProcessEvent,
     ProcessSpec,
     SpawnRefused,
     Stream,
     Truncated,
 )
-from contree.app.operation_journal import MAIN_SPID, OperationJournal
-from contree.domain.errors import GuestFailure, NotFoundError, OperationFailure
+from contree.app.operation_journal import OperationJournal
+from contree.domain.errors import GuestFailure, OperationFailure
+from contree.domain.operation import MAIN_SPID
 
 EXIT_GRACE_S = 15.0
 """How long after the command's own timeout the guest may take to say that it has ended."""
 
+SETTLE_S = 5.0
+"""How long a spawn or signal that was begun may take when the main command has ended."""
+
 
 @dataclass(slots=True)
 class CapturedOutput:
-    """One stream of the main process as it arrives. The guest keeps to the cap; we make sure."""
+    """One stream of the main process as it arrives, at most its cap."""
 
-    cap_bytes: int
     data: bytearray = field(default_factory=bytearray)
     dropped_bytes: int = 0
-
-    def add(self, data: bytes) -> None:
-        if len(self.data) + len(data) > self.cap_bytes:
-            raise GuestFailure("the guest sent more output than it was allowed to")
-        self.data += data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,65 +53,103 @@ class CommandResult:
     stderr: CapturedOutput
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """How clients reach the processes: the inbox of the operation, and who serves it."""
+
+    inbox: AbstractAsyncContextManager[Inbox]
+    server: Callable[[Inbox, GuestProcesses], ControlServer]
+
+
+class _MainProcess:
+    """What the main process does, from the stream of all events."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
+        self.captured = {stream: CapturedOutput() for stream in Stream}
+
+    def seen(self, event: ProcessEvent) -> None:
+        if event.spid != MAIN_SPID:
+            return
+        if isinstance(event, Output):
+            self.captured[event.stream].data += event.data
+        elif isinstance(event, Truncated):
+            self.captured[event.stream].dropped_bytes = event.dropped_bytes
+        elif not self.ended.done():
+            self.ended.set_result(event)
+
+
 async def run_command(
     guest: Guest,
     spec: ProcessSpec,
     *,
     stdin: AsyncIterator[bytes] | None,
+    close_stdin: bool,
     shell: bool,
     journal: OperationJournal,
+    steering: Steering,
 ) -> CommandResult:
     """Start `spec` as the main process, feed it `stdin`, and return when it has ended.
 
-    `stdin` ends with end of file. Raises OperationFailure when the command cannot be started and
-    GuestFailure when the guest does not report its end within EXIT_GRACE_S after its timeout.
+    With `close_stdin`, end of file follows `stdin`. Clients' commands are taken from the moment
+    that the journal shows the process. Raises OperationFailure when the command cannot be started
+    and GuestFailure when the guest does not report its end within EXIT_GRACE_S after its timeout.
     """
+    processes, main = GuestProcesses(guest, journal), _MainProcess()
+    observing = asyncio.create_task(processes.observe(main.seen))
     try:
-        pid = await guest.spawn(MAIN_SPID, spec)
-    except SpawnRefused as refusal:
-        await journal.ended("spawn_failed")
-        raise OperationFailure(
-            f"command '{spec.argv[0]}' could not be started: {refusal.reason}"
-        ) from refusal
-    await journal.spawned(MAIN_SPID, pid, spec, shell=shell)
-    feeding = asyncio.create_task(_feed(guest, stdin)) if stdin is not None else None
-    try:
-        async with asyncio.timeout(spec.timeout_ms / 1000 + EXIT_GRACE_S):
-            result = await _until_exit(guest, spec, journal)
-    except TimeoutError:
-        raise GuestFailure(
-            f"the guest did not report the end of the command {EXIT_GRACE_S:.0f} s "
-            "after its timeout"
-        ) from None
+        async with steering.inbox as inbox:
+            try:
+                await processes.spawn(
+                    MAIN_SPID, spec, shell=shell, stdin=stdin, close_stdin=close_stdin
+                )
+            except SpawnRefused as refusal:
+                await journal.ended("spawn_failed")
+                raise OperationFailure(
+                    f"command '{spec.argv[0]}' could not be started: {refusal.reason}"
+                ) from refusal
+            server = steering.server(inbox, processes)
+            serving = asyncio.create_task(server.serve())
+            settle_s = SETTLE_S
+            try:
+                exited = await _end_of_main(main, observing, serving, spec)
+            except asyncio.CancelledError:
+                settle_s = 0.0  # a client or the worker wants the end now
+                raise
+            finally:
+                serving.cancel()
+                await asyncio.wait({serving}, timeout=settle_s)
+                serving.cancel()
+                await asyncio.wait({serving})
+                if settle_s and not observing.done():
+                    await processes.kill_all()
+                await server.settle(settle_s)
     finally:
-        if feeding is not None:
-            feeding.cancel()
-            with suppress(asyncio.CancelledError, GuestFailure):
-                await feeding
-    await journal.ended("timeout" if result.exited.timed_out else "job_complete")
-    return result
+        observing.cancel()
+        await asyncio.wait({observing})
+        await processes.aclose()
+    await journal.ended("timeout" if exited.timed_out else "job_complete")
+    return CommandResult(
+        exited=exited, stdout=main.captured[Stream.STDOUT], stderr=main.captured[Stream.STDERR]
+    )
 
 
-async def _feed(guest: Guest, stdin: AsyncIterator[bytes]) -> None:
-    # A process may end, or close its input, before it has read everything: that is its right.
-    with suppress(NotFoundError):
-        async for chunk in stdin:
-            await guest.write_stdin(MAIN_SPID, chunk)
-        await guest.close_stdin(MAIN_SPID)
-
-
-async def _until_exit(guest: Guest, spec: ProcessSpec, journal: OperationJournal) -> CommandResult:
-    captured = {stream: CapturedOutput(spec.output_bytes_max) for stream in Stream}
-    async for event in guest.events():
-        await journal.observed(event)
-        if event.spid != MAIN_SPID:
-            continue
-        if isinstance(event, Output):
-            captured[event.stream].add(event.data)
-        elif isinstance(event, Truncated):
-            captured[event.stream].dropped_bytes = event.dropped_bytes
-        else:
-            return CommandResult(
-                exited=event, stdout=captured[Stream.STDOUT], stderr=captured[Stream.STDERR]
-            )
-    raise GuestFailure("the guest went away before the command ended")
+async def _end_of_main(
+    main: _MainProcess,
+    observing: asyncio.Task[None],
+    serving: asyncio.Task[None],
+    spec: ProcessSpec,
+) -> Exited:
+    """Wait for the exit of the main process. Raises what the other two met instead."""
+    timeout_s = spec.timeout_ms / 1000 + EXIT_GRACE_S
+    either: set[asyncio.Future[Any]] = {main.ended, observing, serving}
+    await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    if main.ended.done():
+        return main.ended.result()
+    for task in (observing, serving):
+        if task.done():
+            task.result()
+            raise GuestFailure("the guest went away before the command ended")
+    raise GuestFailure(
+        f"the guest did not report the end of the command {EXIT_GRACE_S:.0f} s after its timeout"
+    )

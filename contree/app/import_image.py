@@ -70,6 +70,8 @@ class ImportImage:
                 )
                 for layer in pulled.layers
             ]
+            # Made mountable now: a layer that cannot be is a failed import, not a failed run.
+            await self._layers.mount_plan([layer.diff_id for layer in stored])
         await self._record(operation, pulled, stored)
 
     async def _credentials(self, operation: Operation) -> Credentials | None:

@@ -5,7 +5,7 @@ not the audit log: the audit log holds the digest of the finished journal. Imple
 adapters.postgres.journal.
 
 The last event a client sees, `completion`, is never stored here: whoever serves the journal derives
-it from the terminal operation row, after the last entry and numbered one higher. So it exists
+it from the terminal operation row, numbered `next_number`, after the last entry. So it exists
 exactly when the log says that the operation has ended, and cannot be lost between two writes.
 """
 
@@ -40,13 +40,20 @@ class Journal(Protocol):
     """Appends and reads journals."""
 
     async def append(self, operation_id: UUID, entries: Sequence[JournalEntry]) -> None:
-        """Append in order; durable and visible to followers when this returns. One writer."""
+        """Append in order; durable and told to followers when this returns. One writer."""
         ...
 
     async def read(
-        self, operation_id: UUID, *, after: int = -1, limit: int = 1000
+        self, operation_id: UUID, *, after: int = -1, limit: int = 1000, spid: int | None = None
     ) -> Sequence[NumberedEntry]:
-        """Return entries with a number greater than `after`, in order."""
+        """Return entries with a number greater than `after`, in order; of `spid` only if given."""
+        ...
+
+    async def next_number(self, operation_id: UUID) -> int:
+        """Return the number that the next entry would get, 0 for a journal that is not there.
+
+        Once the operation has ended it is greater than every number that was ever shown.
+        """
         ...
 
     async def restart(self, operation_id: UUID) -> None:

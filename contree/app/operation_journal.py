@@ -23,10 +23,14 @@ from contree.domain.outcome import ResourceUsage
 from contree.domain.stream_text import represent
 
 BATCH_MAX = 256
-WAITING_MAX = 4096
-"""Entries queued before the guest's output has to wait for the journal."""
+WAITING_MAX = 256
+"""Entries, of at most 32 KiB of output each, before the guest has to wait for the journal."""
 
-MAIN_SPID = 1
+JOURNAL_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of stream data (as shown, so base64 counts in full) that the journal of one attempt takes;
+what comes after is left out, but for the events about starts and ends."""
+
+STDIN_CHUNK_BYTES_MAX = 32 * 1024
 
 
 class OperationJournal:
@@ -36,9 +40,13 @@ class OperationJournal:
         self._journal = journal
         self._clock = clock
         self._operation_id = operation_id
-        self._waiting: asyncio.Queue[JournalEntry | None] = asyncio.Queue(WAITING_MAX)
+        self._waiting: asyncio.Queue[JournalEntry | asyncio.Event | None] = asyncio.Queue(
+            WAITING_MAX
+        )
         self._digest = hashlib.sha256()
         self._writer: asyncio.Task[None] | None = None
+        self._stream_bytes = 0
+        self._is_full = False
 
     async def __aenter__(self) -> Self:
         await self._journal.restart(self._operation_id)
@@ -61,6 +69,18 @@ class OperationJournal:
                 await self._waiting.put(None)
             await self._writer
         return self._digest.hexdigest()
+
+    async def flush(self) -> None:
+        """Wait until all that came before can be read. Raises what the journal raised."""
+        if self._writer is None:
+            return
+        written = asyncio.Event()
+        await self._waiting.put(written)
+        waiting = asyncio.create_task(written.wait())
+        await asyncio.wait({waiting, self._writer}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not written.is_set():
+            await self._writer
 
     async def began(self, info: GuestInfo, *, hostname: str) -> None:
         await self._put(
@@ -99,23 +119,45 @@ class OperationJournal:
     async def observed(self, event: ProcessEvent) -> None:
         """Write what a process did."""
         if isinstance(event, Output):
-            value, encoding = represent(event.data)
-            data: Mapping[str, Any] = {"value": value, "encoding": encoding, "truncated": False}
-            await self._put(event.stream.value, event.spid, data)
+            await self._stream(event.stream.value, event.spid, event.data)
         elif isinstance(event, Truncated):
-            data = {
-                "stream": event.stream.value,
-                "bytes_emitted": event.emitted_bytes,
-                "bytes_dropped": event.dropped_bytes,
-            }
-            await self._put("truncated", event.spid, data)
+            await self.truncated(
+                event.spid,
+                event.stream.value,
+                emitted_bytes=event.emitted_bytes,
+                dropped_bytes=event.dropped_bytes,
+            )
         else:
             await self._put("exit", event.spid, _exit_data(event))
+
+    async def fed(self, spid: int, data: bytes) -> None:
+        """Write what a process was given on its standard input."""
+        for at in range(0, len(data), STDIN_CHUNK_BYTES_MAX):
+            await self._stream("stdin", spid, data[at : at + STDIN_CHUNK_BYTES_MAX])
+
+    async def truncated(
+        self, spid: int, stream: str, *, emitted_bytes: int, dropped_bytes: int
+    ) -> None:
+        """Write that a stream passed its cap."""
+        data = {"stream": stream, "bytes_emitted": emitted_bytes, "bytes_dropped": dropped_bytes}
+        await self._put("truncated", spid, data)
 
     async def ended(self, reason: str) -> None:
         """`reason`: job_complete, timeout, spawn_failed or signal."""
         stopped_at = self._clock.now().isoformat()
         await self._put("shutdown", 0, {"stopped_at": stopped_at, "reason": reason})
+
+    async def _stream(self, type_: str, spid: int, data: bytes) -> None:
+        """Write a piece of a stream, unless the journal is full; say once that it is."""
+        value, encoding = represent(data)
+        if self._is_full or self._stream_bytes + len(value) > JOURNAL_BYTES_MAX:
+            if not self._is_full:
+                self._is_full = True
+                fact = {"limit_bytes": JOURNAL_BYTES_MAX, "file_size": self._stream_bytes}
+                await self._put("size_cap", 0, fact)
+            return
+        self._stream_bytes += len(value)
+        await self._put(type_, spid, {"value": value, "encoding": encoding, "truncated": False})
 
     async def _put(self, type_: str, spid: int, data: Mapping[str, Any]) -> None:
         if self._writer is not None and self._writer.done():
@@ -127,17 +169,23 @@ class OperationJournal:
     async def _write(self) -> None:
         ended = False
         while not ended:
-            first = await self._waiting.get()
-            batch = [] if first is None else [first]
-            ended = first is None
-            while not ended and len(batch) < BATCH_MAX and not self._waiting.empty():
-                entry = self._waiting.get_nowait()
-                if entry is None:
+            batch: list[JournalEntry] = []
+            written: list[asyncio.Event] = []
+            taken = await self._waiting.get()
+            while True:
+                if taken is None:
                     ended = True
+                elif isinstance(taken, asyncio.Event):
+                    written.append(taken)
                 else:
-                    batch.append(entry)
+                    batch.append(taken)
+                if ended or len(batch) >= BATCH_MAX or self._waiting.empty():
+                    break
+                taken = self._waiting.get_nowait()
             if batch:
                 await self._journal.append(self._operation_id, batch)
+            for event in written:
+                event.set()
 
 
 def _exit_data(event: Exited) -> dict[str, Any]:

@@ -14,11 +14,15 @@ import orjson
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
 from contree.app.content_store import ContentStore
+from contree.app.control_server import ControlServer
 from contree.app.event_log import EventLog
-from contree.app.guest_command import CapturedOutput, CommandResult, run_command
+from contree.app.guest_command import CapturedOutput, CommandResult, Steering, run_command
+from contree.app.guest_control import GuestControl, Inbox
+from contree.app.guest_processes import GuestProcesses
 from contree.app.journal import Journal
 from contree.app.layer_store import Layer, LayerStore
 from contree.app.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
+from contree.app.operation_history import OperationHistory
 from contree.app.operation_journal import OperationJournal
 from contree.app.reads import FileReads
 from contree.app.sealing import Sealer
@@ -35,6 +39,7 @@ from contree.domain.image import Image
 from contree.domain.instance import InstanceSpec, Stdin
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome
+from contree.domain.subprocess import SubprocessSpec
 
 NETWORK = "none"
 """Guests have no network yet, whatever `networking.enabled` says; the start event records it."""
@@ -52,6 +57,7 @@ class RunInstance:
         layers: LayerStore,
         microvm: MicroVM,
         journal: Journal,
+        control: GuestControl,
         sealer: Sealer,
         clock: Clock,
         ids: IdSource,
@@ -63,6 +69,7 @@ class RunInstance:
         self._layers = layers
         self._microvm = microvm
         self._journal = journal
+        self._control = control
         self._sealer = sealer
         self._clock = clock
         self._ids = ids
@@ -117,8 +124,10 @@ class RunInstance:
                 guest,
                 _process(spec, image, request_env),
                 stdin=None if spec.stdin is None else self._stdin(spec.stdin),
+                close_stdin=spec.stdin is None or spec.stdin.close,
                 shell=spec.shell,
                 journal=journal,
+                steering=self._steering(operation, spec, image, request_env),
             )
             layer = None if spec.disposable else await self._keep_delta(guest, image, spec)
         outcome = await self._outcome(result)
@@ -163,6 +172,31 @@ class RunInstance:
 
     def _stdin(self, stdin: Stdin) -> AsyncIterator[bytes]:
         return self._content.read(stdin.sha256)
+
+    def _steering(
+        self,
+        operation: Operation,
+        spec: InstanceSpec,
+        image: Image,
+        request_env: Mapping[str, str | None],
+    ) -> Steering:
+        """What clients start beside the command has its image, environment and directory."""
+        history = OperationHistory(log=self._log, clock=self._clock, operation_id=operation.id)
+
+        def to_process(wanted: SubprocessSpec, sealed: bytes) -> ProcessSpec:
+            secrets = orjson.loads(self._sealer.open(sealed)) if sealed else {}
+            return _subprocess(wanted, spec, image, {**request_env, **wanted.env, **secrets})
+
+        def server(inbox: Inbox, processes: GuestProcesses) -> ControlServer:
+            return ControlServer(
+                inbox=inbox,
+                processes=processes,
+                history=history,
+                to_process=to_process,
+                read_stdin=self._stdin,
+            )
+
+        return Steering(inbox=self._control.open(operation.id), server=server)
 
     async def _keep_delta(self, guest: Guest, image: Image, spec: InstanceSpec) -> Layer | None:
         return await self._layers.add_delta(
@@ -242,6 +276,27 @@ def _process(
         stdin_open=spec.stdin is not None,
         timeout_ms=spec.timeout_s * 1000,
         output_bytes_max=spec.output_bytes_max,
+    )
+
+
+def _subprocess(
+    wanted: SubprocessSpec, spec: InstanceSpec, image: Image, env: Mapping[str, str | None]
+) -> ProcessSpec:
+    """Without a timeout: it ends with the instance at the latest."""
+    environment = process_environment(
+        image_env=image.env,
+        preserved_env=image.preserved_env,
+        request_env=env,
+        shell=spec.shell or wanted.shell,
+    )
+    return ProcessSpec(
+        argv=wanted.argv(environment),
+        env=environment,
+        cwd=wanted.cwd or spec.cwd or image.workdir or "/",
+        uid=wanted.uid,
+        gid=wanted.gid,
+        stdin_open=wanted.stdin is not None,
+        output_bytes_max=wanted.output_bytes_max,
     )
 
 

@@ -9,12 +9,15 @@ from contree.app.access import Access
 from contree.app.cancel_operation import CancelOperation
 from contree.app.clock import Clock
 from contree.app.content_store import ContentStore
+from contree.app.image_search import ImageSearch
 from contree.app.journal import Journal
 from contree.app.layer_store import ImageFiles
 from contree.app.limits import Limits
+from contree.app.operation_news import OperationNews
 from contree.app.reads import FileReads, ImageReads, OperationReads
 from contree.app.request_import import RequestImport
 from contree.app.request_run import RequestRun
+from contree.app.steer_instance import SteerInstance
 from contree.app.tag_images import TagImages
 from contree.app.upload_file import UploadFile
 
@@ -34,7 +37,10 @@ class Services:
     uploads: UploadFile
     content: ContentStore
     image_files: ImageFiles
+    image_search: ImageSearch
     journal: Journal
+    news: OperationNews
+    steering: SteerInstance
     limits: Limits
     clock: Clock
     ready: Callable[[], Awaitable[None]]

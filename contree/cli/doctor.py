@@ -22,6 +22,7 @@ TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "skopeo": "skopeo",
     "sqfstar": "squashfs-tools",
+    "rg": "ripgrep",
     "mkfs.ext4": "e2fsprogs",
 }
 """Programs we run, and the Debian package that has each."""

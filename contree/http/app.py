@@ -11,15 +11,28 @@ import asyncio
 from aiohttp import web
 
 from contree.app.services import Services
-from contree.http import events, files, health, images, inspect, instances, operations, whoami
+from contree.http import (
+    events,
+    files,
+    grep,
+    health,
+    images,
+    inspect,
+    instances,
+    operations,
+    subprocesses,
+    whoami,
+)
 from contree.http.access_log import log_access, mark_start
 from contree.http.authentication import authenticate
 from contree.http.errors import answer_errors
+from contree.http.feed import Feeds
 from contree.http.run_value import OutputReader
 from contree.http.wiring import CLOSING, SERVICES
 
 IMAGE = "/v1/inspect/{image_uuid}"
 OPERATION = "/v1/operations/{operation_uuid}"
+SUBPROCESS = f"{OPERATION}/subprocesses/{{spid}}"
 TAG = "/v1/images/{image_uuid:.+}/tag"
 
 
@@ -29,6 +42,12 @@ def create_app(services: Services) -> web.Application:
     app[SERVICES] = services
     app[CLOSING] = asyncio.Event()
     app[operations.OUTPUTS] = OutputReader(services.content)
+    app[events.FEEDS] = Feeds(
+        journal=services.journal,
+        operations=services.operations,
+        news=services.news,
+        clock=services.clock,
+    )
     app.on_response_prepare.append(mark_start)
     app.on_shutdown.append(_end_streams)
     app.router.add_routes(_routes())
@@ -38,6 +57,7 @@ def create_app(services: Services) -> web.Application:
 async def _end_streams(app: web.Application) -> None:
     """Followers end now; their clients reconnect with the id that they saw last."""
     app[CLOSING].set()
+    app[events.FEEDS].close()
 
 
 def _routes() -> list[web.RouteDef]:
@@ -61,6 +81,10 @@ def _routes() -> list[web.RouteDef]:
         get(OPERATION, operations.get_operation, allow_head=False),
         web.delete(OPERATION, operations.cancel_operation),
         get(f"{OPERATION}/events", events.stream_events, allow_head=False),
+        web.post(f"{OPERATION}/subprocesses", subprocesses.spawn),
+        get(SUBPROCESS, subprocesses.get_result, allow_head=False),
+        web.delete(SUBPROCESS, subprocesses.send_signal),
+        web.post(f"{SUBPROCESS}/stdin", subprocesses.write_stdin),
         get("/v1/inspect", inspect.redirect_to_slash, allow_head=False),
         get("/v1/inspect/", inspect.find_by_tag, allow_head=False),
         get(IMAGE, inspect.redirect_to_slash, allow_head=False),
@@ -68,4 +92,5 @@ def _routes() -> list[web.RouteDef]:
         get(f"{IMAGE}/list", inspect.list_directory, allow_head=False),
         get(f"{IMAGE}/download", inspect.download),
         get(f"{IMAGE}/archive", inspect.archive),
+        get(f"{IMAGE}/grep", grep.grep, allow_head=False),
     ]

@@ -18,6 +18,7 @@ import msgspec
 from contree.app.image_source import Credentials
 from contree.app.request_import import ImportOrder
 from contree.app.request_run import RunOrder, StdinOrder
+from contree.app.steer_instance import SubprocessOrder
 from contree.domain.errors import InvalidFieldError
 from contree.domain.instance import (
     FILE_MODE_MASK,
@@ -72,6 +73,18 @@ class _File(msgspec.Struct):
     uid: Number | None = None
     gid: Number | None = None
     mode: str | Number | None = None
+
+
+class _Exec(msgspec.Struct):
+    command: str
+    args: list[str] | None = None
+    shell: bool | None = None
+    env: dict[str, str | None] | None = None
+    cwd: str | None = None
+    uid: Number | None = None
+    gid: Number | None = None
+    stdin: _Stdin | None = None
+    truncate_output_at: Number | None = None
 
 
 class _ResourcesLimits(msgspec.Struct):
@@ -148,6 +161,29 @@ def decode_run(body: bytes) -> RunOrder:
     )
 
 
+def decode_subprocess(body: bytes) -> SubprocessOrder:
+    """Read the body of `POST .../subprocesses`. Raises InvalidFieldError."""
+    sent = _decode(body, _Exec)
+    output_bytes = _whole(sent.truncate_output_at, "truncate_output_at")
+    return SubprocessOrder(
+        command=sent.command,
+        args=tuple(sent.args or ()),
+        shell=bool(sent.shell),
+        env=sent.env or {},
+        cwd=sent.cwd or "",
+        uid=_whole(sent.uid, "uid") or 0,
+        gid=_whole(sent.gid, "gid") or 0,
+        stdin=None if sent.stdin is None else _stdin(sent.stdin),
+        output_bytes_max=OUTPUT_BYTES_DEFAULT if output_bytes is None else output_bytes,
+    )
+
+
+def decode_stdin(body: bytes) -> tuple[bytes, bool]:
+    """Read the body of `POST .../stdin`: the bytes, and whether the end follows them."""
+    sent = _decode(body, _Stdin)
+    return _stdin_bytes(sent, field=""), sent.close is not False
+
+
 def _decode(body: bytes, type_: type[T], *, within: str = "") -> T:
     """Decode JSON; `within` is the field that `body` was cut out of, for the error's path."""
     if not body:
@@ -203,16 +239,19 @@ def _stdin(sent: _Stdin) -> StdinOrder | None:
 
     Text goes as UTF-8 under the label `ascii`: the published SDK puts any string there.
     """
-    encoding = sent.encoding or "ascii"
-    close = True if sent.close is None else sent.close
-    if encoding == "base64":
-        try:
-            data = b64decode("".join(sent.value.split()), validate=True)
-        except (Base64Error, ValueError) as error:
-            raise InvalidFieldError("stdin.value", "is not valid base64") from error
-    else:
-        data = sent.value.encode("utf-8")
-    return None if close and not data else StdinOrder(data=data, encoding=encoding, close=close)
+    data, close = _stdin_bytes(sent, field="stdin."), sent.close is not False
+    if close and not data:
+        return None
+    return StdinOrder(data=data, encoding=sent.encoding or "ascii", close=close)
+
+
+def _stdin_bytes(sent: _Stdin, *, field: str) -> bytes:
+    if sent.encoding != "base64":
+        return sent.value.encode("utf-8")
+    try:
+        return b64decode("".join(sent.value.split()), validate=True)
+    except (Base64Error, ValueError) as error:
+        raise InvalidFieldError(f"{field}value", "is not valid base64") from error
 
 
 def _files(sent: Mapping[str, msgspec.Raw]) -> dict[str, FilePlacement]:

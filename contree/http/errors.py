@@ -36,6 +36,9 @@ STATUS_BY_ERROR: dict[type[errors.ContreeError], HTTPStatus] = {
     errors.StorageFullError: HTTPStatus.CONFLICT,
     errors.WrongFileTypeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.InstanceEndedError: HTTPStatus.GONE,
+    errors.TooEarlyError: HTTPStatus.TOO_EARLY,
+    errors.OutcomeUnknownError: HTTPStatus.GATEWAY_TIMEOUT,
     # An adapter's own error at its start: it has no business here.
     errors.ContreeError: HTTPStatus.INTERNAL_SERVER_ERROR,
     # These end operations, not requests; to meet one here is a fault of ours.
@@ -103,7 +106,7 @@ def _answer_to(
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return error_response(request, status, "the server failed to do its part", code=error.code)
     answer = error_response(request, status, str(error), code=error.code, field=field)
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_EARLY}:
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     if status is HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"

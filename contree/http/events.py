@@ -1,44 +1,49 @@
 """`/operations/{uuid}/events`: the journal of an operation as Server-Sent Events.
 
-    frame      id: N / event: TYPE / data: {one-line JSON} / empty line
     keepalive  a comment line while nothing happens
-    the last   `completion`, derived from the operation's terminal row and numbered one higher than
-               the last entry, so that it is there exactly when the log says that it has ended
+    the last   `completion`, derived from the operation's terminal row and numbered above every
+               entry, so that it is there exactly when the log says that it has ended
 
 A follower is held open, also while the operation waits for a worker, until `completion` is sent,
-the client goes, or the server closes; then it reconnects with the id it saw last.
+the client goes or does not read for STALL_S, or the server closes; then it reconnects with the id
+that it saw last.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 
-from contree.app.journal import Journal, NumberedEntry
 from contree.app.reads import OperationRow
 from contree.domain.errors import ContreeError
 from contree.domain.token import Permission
-from contree.http.json_text import json_bytes
+from contree.http.event_frames import Frame, completion_frame, frame_of
+from contree.http.feed import READ_MAX, Feeds
 from contree.http.operations import operation_in_path
 from contree.http.query import flag_of, whole_number
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
 
-READ_MAX = 500
+FEEDS: web.AppKey[Feeds] = web.AppKey("feeds", Feeds)
+
 NUMBER_MAX = 2**53
-POLL_FIRST_S = 0.01
-POLL_LAST_S = 0.25
-"""How often a follower looks: soon after something happened, then less and less."""
+WRITE_BYTES_MAX = 64 * 1024
+"""Written at once; with the socket's own buffers, all that a follower who does not read holds."""
+
+STALL_S = 30.0
+"""How long a follower may leave a write waiting; then it is told so and its connection closed."""
+
+ABORT_S = 30.0
+"""How long the system may go on offering it the rest."""
 
 KEEPALIVE_S = 10.0
 KEEPALIVE = b": keepalive\n\n"
 BROKEN_OFF = (
-    b": stream ended with error, retry since last event id\n\n"
-    b"event: sse_error\ndata: the journal could not be read\n\n"
+    b": stream ended with error, retry since last event id\n\nevent: sse_error\ndata: %s\n\n"
 )
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -64,20 +69,39 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     if wanted.follow:
         _require_spawn(request)
     row = await operation_in_path(request)
+    follow = wanted.follow and not row.status.is_terminal
+    pieces = _followed(request, row, wanted) if follow else _present(request, row, wanted)
     response = web.StreamResponse(headers=HEADERS)
     response.enable_chunked_encoding()
     try:
         await response.prepare(request)
         try:
-            async for frames in _frames(request, row, wanted):
-                await response.write(frames)
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    async with asyncio.timeout(STALL_S):
+                        await response.write(piece)
         except ContreeError as error:
             _log.warning("request_id=%s events broke off: %s", request[REQUEST_ID], error)
-            await response.write(BROKEN_OFF)
+            await response.write(BROKEN_OFF % b"the journal could not be read")
+        except TimeoutError:
+            await _drop(request, response)
+            return response
         await response.write_eof()
     except ConnectionError:
         request.protocol.force_close()
     return response
+
+
+async def _drop(request: web.Request, response: web.StreamResponse) -> None:
+    """Let a follower go who does not read: what it sees last, if it ever reads again, is why."""
+    _log.warning("request_id=%s follower dropped, it does not read", request[REQUEST_ID])
+    transport = request.transport
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await response.write(BROKEN_OFF % b"you did not read for too long")
+    request.protocol.force_close()
+    if transport is not None:
+        asyncio.get_running_loop().call_later(ABORT_S, transport.abort)
 
 
 def _require_spawn(request: web.Request) -> None:
@@ -101,99 +125,63 @@ def _number(field: str, text: str | None) -> int | None:
     return None if text is None else whole_number(text, field=field, low=0, high=NUMBER_MAX)
 
 
-async def _frames(request: web.Request, row: OperationRow, wanted: _Wanted) -> AsyncIterator[bytes]:
-    """Yield frames (and keepalives) in order until there is nothing more to come."""
+async def _present(
+    request: web.Request, row: OperationRow, wanted: _Wanted
+) -> AsyncGenerator[bytes, None]:
+    """Yield what there is now, with the end of an operation that has ended (`row` is older)."""
     services = request.app[SERVICES]
-    closing = request.app[CLOSING]
     operation_id, after = row.operation_id, wanted.after
-    pause_s, silent_s = POLL_FIRST_S, 0.0
-    while not closing.is_set() and not _is_gone(request):
-        # The status is older than the entries: what a terminal operation wrote is all there.
-        entries = await services.journal.read(operation_id, after=after, limit=READ_MAX)
-        if entries:
-            after = entries[-1].number
-            pause_s, silent_s = POLL_FIRST_S, 0.0
-            if frames := _frames_of(entries, wanted.spid):
-                yield frames
+    while entries := await services.journal.read(operation_id, after=after, limit=READ_MAX):
+        after = entries[-1].number
+        for piece in _pieces([frame_of(entry) for entry in entries], wanted.spid):
+            yield piece
+    if row.status.is_terminal and wanted.spid is None:
+        number = await services.journal.next_number(operation_id)
+        if number > after:
+            yield completion_frame(row, number=number, now=services.clock.now()).data
+
+
+async def _followed(
+    request: web.Request, row: OperationRow, wanted: _Wanted
+) -> AsyncGenerator[bytes, None]:
+    """Yield frames (and keepalives) until the feed ends or the client is gone."""
+    services, closing = request.app[SERVICES], request.app[CLOSING]
+    after = wanted.after
+    async with request.app[FEEDS].follow(row, after=after) as feed:
+        while not closing.is_set() and not _is_gone(request):
+            frames: Sequence[Frame]
+            if after < feed.floor:
+                floor = feed.floor
+                entries = await services.journal.read(row.operation_id, after=after, limit=READ_MAX)
+                frames = [frame_of(entry) for entry in entries]
+                after = frames[-1].number if frames else floor
+            elif frames := feed.frames_after(after):
+                after = frames[-1].number
+            elif feed.failure is not None:
+                raise feed.failure
+            elif feed.ended:
+                return
+            elif not await feed.changed(KEEPALIVE_S):
+                yield KEEPALIVE
+            for piece in _pieces(frames, wanted.spid):
+                yield piece
+
+
+def _pieces(frames: Sequence[Frame], spid: int | None) -> Iterator[bytes]:
+    """Join what is wanted of `frames` into pieces of about WRITE_BYTES_MAX."""
+    waiting: list[bytes] = []
+    size_bytes = 0
+    for frame in frames:
+        if spid is not None and frame.spid != spid:
             continue
-        if row.status.is_terminal:
-            if wanted.spid is None and await _completion_is_due(
-                services.journal, row, after=after, resumed=after == wanted.after
-            ):
-                yield _frame(after + 1, _completion(row, services.clock.now().isoformat()))
-            return
-        if not wanted.follow:
-            return
-        try:
-            await asyncio.wait_for(closing.wait(), pause_s)
-        except TimeoutError:
-            silent_s += pause_s
-            pause_s = min(POLL_LAST_S, pause_s * 1.5)
-        if silent_s >= KEEPALIVE_S:
-            yield KEEPALIVE
-            silent_s = 0.0
-        current = await services.operations.get(row.project_id, operation_id)
-        if current is None:
-            return
-        row = current
-
-
-async def _completion_is_due(
-    journal: Journal, row: OperationRow, *, after: int, resumed: bool
-) -> bool:
-    """Say whether `completion` is still to be sent to a client that has seen `after`.
-
-    Its number is one above the last entry's. A client that resumes may have seen it, or asks for
-    what lies beyond the end: then nothing follows. An attempt that was lost may have left no entry
-    at all, though its followers have seen some: then it does follow.
-    """
-    if not resumed or after < 0:
-        return True
-    around = await journal.read(row.operation_id, after=after - 1, limit=1)
-    if around:
-        return True
-    return not await journal.read(row.operation_id, limit=1)
+        waiting.append(frame.data)
+        size_bytes += len(frame.data)
+        if size_bytes >= WRITE_BYTES_MAX:
+            yield b"".join(waiting)
+            waiting, size_bytes = [], 0
+    if waiting:
+        yield b"".join(waiting)
 
 
 def _is_gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
-
-
-def _frames_of(entries: Sequence[NumberedEntry], spid: int | None) -> bytes:
-    return b"".join(
-        _frame(
-            numbered.number,
-            {
-                "id": numbered.number,
-                "ts": numbered.entry.at,
-                "spid": numbered.entry.spid,
-                "type": numbered.entry.type,
-                "data": numbered.entry.data,
-            },
-        )
-        for numbered in entries
-        if spid is None or numbered.entry.spid == spid
-    )
-
-
-def _completion(row: OperationRow, now: str) -> dict[str, Any]:
-    """The operation's end. It belongs to no process, so it has no `spid`."""
-    return {
-        "ts": now if row.finished_at is None else row.finished_at,
-        "type": "completion",
-        "data": {
-            "status": row.status,
-            "duration_ms": row.duration_us // 1000,
-            "result_image_uuid": row.result_image_id,
-            "error": row.error,
-            "image_size_bytes": row.image_size_bytes,
-        },
-    }
-
-
-def _frame(number: int, event: dict[str, Any]) -> bytes:
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (
-        number,
-        event["type"].encode(),
-        json_bytes({"id": number, **event}),
-    )

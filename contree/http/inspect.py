@@ -51,12 +51,12 @@ async def find_by_tag(request: web.Request) -> web.Response:
 
 
 async def get_image(request: web.Request) -> web.Response:
-    return json_answer(request, image_value(await _image(request)))
+    return json_answer(request, image_value(await image_of(request)))
 
 
 async def list_directory(request: web.Request) -> web.Response:
     """JSON, or with `text` (in any form) what `ls -l` would print."""
-    image = await _image(request)
+    image = await image_of(request)
     asked, path = guest_path_of(request)
     services = request.app[SERVICES]
     entries = await services.image_files.list(image.layers, path)
@@ -80,7 +80,7 @@ async def list_directory(request: web.Request) -> web.Response:
 
 async def download(request: web.Request) -> web.StreamResponse:
     """The bytes of one regular file; symbolic links are followed inside the image."""
-    image = await _image(request)
+    image = await image_of(request)
     _, path = guest_path_of(request)
     content = await request.app[SERVICES].image_files.open(image.layers, path)
     as_text = "text" in request.query
@@ -90,13 +90,14 @@ async def download(request: web.Request) -> web.StreamResponse:
 
 async def archive(request: web.Request) -> web.StreamResponse:
     """A pax tar of a directory or one file."""
-    image = await _image(request)
+    image = await image_of(request)
     _, path = guest_path_of(request)
     chunks = await request.app[SERVICES].image_files.archive(image.layers, path)
     return await archive_answer(request, chunks, filename=_archive_name(path))
 
 
-async def _image(request: web.Request) -> ImageRow:
+async def image_of(request: web.Request) -> ImageRow:
+    """Return the image that the path names, if the caller may look into it."""
     caller = request[CALLER]
     caller.require(Permission.LIST)
     image_id = uuid_in_path(request, "image_uuid")

@@ -10,11 +10,11 @@ from contree.app.reads import OperationRow
 from contree.domain.environment import MASKED
 from contree.domain.errors import NotFoundError
 from contree.domain.instance import InstanceSpec
-from contree.domain.operation import Kind, Status
+from contree.domain.operation import MAIN_SPID, Kind, Status
 from contree.domain.outcome import ProcessOutcome
 from contree.domain.token import Permission
 from contree.http.answers import json_answer
-from contree.http.inflight import partial_result
+from contree.http.process_result import process_result, unstarted_result
 from contree.http.query import choice_of, flag_of, page_of, uuid_in_path
 from contree.http.render import operation_result, operation_summary
 from contree.http.run_value import OutputReader, request_value, result_value
@@ -52,7 +52,9 @@ async def get_operation(request: web.Request) -> web.Response:
     else:
         value["metadata"] = metadata = await _run_metadata(request, row)
         if row.status is Status.EXECUTING and flag_of(request, "inflight"):
-            partial = await partial_result(request.app[SERVICES].journal, row, now=now)
+            journal = request.app[SERVICES].journal
+            partial = await process_result(journal, row.operation_id, MAIN_SPID, now=now)
+            partial = partial or unstarted_result()
             metadata["result"] = partial
             streams = {name: partial[name] for name in ("stdout", "stderr")}
             value["result"] = {"image": None, "tag": None, **streams}

@@ -19,6 +19,7 @@ from contree.http.wiring import SERVICES
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
 OFFSET_MAX = 2**31 - 1
+SPID_MAX = 2**31 - 1
 DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 TAG_PREFIX_TEXT = re.compile(r"[A-Za-z0-9_:/.-]{0,256}", re.ASCII)
@@ -90,19 +91,41 @@ def page_of(request: web.Request) -> Page:
 def guest_path_of(request: web.Request, name: str = "path") -> tuple[str, str]:
     """Return the path parameter as it was asked for, and absolute and normalised.
 
-    A relative path starts at the root of the image. Percent-encoded bytes that are not UTF-8 are
-    file names too (surrogateescape), which `request.query` cannot carry.
+    A relative path starts at the root of the image.
     Raises InvalidFieldError when it is absent, empty or breaks `parse_guest_path`.
     """
-    for pair in request.rel_url.raw_query_string.split("&"):
-        key, _, value = pair.partition("=")
-        if key == name:
-            raw = unquote_to_bytes(value.replace("+", " "))
-            asked = raw.decode("utf-8", "surrogateescape")
-            break
-    else:
+    asked = _path_texts(request, name)
+    if not asked:
         raise InvalidFieldError(name, "is missing, name a path inside the image")
+    return asked[0], _guest_path(asked[0], name)
+
+
+def guest_paths_of(
+    request: web.Request, name: str = "path", *, default: str, count_max: int
+) -> list[tuple[str, str]]:
+    """Return all path parameters, as `guest_path_of` does each; `default` when there is none."""
+    asked = _path_texts(request, name) or [default]
+    if len(asked) > count_max:
+        raise InvalidFieldError(name, f"is there more than {count_max} times")
+    return [(text, _guest_path(text, name)) for text in asked]
+
+
+def _path_texts(request: web.Request, name: str) -> list[str]:
+    """Return the values of a parameter.
+
+    Percent-encoded bytes that are not UTF-8 are file names too (surrogateescape), which
+    `request.query` cannot carry.
+    """
+    pairs = (pair.partition("=") for pair in request.rel_url.raw_query_string.split("&"))
+    return [
+        unquote_to_bytes(value.replace("+", " ")).decode("utf-8", "surrogateescape")
+        for key, _, value in pairs
+        if key == name
+    ]
+
+
+def _guest_path(asked: str, name: str) -> str:
     if not asked:
         raise InvalidFieldError(name, "is empty, name a path inside the image")
     absolute = asked if asked.startswith("/") else f"/{asked}"
-    return asked, parse_guest_path(absolute, field=name)
+    return parse_guest_path(absolute, field=name)

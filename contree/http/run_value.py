@@ -15,7 +15,7 @@ from typing import Any
 from contree.app.content_store import ContentStore
 from contree.domain.errors import NotFoundError
 from contree.domain.instance import InstanceSpec, Stdin
-from contree.domain.outcome import NOT_EXITED, CapturedStream, ProcessOutcome, ResourceUsage
+from contree.domain.outcome import CapturedStream, ProcessOutcome, ResourceUsage
 from contree.domain.stream_text import cut_at_character, represent
 
 STDIN_ECHO_BYTES_MAX = 64 * 1024
@@ -148,26 +148,6 @@ def result_value(
             "pid": outcome.pid,
             "timed_out": outcome.timed_out,
             "core_dump": outcome.core_dumped,
-            "continued": False,
-            "stopped": False,
-        },
-        "stdout": stdout,
-        "stderr": stderr,
-    }
-
-
-def partial_result_value(
-    *, pid: int, duration_us: int, stdout: Mapping[str, Any], stderr: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the InstanceResult of a process that still runs: exit code and signal are -1."""
-    return {
-        "resources": _resources(ResourceUsage(), duration_us=duration_us),
-        "state": {
-            "exit_code": NOT_EXITED,
-            "signal": NOT_EXITED,
-            "pid": pid,
-            "timed_out": False,
-            "core_dump": False,
             "continued": False,
             "stopped": False,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -68,3 +69,19 @@ async def test_an_unknown_journal_is_empty_and_may_be_restarted(journal: Journal
     await journal.restart(operation_id)
     await journal.append(operation_id, [])
     assert await journal.read(operation_id) == []
+
+
+async def test_the_entries_of_one_process_can_be_read_alone(journal: Journal) -> None:
+    operation_id = IDS.new_id()
+    await journal.append(operation_id, [replace(an_entry(n), spid=n % 3) for n in range(9)])
+    assert [e.number for e in await journal.read(operation_id, spid=1)] == [1, 4, 7]
+    assert [e.number for e in await journal.read(operation_id, spid=2, after=2, limit=1)] == [5]
+    assert await journal.read(operation_id, spid=7) == []
+
+
+async def test_the_next_number_is_above_all_that_were_ever_shown(journal: Journal) -> None:
+    operation_id = IDS.new_id()
+    assert await journal.next_number(operation_id) == 0
+    await journal.append(operation_id, [an_entry(0), an_entry(1)])
+    await journal.restart(operation_id)
+    assert await journal.next_number(operation_id) == 2

@@ -89,6 +89,10 @@ class FakeGuestControl:
                     await inbox.forget(row.number, busy)
                 return busy
             return ControlAnswer(outcome=Outcome.UNKNOWN)
+        except asyncio.CancelledError:
+            if row is not None and not row.started:
+                inbox.rows.pop(row.number, None)
+            raise
 
     @asynccontextmanager
     async def open(self, operation_id: UUID) -> AsyncIterator[FakeInbox]:

@@ -7,18 +7,15 @@ this is what is there, not a change.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from contree.adapters.layers.content import read_range
 from contree.adapters.layers.entry import Kind, TarEntry
+from contree.adapters.layers.open_tars import OpenTars
 from contree.adapters.layers.stack import Node, Stack
 from contree.adapters.layers.tar_writer import END_OF_ARCHIVE, header, padding
-
-OPEN_TARS_MAX = 64
-"""Descriptors that one archive holds; an image may have thousands of layers."""
 
 
 def archive_pieces(stack: Stack, top: Node, tars: Sequence[Path]) -> Iterator[bytes]:
@@ -27,7 +24,7 @@ def archive_pieces(stack: Stack, top: Node, tars: Sequence[Path]) -> Iterator[by
     Members lie under the base name of `top`, for the root under `.`. Closing the generator closes
     what it holds open.
     """
-    opened = _OpenTars(tars)
+    opened = OpenTars(tars)
     first_names: dict[tuple[int, int], bytes] = {}
     try:
         base = top.path.rpartition(b"/")[2] or b"."
@@ -69,29 +66,9 @@ def _walk(stack: Stack, top: Node, base: bytes) -> Iterator[tuple[bytes, Node]]:
             pending.append((name, stack.children(node)))
 
 
-def _content(opened: _OpenTars, node: Node, entry: TarEntry) -> Iterator[bytes]:
+def _content(opened: OpenTars, node: Node, entry: TarEntry) -> Iterator[bytes]:
     descriptor = opened.descriptor(node.layer)
     yield from read_range(descriptor, entry.data_offset, entry.stored_bytes)
     filler = padding(entry.stored_bytes)
     if filler:
         yield filler
-
-
-class _OpenTars:
-    """Descriptors by layer, the oldest closed when there are too many."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._open: dict[int, int] = {}
-
-    def descriptor(self, layer: int) -> int:
-        found = self._open.get(layer)
-        if found is None:
-            if len(self._open) >= OPEN_TARS_MAX:
-                os.close(self._open.pop(next(iter(self._open))))
-            found = self._open[layer] = os.open(self._paths[layer], os.O_RDONLY)
-        return found
-
-    def close(self) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])

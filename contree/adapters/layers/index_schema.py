@@ -18,6 +18,10 @@ INDEX_VERSION: Final = 1
 ROOT_PARENT: Final = b"/"
 """Parent of the root's own row. No directory has this name, since stored names have no slash."""
 
+SOURCE_SHIFT: Final = 32
+"""In the index of merged layers the bits of `ino` from here on say which of them, 0 = the lowest,
+holds the file's content; in the index of a layer they are zero. So numbers never meet."""
+
 SCHEMA: Final = """
 CREATE TABLE layer (entry_count INTEGER NOT NULL, size_bytes INTEGER NOT NULL) STRICT;
 CREATE TABLE entry (

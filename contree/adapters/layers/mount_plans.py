@@ -1,13 +1,13 @@
 """What a guest mounts for a stack of layers, and the making of what is not there yet.
 
-A layer's variant depends on all that is below it, so decisions are remembered by chain id (OCI
-image-spec config.md: the digest of a layer and everything under it): a new layer on a known image
-costs one decision, however deep the image is. Blocking throughout; safe in several threads.
+Merged spans of layers stand for their layers where they are there (`merged_layers`), so a plan
+stays short however deep the image is. A layer's variant depends on all that is below it, so
+decisions are remembered by chain id: a new layer on a known image costs one decision. Blocking
+throughout; safe in several threads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,25 +16,38 @@ from pathlib import Path
 from typing import Final
 
 from contree.adapters.layers.index_reader import IndexCache, LayerIndex
+from contree.adapters.layers.merged_layers import MergedLayers
 from contree.adapters.layers.mount_variant import mount_variant
+from contree.adapters.layers.spans import Span
 from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory
+
+MOUNTS_WANTED: Final = 32
+"""A longer plan is used as it is, and has what would shorten it made in the background."""
+
+MOUNTS_MAX: Final = 128
+"""A longer plan is shortened before it is used: guests take at most 200 (docs/guest-protocol.md,
+`MAX_LAYERS`), and each mount costs the run some milliseconds."""
 
 _REMEMBERED_MAX: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """The squashfs of the layer at `position` of a stack, there or to be made."""
+    """A squashfs: of the layer `digest` on the spans `below`, or of merged layers (digest None).
+
+    That of a layer is there or to be made.
+    """
 
     path: Path
-    position: int
+    digest: str | None
+    below: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decision:
-    """`covers` says that the layer's root is opaque: nothing below it shows."""
+    """`covers` says that the root is opaque: nothing below it shows."""
 
     file_name: str
     covers: bool
@@ -43,74 +56,96 @@ class _Decision:
 class MountPlans:
     """Plans over the layers in `root`, whose directories have their digits for names."""
 
-    def __init__(self, root: Path, indexes: IndexCache, *, tar_name: str, index_name: str) -> None:
+    def __init__(
+        self, root: Path, indexes: IndexCache, merged: MergedLayers, *, tar_name: str
+    ) -> None:
         self._root = root
         self._indexes = indexes
+        self._merged = merged
         self._tar_name = tar_name
-        self._index_name = index_name
         self._lock = threading.Lock()
         self._decided: OrderedDict[str, _Decision] = OrderedDict()
 
     def plan(self, layers: Sequence[str]) -> list[Mount]:
-        """Return what to mount, bottom to top; `layers` are the digits of layers that are here."""
-        chains = _chain_ids(layers)
-        decisions = self._remembered(chains)
-        if None in decisions:
-            with self._indexes.using([self._index(digest) for digest in layers]) as indexes:
-                for position, known in enumerate(decisions):
-                    if known is None:
-                        decisions[position] = _decide(indexes, position)
-        known_now = [decision for decision in decisions if decision is not None]
-        self._remember(chains, known_now)
-        covering = [position for position, one in enumerate(known_now) if one.covers]
+        """Return what to mount, bottom to top; `layers` are the digits of layers that are here.
+
+        Raises StorageFullError, LayerRefused when it had to merge first and could not.
+        """
+        parts = self._merged.parts(layers)
+        if len(parts) > MOUNTS_MAX:
+            self._merged.merge_now(layers, parts_max=MOUNTS_MAX)
+            parts = self._merged.parts(layers)
+        if len(parts) > MOUNTS_WANTED:
+            self._merged.merge_later(layers)
+        decisions = self._decisions(layers, parts)
+        covering = [number for number, one in enumerate(decisions) if one.covers]
         start = covering[-1] if covering else 0
         return [
-            Mount(path=self._root / layers[position] / one.file_name, position=position)
-            for position, one in enumerate(known_now)
-            if position >= start
+            self._mount(layers, parts, number, decisions[number].file_name)
+            for number in range(start, len(parts))
         ]
 
-    def make(self, layers: Sequence[str], mount: Mount) -> None:
-        """Make the squashfs unless it is there. Raises StorageFullError, LayerRefused."""
-        if mount.path.exists():
+    def make(self, mount: Mount, layers: Sequence[str]) -> None:
+        """Make the squashfs of a layer unless it is there. Raises StorageFullError, LayerRefused.
+
+        `layers` are those of the plan that the mount is from.
+        """
+        if mount.digest is None or mount.path.exists():
             return
-        paths = [self._index(digest) for digest in layers[: mount.position + 1]]
+        own = mount.path.parent
+        paths = [self._merged.index_path(layers, span) for span in mount.below]
+        paths.append(self._merged.layer_index_path(mount.digest))
         with staging_directory(self._root) as staged, self._indexes.using(paths) as indexes:
             *below, index = indexes
             target = staged / mount.path.name
             build_squashfs(
                 index=index,
-                tar=mount.path.with_name(self._tar_name),
-                variant=mount_variant(index, Stack(below)),
+                tars=[own / self._tar_name],
+                variant=mount_variant(index, Stack(below, [span.start for span in mount.below])),
                 target=target,
             )
             publish(target, mount.path)
 
-    def _index(self, digest: str) -> Path:
-        return self._root / digest / self._index_name
+    def _mount(
+        self, layers: Sequence[str], parts: Sequence[Span], number: int, file_name: str
+    ) -> Mount:
+        part = parts[number]
+        if not part.is_layer:
+            return Mount(path=self._merged.squashfs_path(part), digest=None)
+        digest = layers[part.start]
+        return Mount(
+            path=self._root / digest / file_name, digest=digest, below=tuple(parts[:number])
+        )
 
-    def _remembered(self, chains: Sequence[str]) -> list[_Decision | None]:
+    def _decisions(self, layers: Sequence[str], parts: Sequence[Span]) -> list[_Decision]:
+        keys = [part.chain if part.is_layer else part.key for part in parts]
         with self._lock:
-            return [self._decided.get(chain) for chain in chains]
+            known = [self._decided.get(key) for key in keys]
+        decisions = [one for one in known if one is not None]
+        if len(decisions) < len(parts):
+            paths = [self._merged.index_path(layers, part) for part in parts]
+            starts = [part.start for part in parts]
+            with self._indexes.using(paths) as indexes:
+                decisions = [
+                    self._decide(parts[number], Stack(indexes[:number], starts[:number]), index)
+                    if (one := known[number]) is None
+                    else one
+                    for number, index in enumerate(indexes)
+                ]
+        self._remember(keys, decisions)
+        return decisions
 
-    def _remember(self, chains: Sequence[str], decisions: Sequence[_Decision]) -> None:
+    def _remember(self, keys: Sequence[str], decisions: Sequence[_Decision]) -> None:
         with self._lock:
-            for chain, decision in zip(chains, decisions, strict=True):
-                self._decided[chain] = decision
-                self._decided.move_to_end(chain)
+            for key, decision in zip(keys, decisions, strict=True):
+                self._decided[key] = decision
+                self._decided.move_to_end(key)
             while len(self._decided) > _REMEMBERED_MAX:
                 self._decided.popitem(last=False)
 
-
-def _decide(indexes: Sequence[LayerIndex], position: int) -> _Decision:
-    index = indexes[position]
-    variant = mount_variant(index, Stack(indexes[:position]))
-    return _Decision(file_name=variant.file_name, covers=bool(index.root().opaque))
-
-
-def _chain_ids(layers: Sequence[str]) -> list[str]:
-    chains: list[str] = []
-    for digest in layers:
-        below = chains[-1] + " " if chains else ""
-        chains.append(hashlib.sha256(f"{below}sha256:{digest}".encode()).hexdigest())
-    return chains
+    @staticmethod
+    def _decide(part: Span, below: Stack, index: LayerIndex) -> _Decision:
+        covers = bool(index.root().opaque)
+        if not part.is_layer:
+            return _Decision(file_name="", covers=covers)
+        return _Decision(file_name=mount_variant(index, below).file_name, covers=covers)

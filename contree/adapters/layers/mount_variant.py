@@ -16,7 +16,7 @@ from typing import Final
 from contree.adapters.layers.entry import TarEntry
 from contree.adapters.layers.index_reader import LayerIndex
 from contree.adapters.layers.index_schema import implied_directory, pack_xattrs
-from contree.adapters.layers.stack import Stack
+from contree.adapters.layers.stack import Node, Stack
 
 FORMAT: Final = 1
 """Part of the name: raise it when `squashfs` makes something else of the same layer."""
@@ -48,24 +48,24 @@ def mount_variant(layer: LayerIndex, below: Stack) -> MountVariant:
     borrowed: dict[bytes, TarEntry] = {}
     digest = hashlib.sha256()
     for path in layer.implied_directories():
-        node = below.find(path)
+        node = _below(layer, below, path)
         row = node.row if node is not None and node.is_directory else _NOTHING_BELOW
         entry = row.entry()
         borrowed[path] = entry
         told = (path, entry.mode, entry.uid, entry.gid, entry.mtime_s, pack_xattrs(entry.xattrs))
         digest.update(repr(told).encode())
-    idle = [path for path in layer.whiteouts() if not _hides(layer, below, path)]
+    idle = [path for path in layer.whiteouts() if _below(layer, below, path) is None]
     for path in idle:
         digest.update(repr(path).encode())
     key = digest.hexdigest()[:_KEY_DIGITS] if borrowed or idle else "self"
     return MountVariant(key=key, borrowed=borrowed, idle=frozenset(idle))
 
 
-def _hides(layer: LayerIndex, below: Stack, path: bytes) -> bool:
-    """Tell whether there is something below that the layer's whiteout `path` hides."""
-    parts = path.split(b"/")
+def _below(layer: LayerIndex, below: Stack, path: bytes) -> Node | None:
+    """Return what is below at `path`, None where an opaque directory of the layer hides it."""
+    parts = path.split(b"/") if path else []
     for end in range(len(parts)):
         row = layer.at(b"/".join(parts[:end]))
         if row is not None and row.opaque:
-            return False
-    return below.find(path) is not None
+            return None
+    return below.find(path)

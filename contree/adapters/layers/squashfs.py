@@ -1,4 +1,4 @@
-"""A layer to a squashfs that a guest mounts as an overlayfs lower directory.
+"""Layers to squashfs that guests mount as overlayfs lower directories; merged ones as one layer.
 
 `sqfstar` is fed a tar of our own making, entry by entry from the index, file contents by
 sendfile(2) from the layer's tar: the headers of a hostile tar never reach it, nothing is ever
@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,9 @@ from typing import Final
 from contree.adapters.layers.delta_view import squashfs_mtime
 from contree.adapters.layers.entry import Kind, TarEntry
 from contree.adapters.layers.index_reader import LayerIndex
-from contree.adapters.layers.index_schema import Row
+from contree.adapters.layers.index_schema import SOURCE_SHIFT, Row
 from contree.adapters.layers.mount_variant import MountVariant
+from contree.adapters.layers.open_tars import OpenTars
 from contree.adapters.layers.sqfstar_sparse import send_widened, widened
 from contree.adapters.layers.squashfs_root import owner_mark, set_root
 from contree.adapters.layers.staging import sync_file
@@ -44,10 +46,18 @@ _MEMORY: Final = "256M"
 _COMPLAINT_BYTES_MAX: Final = 2000
 
 
-def build_squashfs(*, index: LayerIndex, tar: Path, variant: MountVariant, target: Path) -> None:
-    """Write the squashfs of a layer to `target`, fsynced.
+def build_squashfs(
+    *,
+    index: LayerIndex,
+    tars: Sequence[Path],
+    variant: MountVariant,
+    target: Path,
+    pulse: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the squashfs of a layer to `target`, fsynced; of merged layers, `tars` are all theirs.
 
-    Raises StorageFullError, LayerRefused when sqfstar gives up on it.
+    `pulse` is called for each name; what it raises ends the work. Raises StorageFullError,
+    LayerRefused when sqfstar gives up on it.
     """
     root = variant.borrowed.get(b"") or index.root().entry()
     # -noI keeps inodes uncompressed, so that the root's can be patched; they are small beside data.
@@ -57,7 +67,9 @@ def build_squashfs(*, index: LayerIndex, tar: Path, variant: MountVariant, targe
     # could not be written when there is no room.
     complaints = os.memfd_create("sqfstar")
     try:
-        _run_sqfstar(command, complaints, lambda pipe: _feed(pipe, index, tar, variant, root))
+        with closing(OpenTars(tars)) as opened:
+            rows = _with_pulse(index.rows(), pulse)
+            _run_sqfstar(command, complaints, lambda pipe: _feed(pipe, rows, opened, variant, root))
     finally:
         os.close(complaints)
     set_root(target, root)
@@ -85,51 +97,53 @@ def _run_sqfstar(command: list[str], complaints: int, feed: Callable[[int], None
     raise LayerRefused(f"the layer cannot be made mountable: {complaint}")
 
 
+def _with_pulse(rows: Iterator[Row], pulse: Callable[[], None]) -> Iterator[Row]:
+    for row in rows:
+        pulse()
+        yield row
+
+
 def _feed(
     pipe: int,
-    index: LayerIndex,
-    tar: Path,
+    rows: Iterator[Row],
+    tars: OpenTars,
     variant: MountVariant,
     root: TarEntry,
 ) -> None:
     """Write the overlay form of the layer to sqfstar."""
     first_names: dict[int, bytes] = {}
     pending = bytearray()
-    descriptor = os.open(tar, os.O_RDONLY)
-    try:
-        if (root.uid, root.gid) != (os.getuid(), os.getgid()):
-            pending += header(owner_mark(root), charset=False)
-        for row in index.rows():
-            path = row.path
-            if not path or path in variant.idle:
-                continue
-            entry = _overlay_form(row, variant.borrowed.get(path) if row.implied else None)
-            if row.link_count > 1:
-                first = first_names.setdefault(row.ino, path)
-                if first != path:
-                    entry = replace(
-                        entry,
-                        kind=Kind.HARD_LINK,
-                        link=first,
-                        segments=None,
-                        stored_bytes=0,
-                        xattrs=(),
-                    )
-            stored = entry
-            if entry.segments is not None:
-                entry = _sendable(entry)
-            pending += header(entry, charset=False)
-            if entry.stored_bytes:
-                _write(pipe, pending)
-                pending.clear()
-                _content(pipe, descriptor, stored, entry)
-                pending += padding(entry.stored_bytes)
-            elif len(pending) > _HEADERS_BYTES:
-                _write(pipe, pending)
-                pending.clear()
-        _write(pipe, pending + END_OF_ARCHIVE)
-    finally:
-        os.close(descriptor)
+    if (root.uid, root.gid) != (os.getuid(), os.getgid()):
+        pending += header(owner_mark(root), charset=False)
+    for row in rows:
+        path = row.path
+        if not path or path in variant.idle:
+            continue
+        entry = _overlay_form(row, variant.borrowed.get(path) if row.implied else None)
+        if row.link_count > 1:
+            first = first_names.setdefault(row.ino, path)
+            if first != path:
+                entry = replace(
+                    entry,
+                    kind=Kind.HARD_LINK,
+                    link=first,
+                    segments=None,
+                    stored_bytes=0,
+                    xattrs=(),
+                )
+        stored = entry
+        if entry.segments is not None:
+            entry = _sendable(entry)
+        pending += header(entry, charset=False)
+        if entry.stored_bytes:
+            _write(pipe, pending)
+            pending.clear()
+            _content(pipe, tars.descriptor(row.ino >> SOURCE_SHIFT), stored, entry)
+            pending += padding(entry.stored_bytes)
+        elif len(pending) > _HEADERS_BYTES:
+            _write(pipe, pending)
+            pending.clear()
+    _write(pipe, pending + END_OF_ARCHIVE)
 
 
 def _overlay_form(row: Row, shows: TarEntry | None) -> TarEntry:

@@ -9,6 +9,7 @@ guest's view agree). Nothing here reads file contents.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
@@ -17,7 +18,7 @@ from typing import Final
 from contree.adapters.layers import bounds
 from contree.adapters.layers.entry import Kind, join_path
 from contree.adapters.layers.index_reader import LayerIndex
-from contree.adapters.layers.index_schema import Row, implied_directory
+from contree.adapters.layers.index_schema import SOURCE_SHIFT, Row, implied_directory
 
 _DIRECTORY: Final = int(Kind.DIRECTORY)
 _WHITEOUT: Final = int(Kind.WHITEOUT)
@@ -31,7 +32,7 @@ class Node:
     path    where it is, without symbolic links, without a leading slash
     row     what describes it; of a directory, its metadata
     layer   number of the layer that `row` is from, 0 = bottom
-    merged  for a directory: the layers whose children it shows, top first
+    merged  for a directory: the indexes whose children it shows, by number, top first
     """
 
     path: bytes
@@ -45,21 +46,26 @@ class Node:
 
 
 class Stack:
-    """`indexes` are those of the layers, bottom to top; they must stay open meanwhile."""
+    """`indexes` are those of the layers, bottom to top; they must stay open meanwhile.
 
-    def __init__(self, indexes: Sequence[LayerIndex]) -> None:
+    Some may be of several layers merged (`merging`): `starts` gives for each index the number of
+    its lowest layer. What is shown is the same.
+    """
+
+    def __init__(self, indexes: Sequence[LayerIndex], starts: Sequence[int] | None = None) -> None:
         self._indexes = indexes
+        self._starts = range(len(indexes)) if starts is None else starts
 
     def root(self) -> Node:
         """Return the root; of no layers at all it is empty."""
         top_first = range(len(self._indexes) - 1, -1, -1)
-        node = _merged(b"", ((number, self._indexes[number].root()) for number in top_first))
+        node = self._node(b"", ((number, self._indexes[number].root()) for number in top_first))
         return node or Node(b"", implied_directory(b"/", b"", 0), 0)
 
     def child(self, directory: Node, name: bytes) -> Node | None:
         """Return what the image shows as `name` in `directory`."""
         parent = directory.path
-        return _merged(
+        return self._node(
             join_path(parent, name),
             (
                 (number, row)
@@ -78,11 +84,11 @@ class Stack:
         same: list[tuple[int, Row]] = []
         for name, _, number, row in streams[0] if len(streams) == 1 else merge(*streams):
             if same and same[0][1].name != name:
-                if (node := _merged(join_path(parent, same[0][1].name), same)) is not None:
+                if (node := self._node(join_path(parent, same[0][1].name), same)) is not None:
                     yield node
                 same = []
             same.append((number, row))
-        if same and (node := _merged(join_path(parent, same[0][1].name), same)) is not None:
+        if same and (node := self._node(join_path(parent, same[0][1].name), same)) is not None:
             yield node
 
     def find(self, path: bytes) -> Node | None:
@@ -133,8 +139,16 @@ class Stack:
             return 1
         if row.link_count > bounds.NLINK_EXACT_MAX:
             return row.link_count
-        names = self._indexes[node.layer].names_of(row.ino, limit=bounds.NLINK_EXACT_MAX)
+        index = self._indexes[bisect_right(self._starts, node.layer) - 1]
+        names = index.names_of(row.ino, limit=bounds.NLINK_EXACT_MAX)
         return sum(1 for other in names if self._shows(other, node.layer))
+
+    def _node(self, path: bytes, found: Iterable[tuple[int, Row]]) -> Node | None:
+        what = decided(found)
+        if what is None:
+            return None
+        number, row, merged, _ = what
+        return Node(path, row, self._starts[number] + (row.ino >> SOURCE_SHIFT), merged)
 
     def _shows(self, row: Row, layer: int) -> bool:
         node = self.find(row.path)
@@ -151,23 +165,29 @@ def _ranked(rows: Iterable[Row], rank: int, number: int) -> Iterator[tuple[bytes
     return ((row.name, rank, number, row) for row in rows)
 
 
-def _merged(path: bytes, found: Iterable[tuple[int, Row]]) -> Node | None:
-    """Decide what `path` is, from what the layers have there, top to bottom."""
+def decided(found: Iterable[tuple[int, Row]]) -> tuple[int, Row, tuple[int, ...], bool] | None:
+    """Decide what a name is, from what the indexes have there, top to bottom; None = nothing there.
+
+    Returns the number of the index that describes it, the row, for a directory the indexes whose
+    children it shows, and whether it was seen to the end: False when something on the way hides
+    whatever is further down, metadata included.
+    """
     shown: tuple[int, Row] | None = None
-    layers: list[int] = []
+    numbers: list[int] = []
     hidden = False  # what is below an opaque directory: it may still lend its metadata
+    to_the_end = True
     for number, row in found:
-        if row.kind == _WHITEOUT:
+        if row.kind == _WHITEOUT or (row.kind != _DIRECTORY and shown is not None):
+            to_the_end = False
             break
         if row.kind != _DIRECTORY:
-            if shown is None:
-                return Node(path, row, number)
-            break
+            return number, row, (), False
         if not hidden:
-            layers.append(number)
+            numbers.append(number)
         if shown is None or (shown[1].implied and not row.implied):
             shown = (number, row)
         hidden = hidden or bool(row.opaque)
         if hidden and not shown[1].implied:
+            to_the_end = False
             break
-    return None if shown is None else Node(path, shown[1], shown[0], tuple(layers))
+    return None if shown is None else (*shown, tuple(numbers), to_the_end)

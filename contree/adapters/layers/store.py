@@ -3,6 +3,7 @@
     <root>/<hex>/layer.tar             the uncompressed tar; its SHA-256 is <hex>, the diff_id
     <root>/<hex>/index-v1.sqlite       its entries (index_schema)
     <root>/<hex>/mount-v1-*.squashfs   what guests mount, made when first needed (mount_variant)
+    <root>/.merged/                    adjacent layers as one, derived (merged_layers)
     <root>/.staging/                   what is being made (staging)
 
 A layer's directory appears whole, by one rename, after everything in it was fsynced and its digest
@@ -30,16 +31,12 @@ from contree.adapters.layers.feed import Feed, consume
 from contree.adapters.layers.imported import index_layer
 from contree.adapters.layers.index_reader import IndexCache, LayerIndex
 from contree.adapters.layers.index_schema import INDEX_VERSION
+from contree.adapters.layers.merged_layers import MergedLayers
 from contree.adapters.layers.mount_plans import Mount, MountPlans
 from contree.adapters.layers.mount_variant import mount_variant
 from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.stack import Stack
-from contree.adapters.layers.staging import (
-    publish,
-    staging_directory,
-    sweep,
-    sync_file,
-)
+from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
 from contree.app.content_store import READ_CHUNK_BYTES, ContentStore
 from contree.app.layer_store import Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError
@@ -66,16 +63,25 @@ class LayerDirectory:
         self._seen: set[str] = set()
         self._locks: dict[str, tuple[asyncio.Lock, set[object]]] = {}
         self.indexes = IndexCache()
-        self._plans = MountPlans(root, self.indexes, tar_name=TAR_NAME, index_name=INDEX_NAME)
+        self._merged = MergedLayers(root, self.indexes, tar_name=TAR_NAME, index_name=INDEX_NAME)
+        self._plans = MountPlans(root, self.indexes, self._merged, tar_name=TAR_NAME)
 
     def sweep(self) -> int:
         """Remove what killed processes left half-made; return how many. Blocking; for the start."""
         return sweep(self._root)
 
     def close(self) -> None:
-        """Stop the threads and close the indexes; running work is finished first. Blocking."""
+        """Stop the threads and close the indexes; running work is finished first. Blocking.
+
+        Merges are given up: they are made again when they are needed.
+        """
         self._threads.shutdown()
+        self._merged.close()
         self.indexes.close()
+
+    def wait_for_merges(self) -> None:
+        """Wait until what was due so far is merged. Blocking; for tests and measurements."""
+        self._merged.wait()
 
     def tar_path(self, diff_id: str) -> Path:
         return self._root / hex_of(diff_id) / TAR_NAME
@@ -108,6 +114,9 @@ class LayerDirectory:
         if made is None:
             return None
         await self._offer(hex_of(made.diff_id))
+        # The image below has been built upon: what is merged of it serves all that is to come on
+        # it. The new one may be a leaf, and merging for each of many branches would be in vain.
+        await self._run(partial(self._merged.merge_later, [hex_of(one) for one in below]))
         return made
 
     async def mount_plan(self, diff_ids: Sequence[str]) -> MountPlan:
@@ -122,8 +131,8 @@ class LayerDirectory:
         return MountPlan(squashfs=tuple(mount.path for mount in planned))
 
     async def _made(self, layers: list[str], mount: Mount) -> None:
-        async with self._making(layers[mount.position]):
-            await self._run(partial(self._plans.make, layers, mount))
+        async with self._making(mount.digest or mount.path.parent.name):
+            await self._run(partial(self._plans.make, mount, layers))
 
     async def make_local(self, diff_ids: Sequence[str]) -> None:
         """Fetch the layers that this machine lacks. Raises NotFoundError."""
@@ -138,9 +147,11 @@ class LayerDirectory:
     @contextmanager
     def stack(self, diff_ids: Sequence[str]) -> Iterator[Stack]:
         """Open the merged view of layers that are local (`make_local`). Blocking."""
-        paths = [self._index_path(hex_of(diff_id)) for diff_id in diff_ids]
+        layers = [hex_of(diff_id) for diff_id in diff_ids]
+        parts = self._merged.parts(layers)
+        paths = [self._merged.index_path(layers, part) for part in parts]
         with self.indexes.using(paths) as indexes:
-            yield Stack(indexes)
+            yield Stack(indexes, [part.start for part in parts])
 
     # -- work in threads ----------------------------------------------------------------------
 
@@ -186,7 +197,7 @@ class LayerDirectory:
             variant = mount_variant(index, below)
             build_squashfs(
                 index=index,
-                tar=made / TAR_NAME,
+                tars=[made / TAR_NAME],
                 variant=variant,
                 target=made / variant.file_name,
             )
@@ -276,6 +287,7 @@ class LayerDirectory:
                 self._locks.pop(digest, None)
 
 
+@lru_cache(_PATHS_MAX // 4)  # asked for each layer of a stack at each read
 def hex_of(diff_id: str) -> str:
     """Return the digits of `sha256:<hex>`. Raises NotFoundError: nothing else names a layer."""
     digits = diff_id.removeprefix(_PREFIX)

@@ -1,4 +1,4 @@
-"""Leases and sealed secrets: what changes beside the log when an operation is taken or ends.
+"""Leases, sealed secrets, inboxes: what changes beside the log when an operation starts or ends.
 
 Written in the transaction of the event, like a read model, but never rebuilt: a lease is a present
 fact, and a secret is gone for good.
@@ -29,10 +29,12 @@ SEAL = (
     "ON CONFLICT (operation_id) DO UPDATE SET sealed = EXCLUDED.sealed"
 )
 DESTROY = "DELETE FROM public.sealed_secrets WHERE operation_id = $1"
+SHUT = "DELETE FROM public.guest_inboxes WHERE operation_id = $1"
+FORGET = "DELETE FROM public.guest_commands WHERE operation_id = $1"
 
 
 def changes_of(event: Event) -> Sequence[Change]:
-    """Return what `event` changes in leases and sealed secrets."""
+    """Return what `event` changes in leases, sealed secrets and guests' inboxes."""
     operation_id = event.originator_id
     lease = ("leases", operation_id)
     match event:
@@ -40,15 +42,25 @@ def changes_of(event: Event) -> Sequence[Change]:
             granted = (operation_id, event.worker, event.lease_until)
             return (Change(statement=GRANT, arguments=granted, row=lease),)
         case OperationRequeued():
-            return (Change(statement=RELEASE, arguments=(operation_id,), row=lease),)
+            return (Change(statement=RELEASE, arguments=(operation_id,), row=lease), *_shut(event))
         case OperationSucceeded() | OperationFailed() | OperationCancelled():
             secret = ("sealed_secrets", operation_id)
             return (
                 Change(statement=RELEASE, arguments=(operation_id,), row=lease),
                 Change(statement=DESTROY, arguments=(operation_id,), row=secret),
+                *_shut(event),
             )
         case _:
             return ()
+
+
+def _shut(event: Event) -> Sequence[Change]:
+    """Nobody takes commands for the operation any more."""
+    operation_id = event.originator_id
+    return (
+        Change(statement=SHUT, arguments=(operation_id,), row=("guest_inboxes", operation_id)),
+        Change(statement=FORGET, arguments=(operation_id,), row=("guest_commands", operation_id)),
+    )
 
 
 def seal_changes(seal: Mapping[UUID, bytes]) -> Sequence[Change]:

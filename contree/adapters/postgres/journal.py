@@ -25,16 +25,23 @@ WITH taken AS (
     ON CONFLICT (operation_id)
     DO UPDATE SET next_number = j.next_number + EXCLUDED.next_number
     RETURNING next_number - cardinality($2::timestamptz[]) AS first
+), added AS (
+    INSERT INTO public.operation_journal (operation_id, number, at, type, spid, data)
+    SELECT $1, taken.first + e.place - 1, e.at, e.type, e.spid, e.data::json
+    FROM taken, unnest($2::timestamptz[], $3::text[], $4::integer[], $5::text[])
+        WITH ORDINALITY AS e (at, type, spid, data, place)
 )
-INSERT INTO public.operation_journal (operation_id, number, at, type, spid, data)
-SELECT $1, taken.first + e.place - 1, e.at, e.type, e.spid, e.data::json
-FROM taken, unnest($2::timestamptz[], $3::text[], $4::integer[], $5::text[])
-    WITH ORDINALITY AS e (at, type, spid, data, place)
+SELECT pg_notify('operation_news', $1::text)
 """
 READ = """
 SELECT number, at, type, spid, data FROM public.operation_journal
 WHERE operation_id = $1 AND number > $2 ORDER BY number LIMIT $3
 """
+READ_PROCESS = """
+SELECT number, at, type, spid, data FROM public.operation_journal
+WHERE operation_id = $1 AND number > $2 AND spid = $4 ORDER BY number LIMIT $3
+"""
+NEXT_NUMBER = "SELECT next_number FROM public.operation_journals WHERE operation_id = $1"
 FORGET = "DELETE FROM public.operation_journal WHERE operation_id = $1"
 
 
@@ -56,10 +63,14 @@ class PostgresJournal:
             )
 
     async def read(
-        self, operation_id: UUID, *, after: int = -1, limit: int = 1000
+        self, operation_id: UUID, *, after: int = -1, limit: int = 1000, spid: int | None = None
     ) -> Sequence[NumberedEntry]:
+        limit = min(limit, READ_MAX)
         with translated():
-            rows = await self._pool.fetch(READ, operation_id, after, min(limit, READ_MAX))
+            if spid is None:
+                rows = await self._pool.fetch(READ, operation_id, after, limit)
+            else:
+                rows = await self._pool.fetch(READ_PROCESS, operation_id, after, limit, spid)
         return [
             NumberedEntry(
                 number=row["number"],
@@ -72,6 +83,11 @@ class PostgresJournal:
             )
             for row in rows
         ]
+
+    async def next_number(self, operation_id: UUID) -> int:
+        with translated():
+            number: int | None = await self._pool.fetchval(NEXT_NUMBER, operation_id)
+        return number or 0
 
     async def restart(self, operation_id: UUID) -> None:
         with translated():

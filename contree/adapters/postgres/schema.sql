@@ -134,8 +134,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 -- How the API reaches a running guest: commands for the worker that holds the operation. Not
 -- history: what was done is in the log; nothing here outlives its operation.
 
--- Open while the worker takes commands; closed from the end of the main command on.
-CREATE TABLE public.guest_inboxes (
+-- Open while the worker takes commands; closed from the end of the main command on. Unlogged: a
+-- worker opens its inboxes again when a crash of the database has emptied the table.
+CREATE UNLOGGED TABLE public.guest_inboxes (
     operation_id uuid    PRIMARY KEY,
     is_open      boolean NOT NULL
 );

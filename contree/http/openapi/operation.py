@@ -15,9 +15,12 @@ ERROR_TEXTS = {
     403: "The token lacks the permission",
     404: "It does not exist in this project",
     409: "Its state does not allow this",
+    410: "The instance has ended",
     416: "The range lies outside the file",
     422: "The path exists but is of the wrong type",
+    425: "Not possible yet, and nothing was done; try again",
     503: "A part the server needs is not there at the moment; try again",
+    504: "The guest did not confirm in time; it may have been done",
 }
 REQUEST_ID = {"X-Request-Id": {"schema": STRING, "description": "ties log and events together"}}
 

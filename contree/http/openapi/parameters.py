@@ -6,7 +6,7 @@ from typing import Any
 
 from contree.domain.operation import Kind, Status
 from contree.http.openapi.schemas import INTEGER, STRING, UUID, Schema
-from contree.http.query import LIMIT_DEFAULT, LIMIT_MAX, OFFSET_MAX
+from contree.http.query import LIMIT_DEFAULT, LIMIT_MAX, OFFSET_MAX, SPID_MAX
 
 Parameter = dict[str, Any]
 
@@ -52,6 +52,11 @@ FLAG = {"type": "string", "examples": ["", "1"]}
 IMAGE_UUID = in_path("image_uuid", UUID)
 OPERATION_UUID = in_path("operation_uuid", UUID)
 SHA256 = in_path("sha256", STRING | {"pattern": "^[0-9a-fA-F]{64}$"})
+
+SPID = in_path("spid", INTEGER | {"minimum": 1, "maximum": SPID_MAX})
+SIGNAL = STRING | {
+    "pattern": "^([1-9]|[1-5][0-9]|6[0-4]|(SIG)?(HUP|INT|QUIT|KILL|USR1|USR2|TERM|STOP|CONT))$"
+}
 
 GUEST_PATH = in_query(
     "path",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from contree.http.openapi.grep import grep_operation
+from contree.http.openapi.live_paths import live_paths
 from contree.http.openapi.operation import (
     answer_,
     head_of,
@@ -28,7 +30,6 @@ from contree.http.openapi.schemas import NO_NUL, STRING, TAG_PATTERN, UUID, Sche
 
 TEXT_PLAIN = {"text/plain": {"schema": STRING}}
 BYTES: Schema = {"type": "string", "format": "binary"}
-NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**53}
 LOCATION = {"Location": {"schema": STRING}}
 
 
@@ -46,6 +47,7 @@ def paths() -> dict[str, Any]:
         **_image_paths(),
         **_file_paths(),
         **_run_paths(),
+        **live_paths(),
         **_inspect_paths(),
     }
 
@@ -167,21 +169,6 @@ def _run_paths() -> dict[str, Any]:
                 errors=(400, 403, 404, 409),
             ),
         },
-        "/v1/operations/{operation_uuid}/events": {
-            "get": operation(
-                "Follow what an operation does, as Server-Sent Events",
-                "operations",
-                answer_(200, {"text/event-stream": {"schema": ref("EventFrame")}}),
-                parameters=(
-                    OPERATION_UUID,
-                    in_query("follow", FLAG, "Stay until the operation has ended."),
-                    in_query("since", NUMBER, "Only events with a higher id."),
-                    in_query("spid", NUMBER, "Only events of this process."),
-                    {"name": "Last-Event-Id", "in": "header", "schema": NUMBER},
-                ),
-                errors=(400, 403, 404),
-            )
-        },
     }
 
 
@@ -241,4 +228,5 @@ def _inspect_paths() -> dict[str, Any]:
         f"{image}/list": {"get": listing},
         f"{image}/download": {"get": download, "head": head_of(download)},
         f"{image}/archive": {"get": archive, "head": head_of(archive)},
+        f"{image}/grep": {"get": grep_operation()},
     }

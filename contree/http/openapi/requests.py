@@ -75,6 +75,8 @@ def request_schemas(limits: Limits) -> dict[str, Schema]:
             required=("registry",),
         ),
         "InstanceRequest": body(_run_request(limits), required=("command", "image")),
+        "SubprocessRequest": body(_process_request(), required=("command",)),
+        "Stdin": _stdin(),
     }
 
 
@@ -98,6 +100,23 @@ def _stdin() -> Schema:
     }
 
 
+def _process_request() -> dict[str, Schema]:
+    """What every process is asked for with, the main one too."""
+    argument = STRING | {"pattern": NO_NUL}
+    user = INTEGER | {"minimum": 0, "maximum": ID_MAX, "default": 0}
+    return {
+        "command": argument | {"minLength": 1},
+        "args": array_of(argument),
+        "shell": BOOLEAN | {"default": False},
+        "env": map_of(nullable(argument)) | {"propertyNames": {"pattern": VARIABLE_PATTERN}},
+        "cwd": {"anyOf": [{"const": ""}, STRING | {"pattern": PATH_PATTERN}]},
+        "uid": user,
+        "gid": user,
+        "stdin": _stdin(),
+        "truncate_output_at": INTEGER | {"minimum": 0, "maximum": OUTPUT_BYTES_MAX},
+    }
+
+
 def _run_request(limits: Limits) -> dict[str, Schema]:
     argument = STRING | {"pattern": NO_NUL}
     user = INTEGER | {"minimum": 0, "maximum": ID_MAX, "default": 0}
@@ -112,18 +131,10 @@ def _run_request(limits: Limits) -> dict[str, Schema]:
     }
     placement = body({"uuid": UUID, "uid": user, "gid": user, "mode": mode}, required=("uuid",))
     return {
-        "command": argument | {"minLength": 1},
+        **_process_request(),
         "image": STRING | {"pattern": IMAGE_PATTERN, "maxLength": TAG_CHARS_MAX + 4},
-        "args": array_of(argument),
-        "shell": flag,
-        "env": map_of(nullable(argument)) | {"propertyNames": {"pattern": VARIABLE_PATTERN}},
-        "cwd": {"anyOf": [{"const": ""}, STRING | path]},
-        "uid": user,
-        "gid": user,
         "hostname": argument | {"minLength": 1, "maxLength": HOSTNAME_CHARS_MAX},
-        "stdin": _stdin(),
         "timeout": _seconds(limits.instance_max_timeout_s, limits.instance_default_timeout_s),
-        "truncate_output_at": INTEGER | {"minimum": 0, "maximum": OUTPUT_BYTES_MAX},
         "disposable": flag,
         "preserve_env": flag,
         "preserve_cwd": flag,

@@ -205,6 +205,7 @@ def _run_schemas() -> dict[str, Schema]:
                 "stderr": ref("Stream"),
             }
         ),
+        "Subprocess": answer({"spid": INTEGER | {"minimum": 2, "description": "its number"}}),
         "InstanceMetadata": answer(request),
         "Instance": answer({"uuid": UUID, **request}),
     }

@@ -17,6 +17,7 @@ from contree.app.recover import Recover
 from contree.app.request_import import ImportOrder, RequestImport
 from contree.app.request_run import RequestRun, RunOrder
 from contree.app.run_instance import RunInstance
+from contree.app.steer_instance import SteerInstance
 from contree.app.upload_file import UploadFile
 from contree.domain.operation import Kind
 from contree.domain.token import Permission
@@ -24,6 +25,7 @@ from contree.worker.loop import Capacity, Worker
 from tests.fakes.clock import EPOCH, FakeClock, FakeIds
 from tests.fakes.content_store import FakeContentStore
 from tests.fakes.event_log import FakeEventLog
+from tests.fakes.guest_control import FakeGuestControl
 from tests.fakes.image_source import FakeImageSource, PublishedImage
 from tests.fakes.journal import FakeJournal
 from tests.fakes.layers import FakeLayers
@@ -59,6 +61,7 @@ class World:
         self.content, self.layers = FakeContentStore(), FakeLayers()
         self.source, self.microvm = FakeImageSource(), FakeMicroVM(programs)
         self.journal, self.sealer = FakeJournal(), FakeSealer()
+        self.control = FakeGuestControl()
         self.images = FakeImageReads(self.log)
         self.operations = FakeOperationReads(self.log)
         self.files = FakeFileReads(self.log)
@@ -92,6 +95,12 @@ class World:
             limits=self.limits,
         )
         self.cancellation = CancelOperation(log=self.log, clock=self.clock)
+        self.steering = SteerInstance(
+            control=self.control,
+            operations=self.operations,
+            content=self.content,
+            sealer=self.sealer,
+        )
         self.uploads = UploadFile(
             log=self.log,
             files=self.files,
@@ -108,6 +117,7 @@ class World:
             layers=self.layers,
             microvm=self.microvm,
             journal=self.journal,
+            control=self.control,
             sealer=self.sealer,
             clock=self.clock,
             ids=self.ids,

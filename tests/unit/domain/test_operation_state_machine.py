@@ -13,6 +13,7 @@ from contree.domain.aggregate import Aggregate, Event
 from contree.domain.context import Context
 from contree.domain.errors import InvalidTransitionError
 from contree.domain.operation import ATTEMPTS_MAX, Operation, Status
+from contree.domain.subprocess import SubprocessSpec
 from tests.fakes.clock import FakeClock, FakeIds
 from tests.support.histories import a_spec, context_at
 
@@ -21,7 +22,7 @@ ENDED = {"SUCCESS", "FAILED", "CANCELLED"}
 
 
 class OperationMachine(RuleBasedStateMachine):
-    """The model is four plain values; the aggregate must agree with them after every command."""
+    """The model is a few plain values; the aggregate must agree with them after every command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,9 +33,11 @@ class OperationMachine(RuleBasedStateMachine):
         self.attempts = 0
         self.wish = False
         self.running_s = 0.0
+        self.last_spid = 1
 
     @initialize(is_import=st.booleans())
     def request(self, is_import: bool) -> None:
+        self.is_instance = not is_import
         context, operation_id = context_at(self.clock, self.project_id), self.ids.new_id()
         if is_import:
             self.operation = Operation.request_import(
@@ -89,6 +92,24 @@ class OperationMachine(RuleBasedStateMachine):
         if self.play(lambda: self.operation.start(self.context), allowed=allowed):
             self.status = "EXECUTING"
 
+    @rule(above=st.integers(-1, 3))
+    def spawn_subprocess(self, above: int) -> None:
+        spid = self.last_spid + above
+        done = self.play(
+            lambda: self.operation.subprocess_spawned(
+                self.context, spid=spid, pid=9, spec=SubprocessSpec(command="true")
+            ),
+            allowed=self.status in RUNNING and self.is_instance and above > 0,
+        )
+        self.last_spid = spid if done else self.last_spid
+
+    @rule()
+    def signal(self) -> None:
+        self.play(
+            lambda: self.operation.signalled(self.context, spid=1, signal=15),
+            allowed=self.status in RUNNING and self.is_instance,
+        )
+
     @rule()
     def lose(self) -> None:
         done = self.play(
@@ -140,6 +161,7 @@ class OperationMachine(RuleBasedStateMachine):
         assert self.operation.status.value == self.status
         assert self.operation.attempts == self.attempts <= ATTEMPTS_MAX
         assert self.operation.cancellation_requested == self.wish
+        assert self.operation.last_spid == self.last_spid
         assert self.operation.status.is_running == (self.status in RUNNING)
         assert self.operation.status.is_terminal == (self.status in ENDED)
 

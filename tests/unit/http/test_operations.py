@@ -333,9 +333,3 @@ async def test_an_unknown_operation_is_a_404_and_a_malformed_one_a_400(
     for name, status in ((UNKNOWN, 404), ("x", 400), (UNKNOWN[:-1], 400), (f"{UNKNOWN}0", 400)):
         response = await api.request(method, f"/v1/operations/{name}")
         assert response.status == (await response.json())["status"] == status
-
-
-async def test_routes_that_come_later_do_not_pretend_to_exist(api: Api, world: World) -> None:
-    uuid = (await start(api, world))["uuid"]
-    response = await api.post(f"/v1/operations/{uuid}/subprocesses", json={"command": "x"})
-    assert response.status == (await response.json())["status"] == 404

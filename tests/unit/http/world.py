@@ -16,6 +16,7 @@ from contree.app.limits import Limits
 from contree.app.request_import import RequestImport
 from contree.app.request_run import RequestRun
 from contree.app.services import Services
+from contree.app.steer_instance import SteerInstance
 from contree.app.tag_images import TagImages
 from contree.app.upload_file import UploadFile
 from contree.domain.context import Context
@@ -29,8 +30,11 @@ from contree.domain.token import Permission, Token
 from contree.http.app import create_app
 from tests.fakes.clock import FakeClock, FakeIds
 from tests.fakes.event_log import FakeEventLog
+from tests.fakes.guest_control import FakeGuestControl
+from tests.fakes.image_search import FakeImageSearch
 from tests.fakes.image_source import FakeImageSource
 from tests.fakes.journal import FakeJournal
+from tests.fakes.operation_news import FakeOperationNews
 from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads, FakeTokenReads
 from tests.fakes.sealer import FakeSealer
 from tests.unit.http.memory import MemoryContent, MemoryFiles
@@ -49,7 +53,11 @@ class World:
         self.log = FakeEventLog()
         self.content = MemoryContent()
         self.files = MemoryFiles()
+        self.search = FakeImageSearch(self.files)
         self.journal = FakeJournal()
+        self.news = FakeOperationNews()
+        self.journal.appended = self.log.ended = self.news.tell
+        self.control = FakeGuestControl()
         self.is_ready = True
         self._images = 0
 
@@ -90,7 +98,15 @@ class World:
             ),
             content=self.content,
             image_files=self.files,
+            image_search=self.search,
             journal=self.journal,
+            news=self.news,
+            steering=SteerInstance(
+                control=self.control,
+                operations=FakeOperationReads(log),
+                content=self.content,
+                sealer=FakeSealer(),
+            ),
             limits=self.limits,
             clock=clock,
             ready=self._ready,

@@ -36,6 +36,8 @@ KINDS = {
     stat.S_IFIFO: EntryType.FIFO,
 }
 
+PADDED_BYTES = 60 * 1024
+
 
 def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
@@ -171,6 +173,41 @@ async def compared(lower: list[list[tars.Member]], upper: list[tars.Member]) -> 
             store.close()
 
 
+async def compared_with_merged(layered: list[list[tars.Member]]) -> None:
+    """The kernel shows the same by a plan of merged layers as by a plan of each."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        store = LayerDirectory(work / "layers")
+        files = LayerImageFiles(store)
+        try:
+            layers = []
+            for members in layered:
+                # Of one size, so that they are merged.
+                tar = tars.tar_bytes(members).ljust(PADDED_BYTES, b"\0")
+                blob = tars.blob(work, tar)
+                layer = await store.add_imported(
+                    blob, media_type=tars.TAR, diff_id=tars.diff_id(tar)
+                )
+                layers.append(layer.diff_id)
+            long = await store.mount_plan(layers)
+            wanted = await told(files, layers)
+            for point in ("one", "other"):
+                (work / point).mkdir()
+            with mounted(long, work / "one") as unmerged:
+                assert seen(unmerged) == wanted
+            stream = tars.stream_of(tars.guest_bytes([root(), file("on-top")]))
+            await store.add_delta(stream, below=layers, bytes_max=1 << 30)
+            store.wait_for_merges()
+            short = await store.mount_plan(layers)
+            assert any(".merged" in path.parts for path in short.squashfs)
+            with mounted(short, work / "other") as merged:
+                assert seen(merged) == wanted
+            assert await told(files, layers) == wanted
+        finally:
+            files.close()
+            store.close()
+
+
 @pytest.fixture(scope="module")
 def may_mount(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Try a squashfs on a loop device, which containers often do not have."""
@@ -208,6 +245,13 @@ def test_the_kernel_shows_implied_directories_and_hidden_marks_as_we_tell_them()
 
 
 @pytest.mark.usefixtures("may_mount")
+def test_a_directory_implied_in_an_opaque_one_borrows_nothing_from_what_that_hides() -> None:
+    base = [root(), directory("d"), directory("d/in", mode=0o700, uid=9), file("d/in/old")]
+    upper = [directory("d"), file("d/.wh..wh..opq"), file("d/in/new")]
+    asyncio.run(compared([base, upper], [root(), file("new")]))
+
+
+@pytest.mark.usefixtures("may_mount")
 @settings(
     max_examples=30,
     deadline=None,
@@ -221,3 +265,24 @@ def test_the_kernel_shows_random_stacks_as_we_tell_them(
     note(f"lower={lower!a}")
     note(f"upper={upper!a}")
     asyncio.run(compared(lower, upper))
+
+
+@pytest.mark.usefixtures("may_mount")
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
+@given(
+    base=st.none() | oci_layers(),
+    layered=st.lists(oci_layers(), min_size=4, max_size=5, unique_by=repr),
+)
+def test_the_kernel_shows_merged_layers_as_it_shows_the_layers(
+    base: list[tars.Member] | None, layered: list[list[tars.Member]]
+) -> None:
+    note(f"base={base!a}")
+    note(f"layered={layered!a}")
+    # A large one is not merged with the rest: then the merged layers lie on something.
+    large = [] if base is None else [[*base, file("large", bytes(200_000))]]
+    asyncio.run(compared_with_merged([*large, *layered]))

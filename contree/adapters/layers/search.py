@@ -1,0 +1,206 @@
+"""Searching an image's text: `contree.app.image_search.ImageSearch` with ripgrep, on the host.
+
+Each layer's text lies once as plain files of our own naming (search_tree), made when a search first
+needs it; which of them an image shows, and as what, comes from the layers' indexes (search_scope).
+ripgrep reads those files in chunks, in order, as many at a time as there are processors
+(search_process), so that the first matches in order are found without reading what comes after.
+Nothing of an image ever becomes a name, a link or a mode on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from contree.adapters.layers.search_found import FOUND_BYTES_MAX, Found, combined
+from contree.adapters.layers.search_globs import Globs
+from contree.adapters.layers.search_process import check_query, search_files
+from contree.adapters.layers.search_scope import Chunk, Root, View, scope_of, view_of
+from contree.adapters.layers.search_tree import SearchTrees
+from contree.adapters.layers.store import INDEX_NAME, LayerDirectory, hex_of
+from contree.app.image_search import SearchQuery, SearchResult
+from contree.domain.errors import NotFoundError
+
+T = TypeVar("T")
+
+SEARCH_S_MAX: Final = 20.0
+"""After this a search gives what it has; what it was preparing is prepared nevertheless."""
+
+VIEW_FILES_CACHED_MAX: Final = 250_000
+"""Files of the views that are kept, about 100 bytes each."""
+
+_READ_THREADS: Final = 2
+
+
+class LayerSearch:
+    """Implements ImageSearch over the layers of `store`; `root` is for what it derives of them."""
+
+    def __init__(
+        self, store: LayerDirectory, root: Path, *, search_s_max: float = SEARCH_S_MAX
+    ) -> None:
+        self._store = store
+        self._trees = SearchTrees(root)
+        self._search_s_max = search_s_max
+        self._program = shutil.which("rg") or "rg"
+        self._threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="image-search")
+        # Of its own: a large layer's tree must not delay the searches of other images.
+        self._making = ThreadPoolExecutor(1, thread_name_prefix="image-search-trees")
+        self._slots = asyncio.Semaphore(os.cpu_count() or 1)
+        self._views: OrderedDict[tuple[str, ...], View] = OrderedDict()
+        self._being_made: dict[tuple[str, ...], asyncio.Future[View]] = {}
+
+    def close(self) -> None:
+        """Stop the threads; a tree that is being made is given up. Blocking."""
+        self._trees.stop()
+        self._making.shutdown(cancel_futures=True)
+        self._threads.shutdown()
+
+    async def search(self, layers: Sequence[str], query: SearchQuery) -> SearchResult:
+        key = tuple(layers)
+        await self._store.make_local(key)
+        found: list[Found] = []
+        try:
+            async with asyncio.timeout(self._search_s_max):
+                view, roots = await self._prepared(key, query)
+                choose = partial(scope_of, view, roots, Globs(query.globs))
+                scope = await self._run(choose)
+                found += [_found(key, view, chunk, query) for chunk in scope.chunks]
+                await self._search(found, query)
+        except TimeoutError:
+            return combined(found, query, is_partial=True)
+        return combined(found, query, is_partial=scope.is_partial)
+
+    async def _prepared(
+        self, layers: tuple[str, ...], query: SearchQuery
+    ) -> tuple[View, list[Root]]:
+        checked, roots = await asyncio.gather(
+            check_query(self._program, query),
+            self._run(partial(self._roots, layers, query.paths)),
+            return_exceptions=True,
+        )
+        if isinstance(checked, BaseException):
+            raise checked
+        if isinstance(roots, BaseException):
+            raise roots
+        return await self._view(layers), roots
+
+    # -- reading ------------------------------------------------------------------------------
+
+    async def _search(self, found: Sequence[Found], query: SearchQuery) -> None:
+        """Read the chunks, several at a time, until the first ones in order hold enough."""
+        waiting = iter(found)
+        readers: list[asyncio.Task[None]] = []
+
+        async def read() -> None:
+            for chunk in waiting:
+                async with self._slots:
+                    await self._read(chunk, query)
+                if _is_enough(found, query):
+                    for reader in readers:
+                        if reader is not asyncio.current_task():
+                            reader.cancel()
+                    return
+
+        readers += [asyncio.create_task(read()) for _ in range(os.cpu_count() or 1)]
+        try:
+            for outcome in await asyncio.gather(*readers, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    raise outcome
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+    async def _read(self, chunk: Found, query: SearchQuery) -> None:
+        output = search_files(
+            self._program, query, directory=self._trees.directory, files=chunk.files
+        )
+        async with aclosing(output):
+            async for message in output:
+                chunk.take(message)
+                if chunk.is_enough:
+                    break
+        chunk.is_finished = True
+
+    # -- what there is to read ----------------------------------------------------------------
+
+    def _roots(self, layers: tuple[str, ...], paths: Sequence[str]) -> list[Root]:
+        with self._store.stack(layers) as stack:
+            roots = []
+            for path in paths:
+                node = None
+                with suppress(UnicodeEncodeError):
+                    asked = path.encode("utf-8", "surrogateescape").strip(b"/")
+                    node = stack.resolve(asked)
+                if node is None:
+                    raise NotFoundError("path", path)
+                roots.append(Root(asked=asked, real=node.path, is_directory=node.is_directory))
+            return roots
+
+    async def _view(self, layers: tuple[str, ...]) -> View:
+        """Return the image's view; a caller who gives up does not end the making of it."""
+        known = self._views.get(layers)
+        if known is not None:
+            self._views.move_to_end(layers)
+            return known
+        making = self._being_made.get(layers)
+        if making is None:
+            loop = asyncio.get_running_loop()
+            making = loop.run_in_executor(self._making, self._made_view, layers)
+            self._being_made[layers] = making
+            making.add_done_callback(partial(self._keep, layers))
+        return await asyncio.shield(making)
+
+    def _keep(self, layers: tuple[str, ...], made: asyncio.Future[View]) -> None:
+        del self._being_made[layers]
+        if made.cancelled() or made.exception() is not None:
+            return
+        self._views[layers] = made.result()
+        file_count = sum(len(view.paths) for view in self._views.values())
+        while file_count > VIEW_FILES_CACHED_MAX and len(self._views) > 1:
+            _, oldest = self._views.popitem(last=False)
+            file_count -= len(oldest.paths)
+
+    def _made_view(self, layers: tuple[str, ...]) -> View:
+        for diff_id in set(layers):
+            digest = hex_of(diff_id)
+            if not self._trees.has(digest):
+                tar = self._store.tar_path(diff_id)
+                with self._store.indexes.using([tar.with_name(INDEX_NAME)]) as (index,):
+                    self._trees.make(digest, index, tar)
+        with self._store.stack(layers) as stack:
+            return view_of(stack, [self._trees.files_of(hex_of(one)) for one in layers])
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _found(layers: Sequence[str], view: View, chunk: Chunk, query: SearchQuery) -> Found:
+    files = [f"{hex_of(layers[view.layers[at]])}/{view.numbers[at]}" for at in chunk.places]
+
+    def shown(position: int) -> str:
+        name = chunk.roots[position].shown(view.paths[chunk.places[position]])
+        return "/" + name.decode("utf-8", "surrogateescape")
+
+    return Found(query, files, shown)
+
+
+def _is_enough(found: Sequence[Found], query: SearchQuery) -> bool:
+    """Say whether the chunks that are read without a gap hold all that can be given."""
+    match_count = text_bytes = 0
+    for chunk in found:
+        if not chunk.is_finished:
+            return False
+        match_count += chunk.match_count
+        text_bytes += chunk.text_bytes
+        if match_count > query.max_total or text_bytes > FOUND_BYTES_MAX:
+            return True
+    return False

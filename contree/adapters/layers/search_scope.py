@@ -1,0 +1,177 @@
+"""Which files of an image a search reads, in which order, and what they are called there.
+
+The view of an image, every text file that its layers show, is made once and kept for the next
+searches; asked paths and globs choose from it. Names are only compared here, never opened.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from contree.adapters.layers.entry import Kind
+from contree.adapters.layers.search_globs import Globs
+from contree.adapters.layers.stack import Node, Stack
+
+CHUNK_FILES_MAX: Final = 2000
+CHUNK_BYTES_MAX: Final = 32 * 1024**2
+"""What one run of ripgrep reads: enough that its start does not matter, little enough that the
+processors share the work and that a search with many matches ends early."""
+
+_BELOW: Final = b"\0"
+"""Stands for `/` in a view's paths: no name has it and it sorts before all others, so that the
+order of bytes is that of listings, directory by directory."""
+
+
+@dataclass(slots=True, kw_only=True)
+class View:
+    """Every text file that an image shows, in order; the columns go together.
+
+    numbers   names of the files in the trees of their layers; -1 = left out by a bound
+    """
+
+    paths: list[bytes] = field(default_factory=list)
+    layers: array[int] = field(default_factory=lambda: array("l"))
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+
+    def below(self, directory: bytes) -> range:
+        """Return where the files under `directory` (with `/`, '' = the root) are."""
+        if not directory:
+            return range(len(self.paths))
+        prefix = directory.replace(b"/", _BELOW)
+        start = bisect_left(self.paths, prefix + b"\0")
+        return range(start, bisect_left(self.paths, prefix + b"\1"))
+
+    def at(self, path: bytes) -> range:
+        """Return where the file `path` is: one place or none."""
+        wanted = path.replace(b"/", _BELOW)
+        start = bisect_left(self.paths, wanted)
+        found = start < len(self.paths) and self.paths[start] == wanted
+        return range(start, start + found)
+
+
+def view_of(stack: Stack, trees: Sequence[tuple[set[int], set[int]]]) -> View:
+    """Walk the whole image; `trees` are, by layer, what SearchTrees.files_of says."""
+    view = View()
+    for node in _regular_files(stack):
+        there, left_out = trees[node.layer]
+        number = node.row.ino
+        if number not in there:
+            if number not in left_out:
+                continue
+            number = -1
+        view.paths.append(node.path.replace(b"/", _BELOW))
+        view.layers.append(node.layer)
+        view.numbers.append(number)
+        view.sizes.append(node.row.size_bytes)
+    return view
+
+
+def _regular_files(stack: Stack) -> Iterator[Node]:
+    pending = [stack.children(stack.root())]
+    while pending:
+        node = next(pending[-1], None)
+        if node is None:
+            pending.pop()
+        elif node.is_directory:
+            pending.append(stack.children(node))
+        elif node.row.kind == Kind.REGULAR and node.row.size_bytes:
+            yield node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """A path that was asked for. Neither has a leading slash; '' is the image's root.
+
+    asked   as the caller names it
+    real    where it is, without symbolic links
+    """
+
+    asked: bytes
+    real: bytes
+    is_directory: bool
+
+    def shown(self, path: bytes) -> bytes:
+        """Return what a file is called for the caller; `path` is as in a View."""
+        below = path[len(self.real) :].replace(_BELOW, b"/")
+        return (self.asked + below).lstrip(b"/")
+
+
+@dataclass(slots=True, kw_only=True)
+class Chunk:
+    """Files for one run of ripgrep: `places` in the view, under `roots` one for each."""
+
+    places: list[int] = field(default_factory=list)
+    roots: list[Root] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a search reads; `is_partial` when a bound leaves some of it out."""
+
+    chunks: Sequence[Chunk]
+    is_partial: bool
+
+
+def scope_of(view: View, roots: Sequence[Root], globs: Globs) -> Scope:
+    """Choose the files below `roots` that `globs` take, each name once, in order."""
+    chunks = [Chunk()]
+    is_partial = False
+    for root, place in _chosen(view, roots, globs):
+        if view.numbers[place] < 0:
+            is_partial = True
+            continue
+        chunk = chunks[-1]
+        if len(chunk.places) >= CHUNK_FILES_MAX or chunk.size_bytes >= CHUNK_BYTES_MAX:
+            chunk = Chunk()
+            chunks.append(chunk)
+        chunk.places.append(place)
+        chunk.roots.append(root)
+        chunk.size_bytes += view.sizes[place]
+    return Scope(chunks=[chunk for chunk in chunks if chunk.places], is_partial=is_partial)
+
+
+def _chosen(view: View, roots: Sequence[Root], globs: Globs) -> Iterator[tuple[Root, int]]:
+    names_seen: set[bytes] = set()
+    for root in roots:
+        if root.is_directory:
+            # As in ripgrep, globs choose among what a walk meets, not what the caller names.
+            within = _Filter(globs, root.asked) if globs else None
+            places = view.below(root.real)
+        else:
+            within, places = None, view.at(root.real)
+        for place in places:
+            if within is not None or len(roots) > 1:
+                name = root.shown(view.paths[place])
+                if within is not None and not within.takes(name):
+                    continue
+                if len(roots) > 1 and name in names_seen:
+                    continue
+                names_seen.add(name)
+            yield root, place
+
+
+class _Filter:
+    """Globs on a walk below `top`; a directory that is not entered hides all that is below it."""
+
+    def __init__(self, globs: Globs, top: bytes) -> None:
+        self._globs = globs
+        self._entered: dict[bytes, bool] = {top: True, b"": True}
+
+    def takes(self, path: bytes) -> bool:
+        return self._enters(path.rpartition(b"/")[0]) and self._globs.takes_file(path)
+
+    def _enters(self, directory: bytes) -> bool:
+        trail = []
+        while (known := self._entered.get(directory)) is None:
+            trail.append(directory)
+            directory = directory.rpartition(b"/")[0]
+        for step in reversed(trail):
+            known = known and self._globs.enters(step)
+            self._entered[step] = known
+        return known
