@@ -14,6 +14,8 @@ from contree.http.app import create_app
 SHUTDOWN_S = 5.0
 """How long open answers (followers of events, downloads) may go on after a stop."""
 KEEPALIVE_S = 75.0
+LINE_BYTES_MAX = 256 * 1024
+"""A request line: 16 patterns of 1,024 characters and as many paths, percent-encoded."""
 
 
 @asynccontextmanager
@@ -26,6 +28,7 @@ async def serve_api(services: Services, host: str, port: int) -> AsyncIterator[s
         create_app(services),
         keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=SHUTDOWN_S,
+        max_line_size=LINE_BYTES_MAX,
         access_log=None,  # create_app logs each request itself, with its id
     )
     await runner.setup()
