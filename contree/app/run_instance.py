@@ -150,6 +150,7 @@ class RunInstance:
         operation.start(
             self._context(operation),
             accelerator=guest.info.accelerator,
+            origin=guest.info.origin.value,
             kernel=guest.info.kernel,
             boot_id=str(guest.info.boot_id),
             network=NETWORK,

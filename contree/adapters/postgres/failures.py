@@ -41,6 +41,6 @@ def translated() -> Iterator[None]:
         raise StorageFullError(f"the database has no room: {error}") from error
     except asyncpg.DataError:
         raise  # also a kind of InterfaceError, but about a value of ours
-    except (*AWAY, asyncpg.InterfaceError) as error:
+    except (*AWAY, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         text = str(error) or type(error).__name__
         raise UnavailableError(f"the database is not available: {text}") from error
