@@ -38,6 +38,7 @@ VIEW_FILES_CACHED_MAX: Final = 250_000
 """Files of the views that are kept, about 100 bytes each."""
 
 _READ_THREADS: Final = 2
+_NO_PROGRAM: Final = "/nonexistent/rg"
 
 
 class LayerSearch:
@@ -49,7 +50,7 @@ class LayerSearch:
         self._store = store
         self._trees = SearchTrees(root)
         self._search_s_max = search_s_max
-        self._program = shutil.which("rg") or "rg"
+        self._program = shutil.which("rg") or _NO_PROGRAM
         self._threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="image-search")
         # Of its own: a large layer's tree must not delay the searches of other images.
         self._making = ThreadPoolExecutor(1, thread_name_prefix="image-search-trees")

@@ -114,8 +114,9 @@ class _Translation:
                 self._end_choice()
                 chosen = [choice for choice in self._choices if choice]
                 self._parts, self._outside = self._outside, None
-                if chosen:
-                    self._parts.append(b"(?:" + b"|".join(chosen) + b")")
+                self._parts.append(b"(?:" + b"|".join(chosen) + b")" if chosen else b"")
+            elif letter == "}":
+                self._parts.append(b"")  # of no `{`: as if it were not there
             else:
                 self._parts.append(_literal(letter))
             previous = self._glob[self._at - 1]
