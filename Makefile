@@ -21,7 +21,8 @@ demo: setup ## the whole story on real parts, in a throw-away directory
 	@$(BIN)/python -m infra.demo
 
 test: setup check ## check, then the whole suite, guest agent and real guests included
-	@$(BIN)/python -m pytest $(T)
+	@root=$$(mktemp -d /tmp/contree-test.XXXXXX); trap 'rm -rf "$$root"' EXIT; \
+	    PYTEST_DEBUG_TEMPROOT=$$root $(BIN)/python -m pytest $(T)
 
 check: setup ## lint, format, types, rings: needs no services
 	@$(BIN)/ruff check .

@@ -177,7 +177,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        subprocess.run(["umount", str(path)], check=True)
+        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 async def test_a_full_disk_is_said_and_nothing_is_kept(small_disk: Path, tmp_path: Path) -> None:
