@@ -70,7 +70,7 @@ def main() -> None:
             samples["ours"],
             samples["raw"],
             reference_name=RAW,
-            targets=(Target(of="ratio", at_most=1.2), Target(of="ours", at_most=500)),
+            targets=(Target(of="ours", at_most=500),),
         )
         _add_phases(report, running, clients[0], raw.phases[:])
         rates = alternate(
@@ -84,11 +84,13 @@ def main() -> None:
             rates["ours"],
             rates["raw"],
             reference_name=RAW,
-            targets=(Target(of="ratio", at_least=0.9),),
         )
         for client in clients:
             client.close()
-        report.note("each run boots its guest cold: the 500 ms are for restored templates")
+        report.note(
+            "ours is restored from a template, the reference boots cold: the ratio is what the "
+            "template gains; the targets against a bare restore are not measured yet"
+        )
 
 
 class _Client:
