@@ -72,7 +72,9 @@ def _rule(line: str) -> _Rule | None:
             anchored, line = True, line[1:]
     if line.endswith("/"):
         only_directories = True
-        line = line[:-1].removesuffix("\\")
+        line = line[:-1]
+        if (len(line) - len(line.rstrip("\\"))) % 2:
+            line = line[:-1]  # it escaped the slash; older ripgreps refuse that
     if not anchored and "/" not in line and line != "**":
         line = f"**/{line}"
     if line.endswith("/**"):

@@ -134,6 +134,7 @@ def test_globs_take_what_ripgrep_takes(
     [
         *("*.py", "*.{py,c}", "a/**", "**/a", "/a/*", "a/", "!a", "!a/**", "**", "a/**/b.py"),
         *("[!a]*", "[a-c]*", "x[[]1]", "\\{c}", "{a,**/d}/*", "#a", "a ", "**/d/**", "d/*", "?"),
+        *("q\\\\z", "a\\\\/", "!a\\\\/", "a\\/", "}a", "{}**", "[]a]", "[a-]*", "**/}A"),
     ],
 )
 def test_common_globs_take_what_ripgrep_takes(
