@@ -26,11 +26,13 @@ from contree.adapters.postgres.embedded import EmbeddedPostgres, running_dsn
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.guest_control import PostgresGuestControl
 from contree.adapters.postgres.journal import PostgresJournal
+from contree.adapters.postgres.leadership import PostgresLeadership
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.adapters.postgres.rebuild import compare, rebuild
+from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.clock import SystemClock, SystemIds
@@ -48,9 +50,11 @@ from contree.app.import_image import ImportImage
 from contree.app.issue_tokens import IssueTokens
 from contree.app.journal import Journal
 from contree.app.layer_store import ImageFiles, LayerStore, MountPlan
+from contree.app.leadership import Leadership
 from contree.app.microvm import GuestInfo, GuestSpec
 from contree.app.operation_news import OperationNews
 from contree.app.reads import FileReads, ImageReads, OperationReads, TokenReads
+from contree.app.recorded_log import RecordedLog
 from contree.app.recover import Recover
 from contree.app.request_import import RequestImport
 from contree.app.request_run import RequestRun
@@ -64,6 +68,7 @@ from contree.app.work_queue import WorkQueue
 from contree.config import Settings
 from contree.domain.errors import UnavailableError
 from contree.domain.operation import Kind
+from contree.worker.duties import Duty, duties_kept
 from contree.worker.loop import Capacity, Worker
 
 
@@ -83,6 +88,8 @@ class Core:
     clock: Clock
     ids: IdSource
     log: EventLog
+    recorded: RecordedLog
+    leadership: Leadership
     queue: WorkQueue
     journal: Journal
     news: OperationNews
@@ -181,6 +188,8 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             clock=SystemClock(),
             ids=SystemIds(),
             log=event_log,
+            recorded=PostgresRecordedLog(pool, listener),
+            leadership=PostgresLeadership(urls.app),
             queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
             journal=PostgresJournal(pool),
             news=PostgresOperationNews(listener),
@@ -291,6 +300,12 @@ async def probed_guest(settings: Settings) -> AsyncIterator[GuestInfo]:
             yield guest.info
 
 
+def duties(core: Core) -> list[Duty]:
+    """What one worker of the deployment does for all, beside running operations."""
+    _ = core
+    return []
+
+
 @asynccontextmanager
 async def worker(core: Core) -> AsyncIterator[Worker]:
     """A worker that is ready to run."""
@@ -302,7 +317,7 @@ async def worker(core: Core) -> AsyncIterator[Worker]:
     conclude = Conclude(
         log=core.log, clock=core.clock, ids=core.ids, actor=f"worker:{settings.worker_name}"
     )
-    async with microvm(settings) as machines:
+    async with microvm(settings) as machines, duties_kept(duties(core), core.leadership):
         run_instance = RunInstance(
             log=core.log,
             files=core.files,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar, cast
 from uuid import UUID
@@ -42,6 +43,7 @@ class FakeEventLog:
     events      every event, decoded from its stored form, oldest first
     available   False makes every call raise UnavailableError
     ended       told of every operation that ends: news for followers
+    grown       notified after every append
     leases      operation id to (worker, until), as the real log keeps beside running operations
     """
 
@@ -50,6 +52,7 @@ class FakeEventLog:
         self.ended: Callable[[UUID], None] | None = None
         self.leases: dict[UUID, tuple[str, datetime]] = {}
         self.events: list[Event] = []
+        self.grown = asyncio.Condition()
         self._stored: list[StoredEvent] = []
         self._versions: dict[UUID, int] = {}
         self._sealed: dict[UUID, bytes] = {}
@@ -83,6 +86,13 @@ class FakeEventLog:
         self._sealed.update(seal or {})
         for event in pending:
             self._follow(event)
+        async with self.grown:
+            self.grown.notify_all()
+
+    @property
+    def stored(self) -> Sequence[StoredEvent]:
+        """Every event in its stored form, oldest first."""
+        return self._stored
 
     async def sealed(self, operation_id: UUID) -> bytes | None:
         self._check_available()
