@@ -25,7 +25,7 @@ from contree.app.microvm import MicroVM
 from contree.app.recover import Recover
 from contree.app.work_queue import WorkQueue
 from contree.domain.context import Context
-from contree.domain.errors import ContreeError, UnavailableError
+from contree.domain.errors import ContreeError, StorageFullError, UnavailableError
 from contree.domain.operation import Kind, Operation
 from contree.domain.project import NAMESPACE
 
@@ -160,10 +160,12 @@ class Worker:
         await self._conclude.lose(operation_id, reason, worker=self._name)
 
     async def _lose_when_possible(self, operation_id: UUID, reason: str) -> None:
+        """Until it is recorded it is ours: our lease, renewed, keeps everybody else away."""
         while True:
             try:
                 return await self._lose(operation_id, reason)
-            except UnavailableError:
+            except (UnavailableError, StorageFullError) as error:
+                log.warning("operation %s: its loss is not recorded yet: %s", operation_id, error)
                 await asyncio.sleep(POLL_S)
 
     async def _stop_cancelled(self) -> None:

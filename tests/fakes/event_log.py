@@ -18,7 +18,7 @@ from eventsourcing.persistence import (
 )
 
 from contree.domain.aggregate import Aggregate, Event
-from contree.domain.errors import ConflictError, UnavailableError
+from contree.domain.errors import ConflictError, StorageFullError, UnavailableError
 from contree.domain.operation import (
     OperationAssigned,
     OperationCancelled,
@@ -42,6 +42,7 @@ class FakeEventLog:
 
     events      every event, decoded from its stored form, oldest first
     available   False makes every call raise UnavailableError
+    full        True makes every append raise StorageFullError; `refused` is told each time
     ended       told of every operation that ends: news for followers
     grown       notified after every append
     leases      operation id to (worker, until), as the real log keeps beside running operations
@@ -49,6 +50,8 @@ class FakeEventLog:
 
     def __init__(self) -> None:
         self.available = True
+        self.full = False
+        self.refused: asyncio.Queue[None] = asyncio.Queue()
         self.ended: Callable[[UUID], None] | None = None
         self.leases: dict[UUID, tuple[str, datetime]] = {}
         self.events: list[Event] = []
@@ -72,6 +75,9 @@ class FakeEventLog:
     ) -> None:
         pending = [cast(Event, event) for a in aggregates for event in a.collect_events()]
         self._check_available()
+        if self.full and pending:
+            self.refused.put_nowait(None)
+            raise StorageFullError("the fake database has no room")
         versions = dict(self._versions)
         for event in pending:
             if event.originator_version != versions.get(event.originator_id, 0) + 1:

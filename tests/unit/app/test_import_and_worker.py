@@ -12,6 +12,7 @@ from contree.domain.errors import InvalidFieldError, PermissionMissingError
 from contree.domain.image import ImageImported
 from contree.domain.operation import Kind, OperationRequeued, Status
 from contree.domain.token import Permission
+from contree.worker import loop
 from tests.fakes.image_source import PublishedImage
 from tests.support.registry import tar_of
 from tests.unit.app.world import PROJECT, URL, World, a_caller
@@ -170,6 +171,22 @@ async def test_a_lost_database_is_waited_for_and_the_operation_ends() -> None:
         world.log.available = False
         await asyncio.sleep(0.5)
         world.log.available = True
+        row = await world.end_of(operation_id)
+    assert row.status is Status.SUCCESS
+
+
+async def test_a_database_without_room_is_waited_for_and_the_operation_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    world = World()
+    async with world.working():
+        operation_id = await started(world, "sleep", "0.05")
+        world.log.full = True
+        async with asyncio.timeout(5):
+            for _ in range(4):  # the success, its failure, and the loss of the attempt, again
+                await world.log.refused.get()
+        world.log.full = False
         row = await world.end_of(operation_id)
     assert row.status is Status.SUCCESS
 
