@@ -15,6 +15,7 @@ from eventsourcing.persistence import StoredEvent
 
 from contree.adapters.postgres import coordination
 from contree.adapters.postgres.failures import translated
+from contree.adapters.postgres.group_commit import GroupCommit
 from contree.adapters.postgres.statement import statements
 from contree.adapters.postgres.transcoder import event_mapper
 from contree.app.projection import Change, Projection
@@ -36,6 +37,7 @@ class PostgresEventLog:
         self._pool = pool
         self._projections = tuple(projections)
         self._mapper = event_mapper()
+        self._commits = GroupCommit(pool)
 
     async def load(self, cls: type[A], aggregate_id: UUID) -> A | None:
         with translated():
@@ -52,7 +54,7 @@ class PostgresEventLog:
             parts = self._parts(pending, coordination.seal_changes(seal or {}))
             if len(parts) == 1:
                 text, arguments = parts[0]
-                await self._pool.execute(text, *arguments)
+                await self._commits.execute(text, arguments)
                 return
             async with self._pool.acquire() as connection, connection.transaction():
                 for text, arguments in parts:

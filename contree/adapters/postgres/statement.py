@@ -21,6 +21,10 @@ SHAPES_MAX = 256
 """Bound on remembered statement texts; there are a few dozen in use."""
 
 PLACEHOLDER = re.compile(r"\$(\d+)")
+INSERT_EVENT = (
+    "INSERT INTO public.stored_events (originator_id, originator_version, topic, state) "
+    "VALUES ($1, $2, $3, $4)"
+)
 INSERT_EVENTS = (
     "INSERT INTO public.stored_events (originator_id, originator_version, topic, state) "
     "SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])"
@@ -54,17 +58,25 @@ def arranged(
 def statements(events: Sequence[StoredEvent], changes: Sequence[Change]) -> list[Statement]:
     """Return the statements that append `events` and apply `changes`, to be run in order."""
     first, *rest = arranged(changes)
-    appended: tuple[Any, ...] = (
+    insert, appended = _insert(events)
+    append = (
+        _joined((*(c.statement for c in first), insert)),
+        (*(a for c in first for a in c.arguments), *appended),
+    )
+    return [append, *(_round(changes_of_round) for changes_of_round in rest)]
+
+
+def _insert(events: Sequence[StoredEvent]) -> Statement:
+    """One event, the usual case, goes by values: arrays cost more on both sides of the wire."""
+    if len(events) == 1:
+        (e,) = events
+        return INSERT_EVENT, (e.originator_id, e.originator_version, e.topic, e.state)
+    return INSERT_EVENTS, (
         [e.originator_id for e in events],
         [e.originator_version for e in events],
         [e.topic for e in events],
         [e.state for e in events],
     )
-    append = (
-        _joined((*(c.statement for c in first), INSERT_EVENTS)),
-        (*(a for c in first for a in c.arguments), *appended),
-    )
-    return [append, *(_round(changes_of_round) for changes_of_round in rest)]
 
 
 def _round(changes: Sequence[Change]) -> Statement:
