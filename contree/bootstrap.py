@@ -30,7 +30,7 @@ from contree.adapters.postgres.leadership import PostgresLeadership
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.operation_news import PostgresOperationNews
-from contree.adapters.postgres.pool import PostgresDatabase, open_pool
+from contree.adapters.postgres.pool import APP_ROLE, PostgresDatabase, open_pool
 from contree.adapters.postgres.rebuild import compare, rebuild
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
@@ -74,7 +74,11 @@ from contree.worker.loop import Capacity, Worker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseUrls:
-    """Where the database is. `app` is the service's way in, `owner` may migrate and rebuild."""
+    """Where the database is. `app` is the service's way in, `owner` may migrate and rebuild.
+
+    Of the embedded server `app` is a login of the restricted role: no session of the service can
+    become the owner. With a database of one's own both may be the same.
+    """
 
     app: str
     owner: str
@@ -138,16 +142,16 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
         await migrate(urls.owner, projections=projections.ALL)
         yield urls
         return
-    running = running_dsn(settings.data_dir)
+    running = _running_urls(settings)
     if running is not None:
-        yield DatabaseUrls(app=running, owner=running)
+        yield running
         return
     server = EmbeddedPostgres(settings.data_dir, settings.runtime_dir / "postgres")
     await server.start()
     keeper = asyncio.create_task(server.supervise())
     try:
-        await migrate(server.dsn, projections=projections.ALL)
-        yield DatabaseUrls(app=server.dsn, owner=server.dsn)
+        await migrate(server.dsn, projections=projections.ALL, app_logs_in=True)
+        yield DatabaseUrls(app=server.app_dsn, owner=server.dsn)
     finally:
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
@@ -159,12 +163,18 @@ def running_database(settings: Settings) -> DatabaseUrls:
     if settings.database_url is not None:
         owner = settings.database_owner_url or settings.database_url
         return DatabaseUrls(app=settings.database_url, owner=owner)
-    running = running_dsn(settings.data_dir)
+    running = _running_urls(settings)
     if running is None:
         raise UnavailableError(
             f"no server runs on '{settings.data_dir}'; start one with `contreed serve`"
         )
-    return DatabaseUrls(app=running, owner=running)
+    return running
+
+
+def _running_urls(settings: Settings) -> DatabaseUrls | None:
+    app = running_dsn(settings.data_dir, user=APP_ROLE)
+    owner = running_dsn(settings.data_dir)
+    return None if app is None or owner is None else DatabaseUrls(app=app, owner=owner)
 
 
 @asynccontextmanager

@@ -34,8 +34,13 @@ class MigrationError(ContreeError):
     code = "migration"
 
 
-async def migrate(dsn: str, *, projections: Sequence[Projection]) -> bool:
+async def migrate(
+    dsn: str, *, projections: Sequence[Projection], app_logs_in: bool = False
+) -> bool:
     """Migrate the database of `dsn` (an owner's), and rebuild read models of another shape.
+
+    With `app_logs_in` the role APP_ROLE may log in itself, without a password of its own: for the
+    embedded server, which trusts whoever reaches its socket.
 
     Returns True when the read models were rebuilt from the log, which takes a minute for about a
     million events; the log goes on being appended to meanwhile. Raises MigrationError,
@@ -47,6 +52,8 @@ async def migrate(dsn: str, *, projections: Sequence[Projection]) -> bool:
             await connection.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
             await _check_server(connection)
             await _make_app_role(connection)
+            if app_logs_in:
+                await connection.execute(f"ALTER ROLE {APP_ROLE} LOGIN")
             await _run_migrations(connection)
             if await read_models_match(connection, projections):
                 return False
