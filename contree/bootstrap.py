@@ -31,8 +31,8 @@ from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import APP_ROLE, PostgresDatabase, open_pool
-from contree.adapters.postgres.rebuild import compare, rebuild
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
+from contree.adapters.postgres.rebuild import Progress, compare, rebuild
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.clock import SystemClock, SystemIds
@@ -378,11 +378,16 @@ class RebuildReport:
     differences: Sequence[str]
 
 
-async def rebuild_projections(urls: DatabaseUrls, *, check: bool) -> RebuildReport:
-    """Rebuild the read models, or only compare them with rebuilt ones."""
+async def rebuild_projections(
+    urls: DatabaseUrls, *, check: bool, progress: Progress | None = None
+) -> RebuildReport:
+    """Rebuild the read models, or only compare them with rebuilt ones.
+
+    `progress` is called with the number of events folded so far, thousands at a time.
+    """
     if check:
-        compared = await compare(urls.owner, projections=projections.ALL)
+        compared = await compare(urls.owner, projections=projections.ALL, progress=progress)
         differences = [str(difference) for difference in compared.differences]
         return RebuildReport(event_count=compared.event_count, differences=differences)
-    rebuilt = await rebuild(urls.owner, projections=projections.ALL)
+    rebuilt = await rebuild(urls.owner, projections=projections.ALL, progress=progress)
     return RebuildReport(event_count=rebuilt.event_count, differences=())

@@ -55,6 +55,24 @@ def arranged(
     return rounds
 
 
+def runs(changes: Sequence[Change]) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    """Group `changes` by statement, to be run in order: each row's changes stay in their order.
+
+    Unlike in `arranged` a run may hold a row twice: it is executed row by row.
+    """
+    found: list[tuple[str, list[tuple[Any, ...]]]] = []
+    latest: dict[str, int] = {}
+    touched: dict[tuple[str, object], int] = {}
+    for change in changes:
+        place = latest.get(change.statement, -1)
+        if place < touched.get(change.row, 0):
+            place = latest[change.statement] = len(found)
+            found.append((change.statement, []))
+        found[place][1].append(change.arguments)
+        touched[change.row] = place
+    return found
+
+
 def statements(events: Sequence[StoredEvent], changes: Sequence[Change]) -> list[Statement]:
     """Return the statements that append `events` and apply `changes`, to be run in order."""
     first, *rest = arranged(changes)
