@@ -31,8 +31,9 @@ from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import APP_ROLE, PostgresDatabase, open_pool
-from contree.adapters.postgres.recorded_log import PostgresRecordedLog
+from contree.adapters.postgres.read_models import guard_of
 from contree.adapters.postgres.rebuild import Progress, compare, rebuild
+from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.clock import SystemClock, SystemIds
@@ -186,7 +187,7 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         listener = PostgresListener(urls.app)
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
-        reads = PostgresDatabase(pool)
+        reads = PostgresDatabase(pool, guard=guard_of(projections.ALL))
         layers = LayerDirectory(settings.data_dir / "layers")
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)

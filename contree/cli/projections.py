@@ -35,7 +35,8 @@ class _Progress:
     """Says on standard error how far it is: on a terminal in one line, else now and then."""
 
     def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
+        self._said = self._began - LINE_EACH_S
 
     def __call__(self, event_count: int) -> None:
         now = time.monotonic()

@@ -16,6 +16,7 @@ from eventsourcing.persistence import StoredEvent
 from contree.adapters.postgres import coordination
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.group_commit import GroupCommit
+from contree.adapters.postgres.read_models import guard_of
 from contree.adapters.postgres.statement import statements
 from contree.adapters.postgres.transcoder import event_mapper
 from contree.app.projection import Change, Projection
@@ -36,6 +37,7 @@ class PostgresEventLog:
     def __init__(self, pool: asyncpg.Pool, projections: Sequence[Projection]) -> None:
         self._pool = pool
         self._projections = tuple(projections)
+        self._guards = (guard_of(projections),) if projections else ()
         self._mapper = event_mapper()
         self._commits = GroupCommit(pool)
 
@@ -95,4 +97,8 @@ class PostgresEventLog:
             for projection in self._projections:
                 changes += projection.apply(event)
             changes += coordination.changes_of(event)
-        return statements([self._mapper.to_stored_event(event) for event in pending], changes)
+        return statements(
+            [self._mapper.to_stored_event(event) for event in pending],
+            changes,
+            guards=self._guards,
+        )

@@ -73,12 +73,17 @@ def runs(changes: Sequence[Change]) -> list[tuple[str, list[tuple[Any, ...]]]]:
     return found
 
 
-def statements(events: Sequence[StoredEvent], changes: Sequence[Change]) -> list[Statement]:
-    """Return the statements that append `events` and apply `changes`, to be run in order."""
+def statements(
+    events: Sequence[StoredEvent], changes: Sequence[Change], *, guards: Sequence[str] = ()
+) -> list[Statement]:
+    """Return the statements that append `events` and apply `changes`, to be run in order.
+
+    `guards` are SELECTs without placeholders that stand beside the append (read_models.guard_of).
+    """
     first, *rest = arranged(changes)
     insert, appended = _insert(events)
     append = (
-        _joined((*(c.statement for c in first), insert)),
+        _joined((*guards, *(c.statement for c in first), insert)),
         (*(a for c in first for a in c.arguments), *appended),
     )
     return [append, *(_round(changes_of_round) for changes_of_round in rest)]
