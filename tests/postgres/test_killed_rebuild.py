@@ -1,4 +1,4 @@
-"""Rebuilds that are killed halfway, by SIGKILL: a process of its own each, stopped where it waits."""
+"""Rebuilds killed halfway, by SIGKILL: each a process of its own, stopped where it waits."""
 
 from __future__ import annotations
 
