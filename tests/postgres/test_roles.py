@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from contree import bootstrap, projections
 from contree.adapters.postgres.event_log import PostgresEventLog
+from contree.adapters.postgres.migrate import MigrationError, migrate
 from contree.adapters.postgres.pool import connect, open_pool
 from contree.bootstrap import DatabaseUrls
 from contree.config import Settings
@@ -145,6 +146,16 @@ async def test_it_can_neither_change_the_log_nor_take_its_defences_down(
 async def test_it_cannot_become_the_owner(session: asyncpg.Connection, become: str) -> None:
     with pytest.raises(DENIED):
         await session.execute(become)
+
+
+async def test_a_process_without_the_owners_url_starts_when_nothing_is_left_to_migrate(
+    urls: DatabaseUrls,
+) -> None:
+    settings = Settings(database_url=urls.app)
+    async with bootstrap.database(settings) as joined:
+        assert joined == DatabaseUrls(app=urls.app, owner=urls.app)
+    with pytest.raises(MigrationError, match="CONTREED_DATABASE_OWNER_URL"):
+        await migrate(urls.app, projections=projections.ALL[:-1])  # of another release
 
 
 async def test_the_owner_is_another_login_and_may_rebuild(urls: DatabaseUrls) -> None:
