@@ -2,7 +2,8 @@
 
 Ours: the service's own adapter, read models, chain, NOTIFY and all, one event an append. The
 reference: the same bytes into a table of the same columns and keys, on the same server, through a
-pool of the same size, with nothing but the lock that puts ids into commit order.
+pool of the same size, with nothing but the lock that puts ids into commit order. Ours shares
+commits between writers (ADR 11), the reference does not; a row tells what it would gain by that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench._measure import Report, Target, progress
 from contree import projections
 from contree.adapters.postgres.embedded import EmbeddedPostgres
 from contree.adapters.postgres.event_log import PostgresEventLog
+from contree.adapters.postgres.group_commit import GroupCommit
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.pool import open_pool
 from contree.adapters.postgres.transcoder import event_mapper
@@ -90,19 +92,17 @@ async def _compare(report: Report, pool: asyncpg.Pool) -> None:
     with_all = PostgresEventLog(pool, projections.ALL)
     without = PostgresEventLog(pool, ())
 
-    def inserting(table: str) -> Write:
+    def inserting(table: str, commits: GroupCommit | None = None) -> Write:
         statement = PLAIN_INSERT.format(table)
 
         async def insert(operation: Operation) -> None:
             (event,) = operation.collect_events()
             stored = mapper.to_stored_event(event)
-            await pool.execute(
-                statement,
-                stored.originator_id,
-                stored.originator_version,
-                stored.topic,
-                stored.state,
-            )
+            row = (stored.originator_id, stored.originator_version, stored.topic, stored.state)
+            if commits is None:
+                await pool.execute(statement, *row)
+            else:
+                await commits.execute(statement, row)
 
         return insert
 
@@ -110,6 +110,7 @@ async def _compare(report: Report, pool: asyncpg.Pool) -> None:
         "log": with_all.append,
         "chain": without.append,
         "noted": inserting("noted_events"),
+        "shared": inserting("plain_events", GroupCommit(pool)),
         "plain": inserting("plain_events"),
     }
     requests = _requests()
@@ -129,7 +130,11 @@ async def _compare(report: Report, pool: asyncpg.Pool) -> None:
             reference_name=PLAIN,
             targets=(Target(of="ratio", at_least=0.9),),
         )
-        details = {"- without read models": "chain", "- plain INSERT with NOTIFY": "noted"}
+        details = {
+            "- without read models": "chain",
+            "- plain INSERT with NOTIFY": "noted",
+            "- plain INSERT, sharing commits as ours does": "shared",
+        }
         for what, name in details.items():
             report.add(what, "events/s", rates[name], rates["plain"], reference_name=PLAIN)
 

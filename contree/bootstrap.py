@@ -30,8 +30,9 @@ from contree.adapters.postgres.leadership import PostgresLeadership
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.operation_news import PostgresOperationNews
-from contree.adapters.postgres.pool import PostgresDatabase, open_pool
-from contree.adapters.postgres.rebuild import compare, rebuild
+from contree.adapters.postgres.pool import APP_ROLE, PostgresDatabase, open_pool
+from contree.adapters.postgres.read_models import guard_of
+from contree.adapters.postgres.rebuild import Progress, compare, rebuild
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.skopeo import SkopeoImageSource
@@ -74,7 +75,11 @@ from contree.worker.loop import Capacity, Worker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseUrls:
-    """Where the database is. `app` is the service's way in, `owner` may migrate and rebuild."""
+    """Where the database is. `app` is the service's way in, `owner` may migrate and rebuild.
+
+    Of the embedded server `app` is a login of the restricted role: no session of the service can
+    become the owner. With a database of one's own both may be the same.
+    """
 
     app: str
     owner: str
@@ -138,16 +143,16 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
         await migrate(urls.owner, projections=projections.ALL)
         yield urls
         return
-    running = running_dsn(settings.data_dir)
+    running = _running_urls(settings)
     if running is not None:
-        yield DatabaseUrls(app=running, owner=running)
+        yield running
         return
     server = EmbeddedPostgres(settings.data_dir, settings.runtime_dir / "postgres")
     await server.start()
     keeper = asyncio.create_task(server.supervise())
     try:
-        await migrate(server.dsn, projections=projections.ALL)
-        yield DatabaseUrls(app=server.dsn, owner=server.dsn)
+        await migrate(server.dsn, projections=projections.ALL, app_logs_in=True)
+        yield DatabaseUrls(app=server.app_dsn, owner=server.dsn)
     finally:
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
@@ -159,12 +164,18 @@ def running_database(settings: Settings) -> DatabaseUrls:
     if settings.database_url is not None:
         owner = settings.database_owner_url or settings.database_url
         return DatabaseUrls(app=settings.database_url, owner=owner)
-    running = running_dsn(settings.data_dir)
+    running = _running_urls(settings)
     if running is None:
         raise UnavailableError(
             f"no server runs on '{settings.data_dir}'; start one with `contreed serve`"
         )
-    return DatabaseUrls(app=running, owner=running)
+    return running
+
+
+def _running_urls(settings: Settings) -> DatabaseUrls | None:
+    app = running_dsn(settings.data_dir, user=APP_ROLE)
+    owner = running_dsn(settings.data_dir)
+    return None if app is None or owner is None else DatabaseUrls(app=app, owner=owner)
 
 
 @asynccontextmanager
@@ -176,7 +187,7 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         listener = PostgresListener(urls.app)
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
-        reads = PostgresDatabase(pool)
+        reads = PostgresDatabase(pool, guard=guard_of(projections.ALL))
         layers = LayerDirectory(settings.data_dir / "layers")
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
@@ -368,11 +379,16 @@ class RebuildReport:
     differences: Sequence[str]
 
 
-async def rebuild_projections(urls: DatabaseUrls, *, check: bool) -> RebuildReport:
-    """Rebuild the read models, or only compare them with rebuilt ones."""
+async def rebuild_projections(
+    urls: DatabaseUrls, *, check: bool, progress: Progress | None = None
+) -> RebuildReport:
+    """Rebuild the read models, or only compare them with rebuilt ones.
+
+    `progress` is called with the number of events folded so far, thousands at a time.
+    """
     if check:
-        compared = await compare(urls.owner, projections=projections.ALL)
+        compared = await compare(urls.owner, projections=projections.ALL, progress=progress)
         differences = [str(difference) for difference in compared.differences]
         return RebuildReport(event_count=compared.event_count, differences=differences)
-    rebuilt = await rebuild(urls.owner, projections=projections.ALL)
+    rebuilt = await rebuild(urls.owner, projections=projections.ALL, progress=progress)
     return RebuildReport(event_count=rebuilt.event_count, differences=())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from typing import Any
 
 from contree import bootstrap
 from contree.config import Settings
+
+LINE_EACH_S = 5.0
+"""Between two lines of progress in a log file."""
 
 
 def add_commands(
@@ -27,9 +31,39 @@ def add_commands(
     rebuild.set_defaults(command=_rebuild)
 
 
+class _Progress:
+    """Says on standard error how far it is: on a terminal in one line, else now and then."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._said = self._began - LINE_EACH_S
+
+    def __call__(self, event_count: int) -> None:
+        now = time.monotonic()
+        text = (
+            f"{event_count:,} events, {event_count / max(now - self._began, 0.001):,.0f} a second"
+        )
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{text}")
+        elif now - self._said >= LINE_EACH_S:
+            self._said = now
+            sys.stderr.write(text + "\n")
+
+    def end(self) -> None:
+        """Leave the terminal's line free for the summary."""
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+
+
 async def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
     async with bootstrap.database(settings) as database:
-        report = await bootstrap.rebuild_projections(database, check=arguments.check)
+        progress = _Progress()
+        try:
+            report = await bootstrap.rebuild_projections(
+                database, check=arguments.check, progress=progress
+            )
+        finally:
+            progress.end()
     for line in report.differences:
         sys.stdout.write(line + "\n")
     if not arguments.check:

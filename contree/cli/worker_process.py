@@ -32,8 +32,9 @@ class WorkerProcess:
     """An async context manager that keeps one worker process running."""
 
     def __init__(self, settings: Settings, database: DatabaseUrls) -> None:
+        # Whoever starts it has migrated: a worker never acts as the owner.
         self._settings = msgspec.structs.replace(
-            settings, database_url=database.app, database_owner_url=database.owner
+            settings, database_url=database.app, database_owner_url=None
         )
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None

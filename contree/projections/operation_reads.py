@@ -12,6 +12,7 @@ from contree.app.projection import Database
 from contree.app.reads import OperationRow, Page
 from contree.domain.operation import Kind, Status
 from contree.projections.query import Query
+from contree.projections.together import Together
 
 SELECT = (
     "SELECT operation_id, project_id, kind, status, error, created_at, started_at, finished_at, "
@@ -28,11 +29,20 @@ class SqlOperationReads:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._by_id = Together(self._of)
 
     async def get(self, project_id: UUID, operation_id: UUID) -> OperationRow | None:
-        query = Query(SELECT, operation_id=operation_id, project_id=project_id)
-        row = await self._database.fetchrow(query.text(), *query.arguments)
-        return None if row is None else _operation_row(row)
+        row = await self._by_id.get(operation_id)
+        return None if row is None or row.project_id != project_id else row
+
+    async def _of(self, operation_ids: Sequence[UUID]) -> Mapping[UUID, OperationRow]:
+        if len(operation_ids) == 1:  # a plan that is made once, whatever the key
+            rows = await self._database.fetch(f"{SELECT} WHERE operation_id = $1", operation_ids[0])
+        else:
+            rows = await self._database.fetch(
+                f"{SELECT} WHERE operation_id = ANY($1::uuid[])", operation_ids
+            )
+        return {row["operation_id"]: _operation_row(row) for row in rows}
 
     async def list(
         self,

@@ -9,6 +9,7 @@ from contree.app.projection import Change, Database
 from contree.app.reads import TokenRow
 from contree.domain.aggregate import Event
 from contree.domain.token import TokenIssued, TokenRevoked
+from contree.projections.together import Together
 
 INSERT = (
     "INSERT INTO tokens "
@@ -17,9 +18,11 @@ INSERT = (
 )
 REVOKE = "UPDATE tokens SET revoked_at = $2 WHERE token_id = $1"
 SELECT = (
-    "SELECT t.token_id, t.project_id, coalesce(p.name, '') AS project_name, t.permissions, "
-    "t.created_at, t.expires_at, t.revoked_at FROM tokens t LEFT JOIN projects p USING (project_id)"
+    "SELECT t.secret_sha256, t.token_id, t.project_id, coalesce(p.name, '') AS project_name, "
+    "t.permissions, t.created_at, t.expires_at, t.revoked_at "
+    "FROM tokens t LEFT JOIN projects p USING (project_id)"
 )
+BY_SECRET = f"{SELECT} WHERE t.secret_sha256"
 
 
 class TokensProjection:
@@ -64,10 +67,17 @@ class SqlTokenReads:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._by_secret = Together(self._of)
 
     async def by_secret_sha256(self, secret_sha256: str) -> TokenRow | None:
-        row = await self._database.fetchrow(f"{SELECT} WHERE t.secret_sha256 = $1", secret_sha256)
-        return None if row is None else _token_row(row)
+        return await self._by_secret.get(secret_sha256)
+
+    async def _of(self, secrets: Sequence[str]) -> Mapping[str, TokenRow]:
+        if len(secrets) == 1:  # a plan that is made once, whatever the key
+            rows = await self._database.fetch(f"{BY_SECRET} = $1", secrets[0])
+        else:
+            rows = await self._database.fetch(f"{BY_SECRET} = ANY($1::text[])", secrets)
+        return {row["secret_sha256"]: _token_row(row) for row in rows}
 
     async def list(self) -> Sequence[TokenRow]:
         rows = await self._database.fetch(f"{SELECT} ORDER BY t.created_at DESC, t.token_id DESC")
@@ -75,4 +85,12 @@ class SqlTokenReads:
 
 
 def _token_row(row: Mapping[str, Any]) -> TokenRow:
-    return TokenRow(**{**row, "permissions": frozenset(row["permissions"])})
+    return TokenRow(
+        token_id=row["token_id"],
+        project_id=row["project_id"],
+        project_name=row["project_name"],
+        permissions=frozenset(row["permissions"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+    )

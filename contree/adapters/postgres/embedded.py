@@ -28,6 +28,7 @@ from urllib.parse import quote
 
 from contree.adapters.postgres import launch
 from contree.adapters.postgres.data_lock import DataLock
+from contree.adapters.postgres.pool import APP_ROLE
 from contree.domain.errors import ContreeError, UnavailableError
 
 OWNER = "contree_owner"
@@ -88,12 +89,12 @@ def default_runtime_dir(data_dir: Path) -> Path:
     return Path("/tmp") / f"contree-{os.geteuid()}-{digest}"  # noqa: S108 - checked to be ours
 
 
-def dsn_of(runtime_dir: Path, *, database: str = DATABASE) -> str:
+def dsn_of(runtime_dir: Path, *, user: str = OWNER) -> str:
     """The connection URL, as libpq and asyncpg read it."""
-    return f"postgresql://{OWNER}@/{database}?host={quote(str(runtime_dir), safe='')}"
+    return f"postgresql://{user}@/{DATABASE}?host={quote(str(runtime_dir), safe='')}"
 
 
-def running_dsn(data_dir: Path) -> str | None:
+def running_dsn(data_dir: Path, *, user: str = OWNER) -> str | None:
     """The connection URL of the server that runs on `data_dir` now, None when none does."""
     cluster = data_dir.resolve() / "postgres"
     lock = DataLock(cluster.with_suffix(".lock"))
@@ -104,7 +105,7 @@ def running_dsn(data_dir: Path) -> str | None:
         # Lines of postmaster.pid: ..., socket directory (5th), ..., status (8th).
         lines = (cluster / "postmaster.pid").read_text().splitlines()
         if lines[7].strip() == "ready":
-            return dsn_of(Path(lines[4]))
+            return dsn_of(Path(lines[4]), user=user)
     return None
 
 
@@ -132,7 +133,13 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
+        """The owner's way in."""
         return dsn_of(self._runtime_dir)
+
+    @property
+    def app_dsn(self) -> str:
+        """The service's way in, once `migrate` has let its role log in."""
+        return dsn_of(self._runtime_dir, user=APP_ROLE)
 
     @property
     def pid(self) -> int | None:
@@ -313,12 +320,13 @@ class EmbeddedPostgres:
         return process
 
     async def _wait_until_ready(self) -> None:
-        assert self._process is not None
+        process = self._process  # `stop` may forget it meanwhile
+        assert process is not None
         deadline = asyncio.get_running_loop().time() + READY_WAIT_S
         pid_file = self._cluster / "postmaster.pid"
         while True:
-            if self._process.returncode is not None:
-                raise self._refusal("postgres", self._process.returncode)
+            if process.returncode is not None:
+                raise self._refusal("postgres", process.returncode)
             with contextlib.suppress(OSError, IndexError):
                 lines = pid_file.read_text().splitlines()
                 if lines[7].strip() == "ready":

@@ -15,6 +15,8 @@ from eventsourcing.persistence import StoredEvent
 
 from contree.adapters.postgres import coordination
 from contree.adapters.postgres.failures import translated
+from contree.adapters.postgres.group_commit import GroupCommit
+from contree.adapters.postgres.read_models import guard_of
 from contree.adapters.postgres.statement import statements
 from contree.adapters.postgres.transcoder import event_mapper
 from contree.app.projection import Change, Projection
@@ -35,7 +37,9 @@ class PostgresEventLog:
     def __init__(self, pool: asyncpg.Pool, projections: Sequence[Projection]) -> None:
         self._pool = pool
         self._projections = tuple(projections)
+        self._guards = (guard_of(projections),) if projections else ()
         self._mapper = event_mapper()
+        self._commits = GroupCommit(pool)
 
     async def load(self, cls: type[A], aggregate_id: UUID) -> A | None:
         with translated():
@@ -52,7 +56,7 @@ class PostgresEventLog:
             parts = self._parts(pending, coordination.seal_changes(seal or {}))
             if len(parts) == 1:
                 text, arguments = parts[0]
-                await self._pool.execute(text, *arguments)
+                await self._commits.execute(text, arguments)
                 return
             async with self._pool.acquire() as connection, connection.transaction():
                 for text, arguments in parts:
@@ -93,4 +97,8 @@ class PostgresEventLog:
             for projection in self._projections:
                 changes += projection.apply(event)
             changes += coordination.changes_of(event)
-        return statements([self._mapper.to_stored_event(event) for event in pending], changes)
+        return statements(
+            [self._mapper.to_stored_event(event) for event in pending],
+            changes,
+            guards=self._guards,
+        )

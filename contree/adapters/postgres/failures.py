@@ -23,6 +23,8 @@ AWAY = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+FINGERPRINT_PREFIX = "fingerprint_"
+"""Begins the name of the table that each append requires (adapters.postgres.read_models)."""
 LOST_RACE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
@@ -35,6 +37,13 @@ def translated() -> Iterator[None]:
         if error.table_name != "stored_events":
             raise
         raise ConflictError(f"somebody else appended first: {error.detail}") from error
+    except asyncpg.UndefinedTableError as error:
+        if FINGERPRINT_PREFIX not in str(error):
+            raise
+        raise UnavailableError(
+            "the read models are not of this release: start this process again, with the release "
+            "that the database is at"
+        ) from error
     except LOST_RACE as error:
         raise ConflictError(f"another transaction was in the way: {error}") from error
     except asyncpg.DiskFullError as error:

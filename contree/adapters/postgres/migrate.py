@@ -34,8 +34,14 @@ class MigrationError(ContreeError):
     code = "migration"
 
 
-async def migrate(dsn: str, *, projections: Sequence[Projection]) -> bool:
+async def migrate(
+    dsn: str, *, projections: Sequence[Projection], app_logs_in: bool = False
+) -> bool:
     """Migrate the database of `dsn` (an owner's), and rebuild read models of another shape.
+
+    With `app_logs_in` the role APP_ROLE may log in itself, without a password of its own: for the
+    embedded server, which trusts whoever reaches its socket. Where nothing is left to do, a login
+    of the service's own rights will do.
 
     Returns True when the read models were rebuilt from the log, which takes a minute for about a
     million events; the log goes on being appended to meanwhile. Raises MigrationError,
@@ -47,12 +53,19 @@ async def migrate(dsn: str, *, projections: Sequence[Projection]) -> bool:
             await connection.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
             await _check_server(connection)
             await _make_app_role(connection)
+            if app_logs_in:
+                await connection.execute(f"ALTER ROLE {APP_ROLE} LOGIN")
             await _run_migrations(connection)
             if await read_models_match(connection, projections):
                 return False
             _log.warning("the read models are of another release: rebuilding them from the log")
             await rebuild(dsn, projections=projections)
             return True
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(
+            "the database is not at this release, and this login may not bring it there: set "
+            f"CONTREED_DATABASE_OWNER_URL to the database's owner ({error})"
+        ) from error
     finally:
         await connection.close()
 
@@ -84,12 +97,13 @@ async def _make_app_role(connection: asyncpg.Connection) -> None:
 
 
 async def _run_migrations(connection: asyncpg.Connection) -> None:
-    await connection.execute(
-        "CREATE TABLE IF NOT EXISTS public.schema_migrations ("
-        "version integer PRIMARY KEY, sha256 text NOT NULL, "
-        "applied_at timestamptz NOT NULL DEFAULT now())"
-    )
-    await connection.execute(f"GRANT SELECT ON public.schema_migrations TO {APP_ROLE}")
+    if await connection.fetchval("SELECT to_regclass('public.schema_migrations')::text") is None:
+        await connection.execute(
+            "CREATE TABLE public.schema_migrations ("
+            "version integer PRIMARY KEY, sha256 text NOT NULL, "
+            "applied_at timestamptz NOT NULL DEFAULT now());"
+            f"GRANT SELECT ON public.schema_migrations TO {APP_ROLE}"
+        )
     rows = await connection.fetch("SELECT version, sha256 FROM public.schema_migrations")
     applied = {row["version"]: row["sha256"] for row in rows}
     files = migration_files()

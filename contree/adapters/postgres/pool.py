@@ -84,15 +84,24 @@ async def connect_as_owner(dsn: str) -> asyncpg.Connection:
         return await asyncpg.connect(
             dsn,
             timeout=CONNECT_TIMEOUT_S,
-            server_settings={"application_name": "contreed owner", "timezone": "UTC"},
+            server_settings={
+                "application_name": "contreed owner",
+                "timezone": "UTC",
+                # What a killed rebuild held is let go even while its session waits for a lock.
+                "client_connection_check_interval": "1s",
+            },
         )
 
 
 class PostgresDatabase:
-    """The read side's access to SQL (app.projection.Database) over the pool."""
+    """The read side's access to SQL (app.projection.Database) over the pool.
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    `guard` is a query that fails where this process must not work (read_models.guard_of).
+    """
+
+    def __init__(self, pool: asyncpg.Pool, *, guard: str = "SELECT") -> None:
         self._pool = pool
+        self._guard = guard
 
     async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
         with translated():
@@ -105,5 +114,5 @@ class PostgresDatabase:
             return row
 
     async def check(self) -> None:
-        """Raise UnavailableError unless the database answers."""
-        await self.fetchrow("SELECT 1 AS one")
+        """Raise UnavailableError unless the database answers, with read models of this release."""
+        await self.fetch(self._guard)

@@ -24,7 +24,7 @@ from contree.adapters.postgres.compare import Difference, differences
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.pool import READ_SCHEMA, connect_as_owner
 from contree.adapters.postgres.read_models import make_read_models
-from contree.adapters.postgres.statement import LOCK_LOG, arranged
+from contree.adapters.postgres.statement import LOCK_LOG, runs
 from contree.adapters.postgres.transcoder import event_mapper
 from contree.app.projection import Change, Projection
 from contree.domain.aggregate import Event
@@ -41,6 +41,13 @@ REBUILT_SCHEMA = "read_rebuilt"
 EVENTS = (
     "SELECT originator_id, originator_version, topic, state, notification_id "
     "FROM public.stored_events WHERE notification_id > $1 ORDER BY notification_id LIMIT $2"
+)
+# Changes find their rows by primary key: other indexes are only in the way of a fold.
+OTHER_INDEXES = (
+    "SELECT format('%I.%I', n.nspname, c.relname) AS name, pg_get_indexdef(c.oid) AS definition "
+    "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+    "JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE n.nspname = $1 AND NOT i.indisunique ORDER BY 1"
 )
 TABLES = (
     "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ' ORDER BY tablename) "
@@ -78,6 +85,7 @@ async def rebuild(
     """
     async with _fold(dsn, projections, progress) as fold:
         await fold.run_to_end()
+        await fold.finish()
         for _ in range(SWAP_ATTEMPTS_MAX):
             try:
                 await _swap(fold)
@@ -150,9 +158,12 @@ async def _fold(
             async with connection.transaction():
                 await connection.execute(drop)
                 await make_read_models(connection, projections, schema=REBUILT_SCHEMA)
+                indexes = await connection.fetch(OTHER_INDEXES, REBUILT_SCHEMA)
+                for index in indexes:
+                    await connection.execute(f"DROP INDEX {index['name']}")
             await connection.execute(f"SET search_path = {REBUILT_SCHEMA}, public")
             try:
-                yield _Fold(connection, projections, progress)
+                yield _Fold(connection, projections, progress, [i["definition"] for i in indexes])
             finally:
                 if not connection.is_closed():
                     await connection.execute(drop)
@@ -168,9 +179,11 @@ class _Fold:
         connection: asyncpg.Connection,
         projections: Sequence[Projection],
         progress: Progress | None,
+        indexes: Sequence[str],
     ) -> None:
         self.connection = connection
         self.position = (0, 0)
+        self._indexes = tuple(indexes)
         self._projections = tuple(projections)
         self._progress = progress
         self._mapper = event_mapper()
@@ -183,35 +196,51 @@ class _Fold:
     def event_count(self) -> int:
         return self.position[1]
 
+    async def finish(self) -> None:
+        """Make the tables fit for use: their indexes, and what the planner must know of them."""
+        for definition in self._indexes:
+            await self.connection.execute(definition)
+        tables = await self.connection.fetchval(TABLES, REBUILT_SCHEMA)
+        await self.connection.execute(f"ANALYZE {tables}")
+
     async def run_to_end(self) -> None:
-        """Apply what the log holds by now: all of it where nobody can append meanwhile."""
-        row_count = BATCH_EVENTS
-        # A batch that is not full was the end a moment ago; do not chase those who go on writing.
-        while row_count == BATCH_EVENTS:
-            rows = await self.connection.fetch(EVENTS, self.last_id, BATCH_EVENTS)
-            changes = [
-                change
-                for row in rows
-                for projection in self._projections
-                for change in projection.apply(self._event(row))
-            ]
+        """Apply what the log holds by now: all of it where nobody can append meanwhile.
+
+        The next batch is decoded in a thread while the database works on this one.
+        """
+        rows = await self._rows_after(self.last_id)
+        changes = await asyncio.to_thread(self._changes, rows)
+        while rows:
+            # A batch that is not full was the end a moment ago; do not chase those who go on
+            # writing.
+            full = len(rows) == BATCH_EVENTS
+            following = await self._rows_after(rows[-1]["notification_id"]) if full else []
             async with self.connection.transaction():
-                await self._apply(changes)
-            row_count = len(rows)
-            if rows:
-                last_id = rows[-1]["notification_id"]
-                self.position = (last_id, self.event_count + row_count)
+                _, following_changes = await asyncio.gather(
+                    self._apply(changes), asyncio.to_thread(self._changes, following)
+                )
+            self.position = (rows[-1]["notification_id"], self.event_count + len(rows))
             if self._progress is not None:
                 self._progress(self.event_count)
+            rows, changes = following, following_changes
+
+    async def _rows_after(self, last_id: int) -> Sequence[Mapping[str, Any]]:
+        rows: Sequence[Mapping[str, Any]] = await self.connection.fetch(
+            EVENTS, last_id, BATCH_EVENTS
+        )
+        return rows
+
+    def _changes(self, rows: Sequence[Mapping[str, Any]]) -> list[Change]:
+        return [
+            change
+            for event in map(self._event, rows)
+            for projection in self._projections
+            for change in projection.apply(event)
+        ]
 
     async def _apply(self, changes: Sequence[Change]) -> None:
-        """Many rows a statement; within a round no row is written twice."""
-        for changes_of_round in arranged(changes, round_max=len(changes)):
-            by_statement: dict[str, list[tuple[Any, ...]]] = {}
-            for change in changes_of_round:
-                by_statement.setdefault(change.statement, []).append(change.arguments)
-            for statement, rows in by_statement.items():
-                await self.connection.executemany(statement, rows)
+        for statement, rows in runs(changes):
+            await self.connection.executemany(statement, rows)
 
     def _event(self, row: Mapping[str, Any]) -> Event:
         stored = StoredEvent(

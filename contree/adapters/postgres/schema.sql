@@ -20,24 +20,33 @@ CREATE UNIQUE INDEX stored_events_notification_id_idx ON public.stored_events (n
 -- Every writer takes this lock before its first id is drawn (a statement trigger fires before any
 -- row and its defaults), and keeps it to the end of its commit: ids are in commit order, so a
 -- reader that remembers the last id it saw misses nothing. A snapshot older than the lock would
--- read a stale end of the chain, hence READ COMMITTED only.
+-- read a stale end of the chain, hence READ COMMITTED only. The notification goes out at commit.
+--
+-- One expression, because plpgsql evaluates it in place; PERFORM starts an executor for each call.
 CREATE FUNCTION public.stored_events_lock() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    done boolean;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'appending to the event log needs READ COMMITTED, this transaction is %',
             upper(current_setting('transaction_isolation'))
             USING ERRCODE = 'invalid_transaction_state';
     END IF;
-    PERFORM pg_advisory_xact_lock(TG_RELID::bigint);
+    done := pg_advisory_xact_lock(TG_RELID::bigint) IS NOT NULL
+        AND pg_notify('stored_events', '') IS NOT NULL;
     RETURN NULL;
 END $$;
 
 -- hash = sha256(previous hash || id || originator || version || time || topic || state): lengths
 -- before what varies, integers big-endian, time as microseconds since 2000-01-01 UTC.
+--
+-- Followers of an operation look again when its journal has grown (the journal's writer says so)
+-- and when it has ended (this trigger). Both go by one channel, with the operation's id.
 CREATE FUNCTION public.stored_events_chain() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     previous record;
     topic_bytes bytea := convert_to(NEW.topic, 'UTF8');
+    done boolean;
 BEGIN
     SELECT notification_id, hash INTO previous
         FROM public.stored_events ORDER BY notification_id DESC LIMIT 1;
@@ -53,13 +62,11 @@ BEGIN
         || int8send(NEW.originator_version) || timestamptz_send(NEW.recorded_at)
         || int4send(octet_length(topic_bytes)) || topic_bytes
         || int4send(octet_length(NEW.state)) || NEW.state);
+    IF NEW.topic IN ('contree.operation.succeeded', 'contree.operation.failed',
+                     'contree.operation.cancelled') THEN
+        done := pg_notify('operation_news', NEW.originator_id::text) IS NOT NULL;
+    END IF;
     RETURN NEW;
-END $$;
-
-CREATE FUNCTION public.stored_events_notify() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('stored_events', '');
-    RETURN NULL;
 END $$;
 
 CREATE FUNCTION public.stored_events_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -73,8 +80,6 @@ CREATE TRIGGER a_lock BEFORE INSERT ON public.stored_events
     FOR EACH STATEMENT EXECUTE FUNCTION public.stored_events_lock();
 CREATE TRIGGER b_chain BEFORE INSERT ON public.stored_events
     FOR EACH ROW EXECUTE FUNCTION public.stored_events_chain();
-CREATE TRIGGER c_notify AFTER INSERT ON public.stored_events
-    FOR EACH STATEMENT EXECUTE FUNCTION public.stored_events_notify();
 CREATE TRIGGER z_no_change BEFORE UPDATE OR DELETE ON public.stored_events
     FOR EACH ROW EXECUTE FUNCTION public.stored_events_immutable();
 CREATE TRIGGER z_no_truncate BEFORE TRUNCATE ON public.stored_events
@@ -160,16 +165,3 @@ CREATE INDEX guest_commands_operation_idx ON public.guest_commands (operation_id
 
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON public.guest_inboxes, public.guest_commands TO contree_app;
-
--- Followers of an operation look again when its journal has grown (the journal's writer says so)
--- and when it has ended (this trigger). Both go by one channel, with the operation's id.
-CREATE FUNCTION public.stored_events_notify_ends() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('operation_news', originator_id::text) FROM appended
-        WHERE topic IN ('contree.operation.succeeded', 'contree.operation.failed',
-                        'contree.operation.cancelled');
-    RETURN NULL;
-END $$;
-CREATE TRIGGER d_notify_ends AFTER INSERT ON public.stored_events
-    REFERENCING NEW TABLE AS appended
-    FOR EACH STATEMENT EXECUTE FUNCTION public.stored_events_notify_ends();

@@ -21,6 +21,10 @@ SHAPES_MAX = 256
 """Bound on remembered statement texts; there are a few dozen in use."""
 
 PLACEHOLDER = re.compile(r"\$(\d+)")
+INSERT_EVENT = (
+    "INSERT INTO public.stored_events (originator_id, originator_version, topic, state) "
+    "VALUES ($1, $2, $3, $4)"
+)
 INSERT_EVENTS = (
     "INSERT INTO public.stored_events (originator_id, originator_version, topic, state) "
     "SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])"
@@ -51,20 +55,51 @@ def arranged(
     return rounds
 
 
-def statements(events: Sequence[StoredEvent], changes: Sequence[Change]) -> list[Statement]:
-    """Return the statements that append `events` and apply `changes`, to be run in order."""
+def runs(changes: Sequence[Change]) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    """Group `changes` by statement, to be run in order: each row's changes stay in their order.
+
+    Unlike in `arranged` a run may hold a row twice: it is executed row by row.
+    """
+    found: list[tuple[str, list[tuple[Any, ...]]]] = []
+    latest: dict[str, int] = {}
+    touched: dict[tuple[str, object], int] = {}
+    for change in changes:
+        place = latest.get(change.statement, -1)
+        if place < touched.get(change.row, 0):
+            place = latest[change.statement] = len(found)
+            found.append((change.statement, []))
+        found[place][1].append(change.arguments)
+        touched[change.row] = place
+    return found
+
+
+def statements(
+    events: Sequence[StoredEvent], changes: Sequence[Change], *, guards: Sequence[str] = ()
+) -> list[Statement]:
+    """Return the statements that append `events` and apply `changes`, to be run in order.
+
+    `guards` are SELECTs without placeholders that stand beside the append (read_models.guard_of).
+    """
     first, *rest = arranged(changes)
-    appended: tuple[Any, ...] = (
+    insert, appended = _insert(events)
+    append = (
+        _joined((*guards, *(c.statement for c in first), insert)),
+        (*(a for c in first for a in c.arguments), *appended),
+    )
+    return [append, *(_round(changes_of_round) for changes_of_round in rest)]
+
+
+def _insert(events: Sequence[StoredEvent]) -> Statement:
+    """One event, the usual case, goes by values: arrays cost more on both sides of the wire."""
+    if len(events) == 1:
+        (e,) = events
+        return INSERT_EVENT, (e.originator_id, e.originator_version, e.topic, e.state)
+    return INSERT_EVENTS, (
         [e.originator_id for e in events],
         [e.originator_version for e in events],
         [e.topic for e in events],
         [e.state for e in events],
     )
-    append = (
-        _joined((*(c.statement for c in first), INSERT_EVENTS)),
-        (*(a for c in first for a in c.arguments), *appended),
-    )
-    return [append, *(_round(changes_of_round) for changes_of_round in rest)]
 
 
 def _round(changes: Sequence[Change]) -> Statement:

@@ -8,6 +8,7 @@ stored, that event could never be decoded again.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +31,8 @@ OPTIONS = (
 )
 MARKED_KEYS = {"_type_", "_data_"}
 """A dict of exactly these is a marked value."""
+PLAIN = {str, int, float, bool, type(None), datetime}
+"""What a dict mostly holds, and what neither is nor holds a UUID."""
 
 
 class OrjsonTranscoder(Transcoder):
@@ -62,7 +65,10 @@ class OrjsonTranscoder(Transcoder):
         if kind is dict:
             if value.keys() == MARKED_KEYS:
                 raise InvalidFieldError(name, "must not consist of '_type_' and '_data_' alone")
-            return {key: self._uuids_marked(item, key) for key, item in value.items()}
+            return {
+                key: item if type(item) in PLAIN else self._uuids_marked(item, key)
+                for key, item in value.items()
+            }
         if kind is list:
             # Long lists are lists of digests: do not copy them.
             if all(type(item) is str for item in value):

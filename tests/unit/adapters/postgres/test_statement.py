@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
+from eventsourcing.persistence import StoredEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +57,11 @@ def test_two_changes_of_one_row_become_two_statements_the_events_in_the_first() 
 def test_events_without_changes_are_a_plain_insert() -> None:
     ((text, _),) = statements([], [])
     assert text.startswith("INSERT INTO public.stored_events")
+
+
+def test_one_event_goes_by_values() -> None:
+    event = StoredEvent(UUID(int=1), 2, "topic", b"state")
+    change = Change(statement="UPDATE t SET a = $1", arguments=(9,), row=("t", 1))
+    ((text, arguments),) = statements([event], [change])
+    assert text.endswith("VALUES ($2, $3, $4, $5)")
+    assert arguments == (9, UUID(int=1), 2, "topic", b"state")
