@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from bench._raw_guest import RawSetup
 from contree import bootstrap
 from contree.adapters.microvm.accelerator import KVM, TCG
 from contree.adapters.microvm.assets import find_assets
+from contree.app.layer_store import Layer
 from contree.bootstrap import Core
 from contree.config import Settings
+from contree.domain.context import Context
+from contree.domain.image import Image
+from contree.domain.project import NAMESPACE
 from infra.images.registry import running_registry
 from infra.images.rootfs import small_image
 from tests.acceptance.api import Api
@@ -89,6 +94,28 @@ class Service:
             memory_mib=self.settings.guest_memory_mib,
             accelerator=KVM if kvm_works else TCG,
         )
+
+    async def record_image(self, core: Core, layers: Sequence[Layer]) -> UUID:
+        """Record an image of stored layers, bottom to top, as an import does; return its id."""
+        context = Context(
+            actor=PROJECT,
+            project_id=await self.project_id(core),
+            request_id=PROJECT,
+            at=datetime.now(UTC),
+        )
+        image = Image.imported(
+            context,
+            operation_id=uuid5(NAMESPACE, layers[-1].diff_id),
+            registry_url="docker://localhost/bench:latest",
+            manifest_digest=layers[0].diff_id,
+            config_digest=layers[-1].diff_id,
+            layers=[layer.diff_id for layer in layers],
+            env={},
+            workdir="/",
+            size_bytes=sum(layer.size_bytes for layer in layers),
+        )
+        await core.log.append(image)
+        return image.id
 
     async def project_id(self, core: Core) -> UUID:
         return (await core.tokens.list())[0].project_id

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -146,10 +146,12 @@ async def _followed(
 ) -> AsyncGenerator[bytes, None]:
     """Yield frames (and keepalives) until the feed ends or the client is gone."""
     services, closing = request.app[SERVICES], request.app[CLOSING]
-    after = wanted.after
+    after, time_s = wanted.after, asyncio.get_running_loop().time
+    spoke_at_s = time_s()
     async with request.app[FEEDS].follow(row, after=after) as feed:
         while not closing.is_set() and not _is_gone(request):
-            frames: Sequence[Frame]
+            frames: Sequence[Frame] = ()
+            silent_s = time_s() - spoke_at_s
             if after < feed.floor:
                 floor = feed.floor
                 entries = await services.journal.read(row.operation_id, after=after, limit=READ_MAX)
@@ -161,14 +163,17 @@ async def _followed(
                 raise feed.failure
             elif feed.ended:
                 return
-            elif not await feed.changed(KEEPALIVE_S):
-                yield KEEPALIVE
-            for piece in _pieces(frames, wanted.spid):
+            elif silent_s < KEEPALIVE_S:
+                await feed.changed(KEEPALIVE_S - silent_s)
+            # Frames of other processes than the one that is wanted do not keep it alive.
+            for piece in _pieces(frames, wanted.spid) or ([KEEPALIVE] * (silent_s >= KEEPALIVE_S)):
                 yield piece
+                spoke_at_s = time_s()
 
 
-def _pieces(frames: Sequence[Frame], spid: int | None) -> Iterator[bytes]:
+def _pieces(frames: Sequence[Frame], spid: int | None) -> list[bytes]:
     """Join what is wanted of `frames` into pieces of about WRITE_BYTES_MAX."""
+    pieces: list[bytes] = []
     waiting: list[bytes] = []
     size_bytes = 0
     for frame in frames:
@@ -177,10 +182,11 @@ def _pieces(frames: Sequence[Frame], spid: int | None) -> Iterator[bytes]:
         waiting.append(frame.data)
         size_bytes += len(frame.data)
         if size_bytes >= WRITE_BYTES_MAX:
-            yield b"".join(waiting)
+            pieces.append(b"".join(waiting))
             waiting, size_bytes = [], 0
     if waiting:
-        yield b"".join(waiting)
+        pieces.append(b"".join(waiting))
+    return pieces
 
 
 def _is_gone(request: web.Request) -> bool:

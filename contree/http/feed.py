@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,13 +23,15 @@ from contree.app.clock import Clock
 from contree.app.journal import Journal
 from contree.app.operation_news import OperationNews
 from contree.app.reads import OperationReads, OperationRow
-from contree.domain.errors import ContreeError
+from contree.domain.errors import ContreeError, UnavailableError
 from contree.http.event_frames import Frame, completion_frame, frame_of
 
 WINDOW_BYTES_MAX = 1024 * 1024
 READ_MAX = 500
 POLL_S = 5.0
 """How often a feed looks without being told: a net, the news come by themselves."""
+
+log = logging.getLogger(__name__)
 
 
 class Feed:
@@ -91,6 +94,9 @@ class Feed:
                         await self._woken.wait()
         except ContreeError as error:
             self.failure = error
+        except Exception:
+            log.exception("the feed of operation %s hit a defect", self._row.operation_id)
+            self.failure = UnavailableError("internal error, see the log of the API")
         finally:
             self.close()
 
