@@ -266,7 +266,7 @@ async def test_the_journal_of_a_cancelled_run_says_how_it_ended() -> None:
         order = RunOrder(image=str(base), command="talk")
         operation_id, _ = await world.runs.request(a_caller(), order)
         async with asyncio.timeout(10):
-            while len(await world.journal.read(operation_id)) < 3:
+            while len(await world.journal.read(operation_id)) < 3:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.005)
         await world.cancellation.cancel(a_caller(), operation_id)
         row = await world.end_of(operation_id)

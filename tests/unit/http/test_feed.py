@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -192,6 +193,39 @@ async def test_a_follower_that_never_reads_is_dropped_and_others_are_not(
                 got += len(data)
     assert got < 40_000_000
     writer.close()
+
+
+async def test_a_thousand_reconnects_leave_nothing(world: World) -> None:
+    """One after the other, each hung up on after its first event: no task, connection or memory."""
+    async with world.client() as client:
+        client.session.headers["Authorization"] = f"Bearer {await world.token()}"
+        row = await a_run(world)
+        await write(world, row.operation_id, "a")
+        url = client.make_url(f"/v1/operations/{row.operation_id}/events?follow=1")
+        assert client.server.runner is not None
+        server = client.server.runner.server
+        assert server is not None
+
+        async def reconnect(times: int) -> None:
+            for _ in range(times):
+                response = await client.session.get(url)  # the client itself keeps all answers
+                assert await response.content.readline() == b"id: 0\n"
+                response.close()
+            async with asyncio.timeout(WAIT_S):
+                while server.connections:  # noqa: ASYNC110 - aiohttp has no event for it
+                    await asyncio.sleep(0.005)
+
+        await reconnect(50)  # what is made once is there
+        tasks, objects = len(asyncio.all_tasks()), _live_objects()
+        await reconnect(1000)
+        assert len(asyncio.all_tasks()) <= tasks
+        assert _live_objects() - objects < 1000, "something stays of each"
+    assert not any(world.news.subscribers.values())
+
+
+def _live_objects() -> int:
+    gc.collect()
+    return len(gc.get_objects())
 
 
 async def test_feeds_end_with_the_server(world: World) -> None:
