@@ -34,6 +34,9 @@ NUMBER_MAX = 2**53
 WRITE_BYTES_MAX = 64 * 1024
 """Written at once; with the socket's own buffers, all that a follower who does not read holds."""
 
+WAITLESS_BYTES = 32 * 1024
+"""Less than this in asyncio's own buffer, and no write waits (it does from 64 KiB on)."""
+
 STALL_S = 30.0
 """How long a follower may leave a write waiting; then it is told so and its connection closed."""
 
@@ -41,6 +44,8 @@ ABORT_S = 30.0
 """How long the system may go on offering it the rest."""
 
 KEEPALIVE_S = 10.0
+"""After so long a silence, and up to TICK_S more."""
+
 KEEPALIVE = b": keepalive\n\n"
 BROKEN_OFF = (
     b": stream ended with error, retry since last event id\n\nevent: sse_error\ndata: %s\n\n"
@@ -78,8 +83,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         try:
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
-                    async with asyncio.timeout(STALL_S):
-                        await response.write(piece)
+                    await _write(request, response, piece)
         except ContreeError as error:
             _log.warning("request_id=%s events broke off: %s", request[REQUEST_ID], error)
             await response.write(BROKEN_OFF % b"the journal could not be read")
@@ -90,6 +94,16 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     except ConnectionError:
         request.protocol.force_close()
     return response
+
+
+async def _write(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
+    """Write, waiting STALL_S at most for a client that does not read. Raises TimeoutError."""
+    transport = request.transport
+    if transport is not None and transport.get_write_buffer_size() + len(piece) < WAITLESS_BYTES:
+        await response.write(piece)  # it cannot have to wait: a timer would cost more than it
+        return
+    async with asyncio.timeout(STALL_S):
+        await response.write(piece)
 
 
 async def _drop(request: web.Request, response: web.StreamResponse) -> None:
@@ -151,7 +165,6 @@ async def _followed(
     async with request.app[FEEDS].follow(row, after=after) as feed:
         while not closing.is_set() and not _is_gone(request):
             frames: Sequence[Frame] = ()
-            silent_s = time_s() - spoke_at_s
             if after < feed.floor:
                 floor = feed.floor
                 entries = await services.journal.read(row.operation_id, after=after, limit=READ_MAX)
@@ -163,10 +176,14 @@ async def _followed(
                 raise feed.failure
             elif feed.ended:
                 return
-            elif silent_s < KEEPALIVE_S:
-                await feed.changed(KEEPALIVE_S - silent_s)
-            # Frames of other processes than the one that is wanted do not keep it alive.
-            for piece in _pieces(frames, wanted.spid) or ([KEEPALIVE] * (silent_s >= KEEPALIVE_S)):
+            elif time_s() - spoke_at_s < KEEPALIVE_S:
+                await feed.changed()
+                continue
+            pieces = _pieces(frames, wanted.spid)
+            if not pieces and time_s() - spoke_at_s >= KEEPALIVE_S:
+                # Frames of other processes than the one that is wanted do not keep it alive.
+                pieces = [KEEPALIVE]
+            for piece in pieces:
                 yield piece
                 spoke_at_s = time_s()
 

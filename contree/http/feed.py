@@ -31,6 +31,9 @@ READ_MAX = 500
 POLL_S = 5.0
 """How often a feed looks without being told: a net, the news come by themselves."""
 
+TICK_S = 5.0
+"""How often followers are woken for nothing, so that a thousand of them need no timer each."""
+
 log = logging.getLogger(__name__)
 
 
@@ -59,6 +62,7 @@ class Feed:
         self._size_bytes = 0
         self._woken = asyncio.Event()
         self._changed = asyncio.Event()
+        self._ticking: asyncio.TimerHandle
 
     def wake(self) -> None:
         """There may be something new."""
@@ -73,17 +77,13 @@ class Feed:
         """Return the window's frames beyond `number`, which must not be below `floor`."""
         return self._frames[bisect_right(self._numbers, number) :]
 
-    async def changed(self, within_s: float) -> bool:
-        """Wait for the next change; False when there was none in time."""
-        try:
-            async with asyncio.timeout(within_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def changed(self) -> None:
+        """Wait for the next change, or for nothing but that TICK_S has passed."""
+        await self._changed.wait()
 
     async def read(self) -> None:
         """Read until the operation has ended. The task of the one reader."""
+        self._tick()
         try:
             while True:
                 self._woken.clear()
@@ -98,7 +98,12 @@ class Feed:
             log.exception("the feed of operation %s hit a defect", self._row.operation_id)
             self.failure = UnavailableError("internal error, see the log of the API")
         finally:
+            self._ticking.cancel()
             self.close()
+
+    def _tick(self) -> None:
+        self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self._tell()
 
     async def _read_what_is_there(self) -> bool:
         """Read; say whether nothing more will come."""

@@ -188,6 +188,7 @@ async def test_a_silent_stream_is_kept_alive(
     api: Api, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "KEEPALIVE_S", 0.02)
+    monkeypatch.setattr(feed, "TICK_S", 0.01)
     operation_id = await a_run(api, world)
     response = await api.get(f"/v1/operations/{operation_id}/events?follow=1")
     assert await response.content.readexactly(26) == b": keepalive\n\n" * 2
@@ -198,6 +199,7 @@ async def test_what_other_processes_do_keeps_no_stream_of_one_alive(
     api: Api, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "KEEPALIVE_S", 0.02)
+    monkeypatch.setattr(feed, "TICK_S", 0.01)
     operation_id = await a_run(api, world)
     response = await api.get(f"/v1/operations/{operation_id}/events?follow=1&spid=2")
     stop = asyncio.Event()

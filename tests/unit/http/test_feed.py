@@ -80,7 +80,7 @@ async def read_to_the_end(opened: Feed, after: int = -1) -> list[int]:
             elif opened.ended:
                 return numbers
             else:
-                await opened.changed(WAIT_S)
+                await opened.changed()
 
 
 async def test_a_thousand_followers_cost_one_reader() -> None:
@@ -116,7 +116,7 @@ async def test_the_window_is_bounded_and_who_is_behind_it_is_told_by_its_floor(
         await write(world, row.operation_id, *["x" * 500] * 100)
         async with asyncio.timeout(WAIT_S):
             while not opened.frames_after(98):
-                await opened.changed(WAIT_S)
+                await opened.changed()
         kept = opened.frames_after(opened.floor)
         assert sum(len(frame.data) for frame in kept) <= 4096
         assert [frame.number for frame in kept] == list(range(opened.floor + 1, 100))
@@ -127,13 +127,13 @@ async def test_what_a_lost_attempt_wrote_is_not_shown_to_those_who_come_later() 
     row, feeds = await a_run(world), feeds_of(world)
     async with feeds.follow(row, after=-1) as opened:
         await write(world, row.operation_id, "old", "old")
-        await opened.changed(WAIT_S)
+        await opened.changed()
         await world.journal.restart(row.operation_id)
         await write(world, row.operation_id, "", type_="init")
         await write(world, row.operation_id, "new")
         async with asyncio.timeout(WAIT_S):
             while not opened.frames_after(2):
-                await opened.changed(WAIT_S)
+                await opened.changed()
         assert opened.floor == 1
         assert [frame.type for frame in opened.frames_after(1)] == ["init", "stdout"]
 
@@ -234,6 +234,6 @@ async def test_feeds_end_with_the_server(world: World) -> None:
     app[events.FEEDS] = feeds = feeds_of(world)
     async with feeds.follow(row, after=-1) as opened:
         await write(world, row.operation_id, "a")
-        await opened.changed(WAIT_S)
+        await opened.changed()
         feeds.close()
         assert await read_to_the_end(opened) == [0]
