@@ -26,9 +26,7 @@ class StreamingGuest(RawGuest):
         began = time.perf_counter()
         self._control.sendall(commands.stdin(SPID, data))
         self.window_bytes -= len(data)
-        left = len(data)
-        while left > 0:
-            left -= sum(len(f.data) for f in self._hear() if isinstance(f, Output))
+        self.await_output(len(data))
         return time.perf_counter() - began
 
     def feed_s(self, size_bytes: int) -> float:
@@ -52,10 +50,12 @@ class StreamingGuest(RawGuest):
         """Send one line; return how long until so many bytes of output have come."""
         began = time.perf_counter()
         self._control.sendall(commands.stdin(SPID, b"\n"))
-        left = size_bytes
-        while left > 0:
-            left -= sum(len(f.data) for f in self._hear() if isinstance(f, Output))
+        self.await_output(size_bytes)
         return time.perf_counter() - began
+
+    def await_output(self, size_bytes: int) -> None:
+        while size_bytes > 0:
+            size_bytes -= sum(len(f.data) for f in self._hear() if isinstance(f, Output))
 
     def _hear(self) -> list[GuestFrame]:
         self._control.settimeout(PATIENCE_S)

@@ -12,10 +12,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from bench._raw_guest import RawSetup
 from contree import bootstrap
@@ -24,12 +23,10 @@ from contree.adapters.microvm.assets import find_assets
 from contree.app.layer_store import Layer
 from contree.bootstrap import Core
 from contree.config import Settings
-from contree.domain.context import Context
-from contree.domain.image import Image
-from contree.domain.project import NAMESPACE
 from infra.images.registry import running_registry
 from infra.images.rootfs import small_image
 from tests.acceptance.api import Api
+from tests.support.images import record_image
 from tests.support.server import RunningServer, running_server
 
 PROJECT = "bench"
@@ -96,26 +93,8 @@ class Service:
         )
 
     async def record_image(self, core: Core, layers: Sequence[Layer]) -> UUID:
-        """Record an image of stored layers, bottom to top, as an import does; return its id."""
-        context = Context(
-            actor=PROJECT,
-            project_id=await self.project_id(core),
-            request_id=PROJECT,
-            at=datetime.now(UTC),
-        )
-        image = Image.imported(
-            context,
-            operation_id=uuid5(NAMESPACE, layers[-1].diff_id),
-            registry_url="docker://localhost/bench:latest",
-            manifest_digest=layers[0].diff_id,
-            config_digest=layers[-1].diff_id,
-            layers=[layer.diff_id for layer in layers],
-            env={},
-            workdir="/",
-            size_bytes=sum(layer.size_bytes for layer in layers),
-        )
-        await core.log.append(image)
-        return image.id
+        """Record an image of stored layers, bottom to top; return its id."""
+        return await record_image(core, await self.project_id(core), layers)
 
     async def project_id(self, core: Core) -> UUID:
         return (await core.tokens.list())[0].project_id
