@@ -103,7 +103,7 @@ class _Client:
 
     @contextmanager
     def _started(
-        self, image: str, command: str, *, until: str, kept_bytes: int
+        self, image: str, command: str, until: str, kept_bytes: int
     ) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
         """Start a command with an open input; yield it and its events after the first `until`."""
         fields = {"stdin": {"value": "", "close": False}, "truncate_output_at": kept_bytes}

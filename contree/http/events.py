@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -22,8 +22,9 @@ from aiohttp import web
 from contree.app.reads import OperationRow
 from contree.domain.errors import ContreeError
 from contree.domain.token import Permission
-from contree.http.event_frames import Frame, completion_frame, frame_of
-from contree.http.feed import READ_MAX, Feeds
+from contree.http.event_frames import Frame, completion_frame
+from contree.http.feed import Feeds
+from contree.http.frame_reader import FrameReader
 from contree.http.operations import operation_in_path
 from contree.http.query import flag_of, whole_number
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
@@ -145,10 +146,12 @@ async def _present(
     """Yield what there is now, with the end of an operation that has ended (`row` is older)."""
     services = request.app[SERVICES]
     operation_id, after = row.operation_id, wanted.after
-    while entries := await services.journal.read(operation_id, after=after, limit=READ_MAX):
-        after = entries[-1].number
-        for piece in _pieces([frame_of(entry) for entry in entries], wanted.spid):
+    reader, more = FrameReader(services.journal, operation_id), True
+    while more:
+        frames, more = await reader.page(after=after)
+        for piece in _pieces(frames, wanted.spid):
             yield piece
+        after = frames[-1].number if frames else after
     if row.status.is_terminal and wanted.spid is None:
         number = await services.journal.next_number(operation_id)
         if number > after:
@@ -159,7 +162,8 @@ async def _followed(
     request: web.Request, row: OperationRow, wanted: _Wanted
 ) -> AsyncGenerator[bytes, None]:
     """Yield frames (and keepalives) until the feed ends or the client is gone."""
-    services, closing = request.app[SERVICES], request.app[CLOSING]
+    closing = request.app[CLOSING]
+    reader = FrameReader(request.app[SERVICES].journal, row.operation_id)
     after, time_s = wanted.after, asyncio.get_running_loop().time
     spoke_at_s = time_s()
     async with request.app[FEEDS].follow(row, after=after) as feed:
@@ -167,8 +171,7 @@ async def _followed(
             frames: Sequence[Frame] = ()
             if after < feed.floor:
                 floor = feed.floor
-                entries = await services.journal.read(row.operation_id, after=after, limit=READ_MAX)
-                frames = [frame_of(entry) for entry in entries]
+                frames, _ = await reader.page(after=after)
                 after = frames[-1].number if frames else floor
             elif frames := feed.frames_after(after):
                 after = frames[-1].number
@@ -179,18 +182,17 @@ async def _followed(
             elif time_s() - spoke_at_s < KEEPALIVE_S:
                 await feed.changed()
                 continue
-            pieces = _pieces(frames, wanted.spid)
-            if not pieces and time_s() - spoke_at_s >= KEEPALIVE_S:
-                # Frames of other processes than the one that is wanted do not keep it alive.
-                pieces = [KEEPALIVE]
-            for piece in pieces:
+            for piece in _pieces(frames, wanted.spid):
                 yield piece
+                spoke_at_s = time_s()
+            if time_s() - spoke_at_s >= KEEPALIVE_S:
+                # Frames of other processes than the one that is wanted do not keep it alive.
+                yield KEEPALIVE
                 spoke_at_s = time_s()
 
 
-def _pieces(frames: Sequence[Frame], spid: int | None) -> list[bytes]:
+def _pieces(frames: Sequence[Frame], spid: int | None) -> Iterator[bytes]:
     """Join what is wanted of `frames` into pieces of about WRITE_BYTES_MAX."""
-    pieces: list[bytes] = []
     waiting: list[bytes] = []
     size_bytes = 0
     for frame in frames:
@@ -199,11 +201,10 @@ def _pieces(frames: Sequence[Frame], spid: int | None) -> list[bytes]:
         waiting.append(frame.data)
         size_bytes += len(frame.data)
         if size_bytes >= WRITE_BYTES_MAX:
-            pieces.append(b"".join(waiting))
+            yield b"".join(waiting)
             waiting, size_bytes = [], 0
     if waiting:
-        pieces.append(b"".join(waiting))
-    return pieces
+        yield b"".join(waiting)
 
 
 def _is_gone(request: web.Request) -> bool:

@@ -24,10 +24,10 @@ from contree.app.journal import Journal
 from contree.app.operation_news import OperationNews
 from contree.app.reads import OperationReads, OperationRow
 from contree.domain.errors import ContreeError, UnavailableError
-from contree.http.event_frames import Frame, completion_frame, frame_of
+from contree.http.event_frames import Frame, completion_frame
+from contree.http.frame_reader import FrameReader, page_of
 
 WINDOW_BYTES_MAX = 1024 * 1024
-READ_MAX = 500
 POLL_S = 5.0
 """How often a feed looks without being told: a net, the news come by themselves."""
 
@@ -55,6 +55,7 @@ class Feed:
         self._row = row
         self._last = after
         self._journal = journal
+        self._reader = FrameReader(journal, row.operation_id)
         self._operations = operations
         self._clock = clock
         self._numbers: list[int] = []
@@ -74,8 +75,9 @@ class Feed:
         self._tell()
 
     def frames_after(self, number: int) -> Sequence[Frame]:
-        """Return the window's frames beyond `number`, which must not be below `floor`."""
-        return self._frames[bisect_right(self._numbers, number) :]
+        """Return the window's next page beyond `number`, which must not be below `floor`."""
+        start = bisect_right(self._numbers, number)
+        return page_of(self._frames[at] for at in range(start, len(self._frames)))
 
     async def changed(self) -> None:
         """Wait for the next change, or for nothing but that TICK_S has passed."""
@@ -107,22 +109,27 @@ class Feed:
 
     async def _read_what_is_there(self) -> bool:
         """Read; say whether nothing more will come."""
-        # The row first: what an operation wrote is all there once its row is terminal.
+        await self._read_frames()
         row = await self._operations.get(self._row.project_id, self._row.operation_id)
-        while entries := await self._journal.read(
-            self._row.operation_id, after=self._last, limit=READ_MAX
-        ):
-            for entry in entries:
-                self._add(frame_of(entry))
-            self._tell()
         if row is None:
             return True
         if not row.status.is_terminal:
             return False
+        # What an operation wrote is all there once its row is terminal.
+        await self._read_frames()
         number = await self._journal.next_number(row.operation_id)
         if number > self._last:
             self._add(completion_frame(row, number=number, now=self._clock.now()))
         return True
+
+    async def _read_frames(self) -> None:
+        more = True
+        while more:
+            frames, more = await self._reader.page(after=self._last)
+            for frame in frames:
+                self._add(frame)
+            if frames:
+                self._tell()
 
     def _add(self, frame: Frame) -> None:
         if frame.type == "init":

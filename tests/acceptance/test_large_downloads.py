@@ -14,7 +14,7 @@ from contree.bootstrap import Core
 from contree.config import Settings
 from tests.acceptance.api import Api
 from tests.support.images import record_image
-from tests.support.layer_tars import sparse, tar_bytes
+from tests.support.layer_tars import directory, guest_bytes, root, sparse
 from tests.support.memory import PeakGrowth
 from tests.support.server import RunningServer
 
@@ -24,6 +24,7 @@ GROWTH_MIB_MAX = 32
 PIECE = bytes(range(256)) * 4096
 GZIP_WINDOW_BITS = 31
 SPARSE_TAIL = b"the end"
+TAR_END = bytes(1024)
 
 
 @pytest_asyncio.fixture
@@ -32,13 +33,14 @@ async def image(server: RunningServer, api: Api) -> UUID:
     settings = Settings(data_dir=server.data_dir)
 
     async def guest_stream() -> AsyncIterator[bytes]:
+        yield guest_bytes([root(), directory("large")])[: -len(TAR_END)]
         info = TarInfo("large/dense")
         info.size = FILE_BYTES
         yield info.tobuf(PAX_FORMAT)
         for _ in range(FILE_BYTES // len(PIECE)):
             yield PIECE
         at = FILE_BYTES - len(SPARSE_TAIL)
-        yield tar_bytes([sparse("large/sparse", [(at, SPARSE_TAIL)], FILE_BYTES)])
+        yield guest_bytes([sparse("large/sparse", [(at, SPARSE_TAIL)], FILE_BYTES)])
 
     async with bootstrap.core(settings, bootstrap.running_database(settings)) as core:
         layer = await core.layers.add_delta(guest_stream(), below=[], bytes_max=2 * FILE_BYTES)
