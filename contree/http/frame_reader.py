@@ -15,7 +15,7 @@ from contree.http.event_frames import Frame, frame_of
 PAGE_BYTES_MAX = 256 * 1024
 """And one frame more."""
 
-ENTRIES_MIN = 16
+ENTRIES_MIN = 6
 ENTRIES_MAX = 512
 """Asked for at once; more is read than is kept when they are suddenly larger."""
 

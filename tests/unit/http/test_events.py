@@ -143,7 +143,8 @@ async def test_the_end_comes_after_what_a_lost_attempt_has_shown(api: Api, world
     await world.journal.restart(operation_id)
     await api.delete(f"/v1/operations/{operation_id}")
     response = await api.get(f"/v1/operations/{operation_id}/events?since=1")
-    assert await all_frames(response) == [(2, "completion")]
+    [(number, type_)] = await all_frames(response)
+    assert (number > 1, type_) == (True, "completion")
 
 
 async def test_one_process_is_shown_alone_and_without_the_operations_end(

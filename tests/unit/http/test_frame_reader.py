@@ -47,7 +47,7 @@ async def a_journal(sizes: Sequence[int]) -> CountingJournal:
         [LARGE] * 200,
         [*[SMALL] * 3000, *[LARGE] * 100] * 2,
         [SMALL, LARGE] * 200,
-        [SMALL] * 16,  # just what is asked for first
+        [SMALL] * 6,  # just what is asked for first
         [],
     ],
 )
@@ -65,7 +65,7 @@ async def test_pages_are_bounded_and_together_the_whole(sizes: list[int]) -> Non
 
 
 async def test_small_entries_need_few_reads_and_large_ones_are_not_read_in_vain() -> None:
-    for size, reads_max, read_max in ((SMALL, 15, 5000), (LARGE, 100, 1600)):
+    for size, reads_max, read_max in ((SMALL, 15, 5000), (LARGE, 100, 600)):
         journal = await a_journal([size] * 500)
         reader, after, more = FrameReader(journal, ID), -1, True
         while more:
