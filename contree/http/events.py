@@ -22,9 +22,9 @@ from aiohttp import web
 from contree.app.reads import OperationRow
 from contree.domain.errors import ContreeError
 from contree.domain.token import Permission
-from contree.http.event_frames import Frame, completion_frame
+from contree.http.event_frames import Frame, completion_frame, frame_of
 from contree.http.feed import Feeds
-from contree.http.frame_reader import FrameReader
+from contree.http.journal_reader import JournalReader
 from contree.http.operations import operation_in_path
 from contree.http.query import flag_of, whole_number
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
@@ -146,12 +146,12 @@ async def _present(
     """Yield what there is now, with the end of an operation that has ended (`row` is older)."""
     services = request.app[SERVICES]
     operation_id, after = row.operation_id, wanted.after
-    reader, more = FrameReader(services.journal, operation_id), True
+    reader, more = JournalReader(services.journal, operation_id), True
     while more:
-        frames, more = await reader.page(after=after)
-        for piece in _pieces(frames, wanted.spid):
+        entries, more = await reader.page(after=after)
+        for piece in _pieces([frame_of(entry) for entry in entries], wanted.spid):
             yield piece
-        after = frames[-1].number if frames else after
+        after = entries[-1].number if entries else after
     if row.status.is_terminal and wanted.spid is None:
         number = await services.journal.next_number(operation_id)
         if number > after:
@@ -163,7 +163,7 @@ async def _followed(
 ) -> AsyncGenerator[bytes, None]:
     """Yield frames (and keepalives) until the feed ends or the client is gone."""
     closing = request.app[CLOSING]
-    reader = FrameReader(request.app[SERVICES].journal, row.operation_id)
+    reader = JournalReader(request.app[SERVICES].journal, row.operation_id)
     after, time_s = wanted.after, asyncio.get_running_loop().time
     spoke_at_s = time_s()
     async with request.app[FEEDS].follow(row, after=after) as feed:
@@ -171,7 +171,8 @@ async def _followed(
             frames: Sequence[Frame] = ()
             if after < feed.floor:
                 floor = feed.floor
-                frames, _ = await reader.page(after=after)
+                entries, _ = await reader.page(after=after)
+                frames = [frame_of(entry) for entry in entries]
                 after = frames[-1].number if frames else floor
             elif frames := feed.frames_after(after):
                 after = frames[-1].number

@@ -24,8 +24,8 @@ from contree.app.journal import Journal
 from contree.app.operation_news import OperationNews
 from contree.app.reads import OperationReads, OperationRow
 from contree.domain.errors import ContreeError, UnavailableError
-from contree.http.event_frames import Frame, completion_frame
-from contree.http.frame_reader import FrameReader, page_of
+from contree.http.event_frames import Frame, completion_frame, frame_of
+from contree.http.journal_reader import JournalReader, page_of
 
 WINDOW_BYTES_MAX = 1024 * 1024
 POLL_S = 5.0
@@ -55,7 +55,7 @@ class Feed:
         self._row = row
         self._last = after
         self._journal = journal
-        self._reader = FrameReader(journal, row.operation_id)
+        self._reader = JournalReader(journal, row.operation_id)
         self._operations = operations
         self._clock = clock
         self._numbers: list[int] = []
@@ -77,7 +77,8 @@ class Feed:
     def frames_after(self, number: int) -> Sequence[Frame]:
         """Return the window's next page beyond `number`, which must not be below `floor`."""
         start = bisect_right(self._numbers, number)
-        return page_of(self._frames[at] for at in range(start, len(self._frames)))
+        frames = (self._frames[at] for at in range(start, len(self._frames)))
+        return page_of(frames, lambda frame: len(frame.data))
 
     async def changed(self) -> None:
         """Wait for the next change, or for nothing but that TICK_S has passed."""
@@ -125,10 +126,10 @@ class Feed:
     async def _read_frames(self) -> None:
         more = True
         while more:
-            frames, more = await self._reader.page(after=self._last)
-            for frame in frames:
-                self._add(frame)
-            if frames:
+            entries, more = await self._reader.page(after=self._last)
+            for entry in entries:
+                self._add(frame_of(entry))
+            if entries:
                 self._tell()
 
     def _add(self, frame: Frame) -> None:

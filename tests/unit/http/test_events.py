@@ -13,7 +13,7 @@ from aiohttp import ClientResponse
 
 from contree.app.journal import JournalEntry, NumberedEntry
 from contree.domain.errors import UnavailableError
-from contree.http import events, feed, frame_reader
+from contree.http import events, feed, journal_reader
 from contree.http.wiring import CLOSING
 from tests.fakes.journal import FakeJournal
 from tests.unit.http.world import Api, World
@@ -162,10 +162,10 @@ async def test_one_process_is_shown_alone_and_without_the_operations_end(
 
 async def test_a_long_journal_is_sent_whole(api: Api, world: World) -> None:
     operation_id = await a_run(api, world)
-    await write(world, operation_id, *["stdout"] * (frame_reader.ENTRIES_MAX * 2 + 1))
+    await write(world, operation_id, *["stdout"] * (journal_reader.ENTRIES_MAX * 2 + 1))
     await world.succeed(operation_id, await world.outcome())
     found = await all_frames(await api.get(f"/v1/operations/{operation_id}/events"))
-    assert [number for number, _ in found] == list(range(frame_reader.ENTRIES_MAX * 2 + 2))
+    assert [number for number, _ in found] == list(range(journal_reader.ENTRIES_MAX * 2 + 2))
 
 
 async def test_a_follower_waits_through_pending_and_sees_everything_to_the_end(

@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from contree.app.journal import JournalEntry, NumberedEntry
-from contree.http.frame_reader import ENTRIES_MAX, PAGE_BYTES_MAX, FrameReader
+from contree.http.event_frames import frame_of
+from contree.http.journal_reader import ENTRIES_MAX, PAGE_BYTES_MAX, JournalReader
 from tests.fakes.clock import EPOCH
 from tests.fakes.journal import FakeJournal
 
@@ -53,10 +54,11 @@ async def a_journal(sizes: Sequence[int]) -> CountingJournal:
 )
 async def test_pages_are_bounded_and_together_the_whole(sizes: list[int]) -> None:
     journal = await a_journal(sizes)
-    reader, after, more = FrameReader(journal, ID), -1, True
+    reader, after, more = JournalReader(journal, ID), -1, True
     numbers: list[int] = []
     while more:
-        frames, more = await reader.page(after=after)
+        entries, more = await reader.page(after=after)
+        frames = [frame_of(entry) for entry in entries]
         assert sum(len(frame.data) for frame in frames) < PAGE_BYTES_MAX + FRAME_BYTES_MAX
         numbers += [frame.number for frame in frames]
         after = numbers[-1] if numbers else after
@@ -67,9 +69,9 @@ async def test_pages_are_bounded_and_together_the_whole(sizes: list[int]) -> Non
 async def test_small_entries_need_few_reads_and_large_ones_are_not_read_in_vain() -> None:
     for size, reads_max, read_max in ((SMALL, 15, 5000), (LARGE, 100, 600)):
         journal = await a_journal([size] * 500)
-        reader, after, more = FrameReader(journal, ID), -1, True
+        reader, after, more = JournalReader(journal, ID), -1, True
         while more:
-            frames, more = await reader.page(after=after)
-            after = frames[-1].number
+            entries, more = await reader.page(after=after)
+            after = entries[-1].number
         assert len(journal.limits) <= reads_max
         assert sum(journal.limits) <= read_max
