@@ -2,6 +2,7 @@
 
     python -m bench._bare_servers rows DSN    aiohttp + asyncpg: one SELECT, one JSON document
     python -m bench._bare_servers file PATH   a socket and sendfile(2)
+    python -m bench._bare_servers events MS   aiohttp: one event every so often, to all who follow
 
 Each prints its port and serves until its standard input is closed.
 """
@@ -9,6 +10,7 @@ Each prints its port and serves until its standard input is closed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import socket
@@ -18,6 +20,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
@@ -39,7 +42,7 @@ class BareServer:
 
 @contextmanager
 def bare_server(kind: str, argument: str) -> Iterator[BareServer]:
-    """Start one of the two, stop it at the end."""
+    """Start one of them, stop it at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench._bare_servers", kind, argument],
         stdin=subprocess.PIPE,
@@ -98,6 +101,45 @@ def _answer_all(listener: socket.socket, path: str) -> None:
                         offset, left = offset + sent, left - sent
 
 
+async def _serve_events(every_ms: int) -> None:
+    """Write one event after the other, stamped when it is made, to all streams that are open."""
+    streams: set[web.StreamResponse] = set()
+    stop = asyncio.Event()
+
+    async def follow(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(b": hello\n\n")
+        streams.add(response)
+        await stop.wait()
+        return response
+
+    async def speak() -> None:
+        for number in itertools.count():
+            await asyncio.sleep(every_ms / 1000)
+            at = datetime.now(UTC).isoformat()
+            data = b'{"id":%d,"ts":"%s","spid":1,"type":"stdout"}' % (number, at.encode())
+            event = b"id: %d\nevent: stdout\ndata: %s\n\n" % (number, data)
+            for response in list(streams):
+                try:
+                    await response.write(event)
+                except ConnectionError:
+                    streams.discard(response)
+
+    app = web.Application()
+    app.router.add_get("/", follow)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    speaking = asyncio.create_task(speak())
+    _announce(runner.addresses[0][1])
+    await asyncio.to_thread(sys.stdin.read)
+    speaking.cancel()
+    stop.set()
+    await runner.cleanup()
+
+
 def _announce(port: int) -> None:
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
@@ -106,5 +148,7 @@ def _announce(port: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "rows":
         asyncio.run(_serve_rows(sys.argv[2]))
+    elif sys.argv[1] == "events":
+        asyncio.run(_serve_events(int(sys.argv[2])))
     else:
         _serve_file(sys.argv[2])

@@ -105,15 +105,17 @@ class RawGuest:
         self._ask(commands.configure(request), Configured)
         self.phases.configured_s = self._elapsed()
 
-    def spawn(self, *argv: bytes) -> None:
+    def spawn(
+        self, *argv: bytes, stdin_open: bool = False, stdout_cap_bytes: int = 1024**2
+    ) -> None:
         """Start a command as root and return when exec has succeeded."""
         request = commands.Spawn(
             spid=1,
             uid=0,
             gid=0,
-            stdin_open=False,
+            stdin_open=stdin_open,
             timeout_ms=0,
-            stdout_cap_bytes=1024**2,
+            stdout_cap_bytes=stdout_cap_bytes,
             stderr_cap_bytes=1024**2,
             cwd=b"/",
             argv=argv,
@@ -170,8 +172,18 @@ class RawGuest:
         self._frames += self._decoder.feed(data)
 
 
+Guest = TypeVar("Guest", bound=RawGuest)
+
+
 @contextmanager
 def raw_guest(directory: Path, setup: RawSetup) -> Iterator[RawGuest]:
+    """As `raw_guest_of`, the plain kind."""
+    with raw_guest_of(RawGuest, directory, setup) as guest:
+        yield guest
+
+
+@contextmanager
+def raw_guest_of(kind: type[Guest], directory: Path, setup: RawSetup) -> Iterator[Guest]:
     """Make the disks, then start the clock and QEMU; kill it at the end.
 
     `directory` must be empty and its path short: sockets are made in it.
@@ -187,7 +199,7 @@ def raw_guest(directory: Path, setup: RawSetup) -> Iterator[RawGuest]:
     with ExitStack() as stack:
         stack.callback(process.wait)
         stack.callback(process.kill)
-        guest = RawGuest(directory, setup, process.pid, began)
+        guest = kind(directory, setup, process.pid, began)
         stack.callback(guest.close)
         yield guest
 

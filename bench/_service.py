@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +20,13 @@ from bench._raw_guest import RawSetup
 from contree import bootstrap
 from contree.adapters.microvm.accelerator import KVM, TCG
 from contree.adapters.microvm.assets import find_assets
+from contree.app.layer_store import Layer
 from contree.bootstrap import Core
 from contree.config import Settings
 from infra.images.registry import running_registry
 from infra.images.rootfs import small_image
 from tests.acceptance.api import Api
+from tests.support.images import record_image
 from tests.support.server import RunningServer, running_server
 
 PROJECT = "bench"
@@ -89,6 +91,10 @@ class Service:
             memory_mib=self.settings.guest_memory_mib,
             accelerator=KVM if kvm_works else TCG,
         )
+
+    async def record_image(self, core: Core, layers: Sequence[Layer]) -> UUID:
+        """Record an image of stored layers, bottom to top; return its id."""
+        return await record_image(core, await self.project_id(core), layers)
 
     async def project_id(self, core: Core) -> UUID:
         return (await core.tokens.list())[0].project_id

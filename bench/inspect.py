@@ -13,10 +13,9 @@ import random
 import tarfile
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from bench._bare_servers import SPAN_HEADER, bare_server
 from bench._http_client import Connection, request_bytes
@@ -24,9 +23,6 @@ from bench._measure import Report, Target, progress
 from bench._service import Service, service
 from contree.app.layer_store import Layer
 from contree.bootstrap import Core
-from contree.domain.context import Context
-from contree.domain.image import Image
-from contree.domain.project import NAMESPACE
 
 LAYERS = 20
 DIRECTORIES = 1000
@@ -138,27 +134,10 @@ async def _store_image(running: Service, core: Core, directory: Path) -> tuple[U
             diff_id = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         layers.append(await core.layers.add_imported(tar, media_type=TAR_TYPE, diff_id=diff_id))
         tar.unlink()
-    context = Context(
-        actor="bench",
-        project_id=await running.project_id(core),
-        request_id="bench",
-        at=datetime.now(UTC),
-    )
-    image = Image.imported(
-        context,
-        operation_id=uuid5(NAMESPACE, "bench inspect"),
-        registry_url="docker://localhost/bench:latest",
-        manifest_digest=layers[0].diff_id,
-        config_digest=layers[-1].diff_id,
-        layers=[layer.diff_id for layer in layers],
-        env={},
-        workdir="/",
-        size_bytes=sum(layer.size_bytes for layer in layers),
-    )
-    await core.log.append(image)
-    content = await core.image_files.open(image.layers, f"/{LARGE_PATH}")
+    image_id = await running.record_image(core, layers)
+    content = await core.image_files.open([layer.diff_id for layer in layers], f"/{LARGE_PATH}")
     assert content.source is not None
-    return image.id, content.source, content.offset
+    return image_id, content.source, content.offset
 
 
 def _names(layer: int) -> range:

@@ -40,7 +40,10 @@ class Journal(Protocol):
     """Appends and reads journals."""
 
     async def append(self, operation_id: UUID, entries: Sequence[JournalEntry]) -> None:
-        """Append in order; durable and told to followers when this returns. One writer."""
+        """Append in order; durable and told to followers when this returns. One writer.
+
+        Raises ConflictError once another process has restarted the journal.
+        """
         ...
 
     async def read(
@@ -57,5 +60,9 @@ class Journal(Protocol):
         ...
 
     async def restart(self, operation_id: UUID) -> None:
-        """Forget what an attempt that was lost has written; numbers go on from where they were."""
+        """Become its one writer: forget what an attempt that was lost has written.
+
+        Numbers go on above all that were ever shown. A writer from before, in another process that
+        is believed dead and is not, is refused from now on.
+        """
         ...

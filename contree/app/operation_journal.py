@@ -1,15 +1,17 @@
 """Write the journal of one attempt while it runs, in batches, in order.
 
 Entries are queued without waiting and written by one task as fast as the journal takes them, so a
-follower sees output within one write, and a burst becomes few writes. `finish` waits until all is
-durable and gives the digest that the audit log keeps.
+follower sees output within one write, and a burst becomes few writes: pieces of a stream that wait
+together become one entry (journal_pieces). `finish` waits until all is durable and gives the digest
+that the audit log keeps.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Self
 from uuid import UUID
 
@@ -17,8 +19,10 @@ import orjson
 
 from contree.app.clock import Clock
 from contree.app.journal import Journal, JournalEntry
+from contree.app.journal_pieces import Piece, joined
 from contree.app.microvm import Exited, GuestInfo, Output, ProcessEvent, ProcessSpec, Truncated
 from contree.domain.environment import masked
+from contree.domain.errors import UnavailableError
 from contree.domain.outcome import ResourceUsage
 from contree.domain.stream_text import represent
 
@@ -30,7 +34,14 @@ JOURNAL_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of stream data (as shown, so base64 counts in full) that the journal of one attempt takes;
 what comes after is left out, but for the events about starts and ends."""
 
-STDIN_CHUNK_BYTES_MAX = 32 * 1024
+ENTRY_COST_BYTES = 64
+"""What an entry counts beside its data, so that a flood of single bytes is bounded too."""
+
+ABANDON_S = 0.5
+"""A cancelled operation does not wait longer for its journal."""
+
+Waiting = JournalEntry | Piece | asyncio.Event | None
+"""What the writer takes: something to write, whom to tell that all before is written, the end."""
 
 
 class OperationJournal:
@@ -40,13 +51,12 @@ class OperationJournal:
         self._journal = journal
         self._clock = clock
         self._operation_id = operation_id
-        self._waiting: asyncio.Queue[JournalEntry | asyncio.Event | None] = asyncio.Queue(
-            WAITING_MAX
-        )
+        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_MAX)
         self._digest = hashlib.sha256()
         self._writer: asyncio.Task[None] | None = None
         self._stream_bytes = 0
         self._is_full = False
+        self._is_open = False  # init is there and shutdown is not
 
     async def __aenter__(self) -> Self:
         await self._journal.restart(self._operation_id)
@@ -70,6 +80,14 @@ class OperationJournal:
             await self._writer
         return self._digest.hexdigest()
 
+    async def abandon(self) -> None:
+        """Write what was seen until the attempt was cancelled, as far as ABANDON_S allows."""
+        with suppress(TimeoutError, UnavailableError):
+            async with asyncio.timeout(ABANDON_S):
+                if self._is_open:
+                    await self.ended("signal")
+                await self.finish()
+
     async def flush(self) -> None:
         """Wait until all that came before can be read. Raises what the journal raised."""
         if self._writer is None:
@@ -83,7 +101,8 @@ class OperationJournal:
             await self._writer
 
     async def began(self, info: GuestInfo, *, hostname: str) -> None:
-        await self._put(
+        self._is_open = True
+        await self._entry(
             "init",
             0,
             {
@@ -99,7 +118,7 @@ class OperationJournal:
         )
 
     async def spawned(self, spid: int, pid: int, spec: ProcessSpec, *, shell: bool) -> None:
-        await self._put(
+        await self._entry(
             "spawn",
             spid,
             {
@@ -128,48 +147,40 @@ class OperationJournal:
                 dropped_bytes=event.dropped_bytes,
             )
         else:
-            await self._put("exit", event.spid, _exit_data(event))
+            await self._entry("exit", event.spid, _exit_data(event))
 
     async def fed(self, spid: int, data: bytes) -> None:
         """Write what a process was given on its standard input."""
-        for at in range(0, len(data), STDIN_CHUNK_BYTES_MAX):
-            await self._stream("stdin", spid, data[at : at + STDIN_CHUNK_BYTES_MAX])
+        await self._stream("stdin", spid, data)
 
     async def truncated(
         self, spid: int, stream: str, *, emitted_bytes: int, dropped_bytes: int
     ) -> None:
         """Write that a stream passed its cap."""
         data = {"stream": stream, "bytes_emitted": emitted_bytes, "bytes_dropped": dropped_bytes}
-        await self._put("truncated", spid, data)
+        await self._entry("truncated", spid, data)
 
     async def ended(self, reason: str) -> None:
         """`reason`: job_complete, timeout, spawn_failed or signal."""
+        self._is_open = False
         stopped_at = self._clock.now().isoformat()
-        await self._put("shutdown", 0, {"stopped_at": stopped_at, "reason": reason})
+        await self._entry("shutdown", 0, {"stopped_at": stopped_at, "reason": reason})
 
     async def _stream(self, type_: str, spid: int, data: bytes) -> None:
-        """Write a piece of a stream, unless the journal is full; say once that it is."""
-        value, encoding = represent(data)
-        if self._is_full or self._stream_bytes + len(value) > JOURNAL_BYTES_MAX:
-            if not self._is_full:
-                self._is_full = True
-                fact = {"limit_bytes": JOURNAL_BYTES_MAX, "file_size": self._stream_bytes}
-                await self._put("size_cap", 0, fact)
-            return
-        self._stream_bytes += len(value)
-        await self._put(type_, spid, {"value": value, "encoding": encoding, "truncated": False})
+        await self._put(Piece(at=self._clock.now(), type=type_, spid=spid, data=data))
 
-    async def _put(self, type_: str, spid: int, data: Mapping[str, Any]) -> None:
+    async def _entry(self, type_: str, spid: int, data: Mapping[str, Any]) -> None:
+        await self._put(JournalEntry(at=self._clock.now(), type=type_, spid=spid, data=data))
+
+    async def _put(self, what: JournalEntry | Piece) -> None:
         if self._writer is not None and self._writer.done():
             await self._writer  # raises what ended it
-        entry = JournalEntry(at=self._clock.now(), type=type_, spid=spid, data=data)
-        self._digest.update(orjson.dumps([type_, spid, data]) + b"\n")
-        await self._waiting.put(entry)
+        await self._waiting.put(what)
 
     async def _write(self) -> None:
         ended = False
         while not ended:
-            batch: list[JournalEntry] = []
+            batch: list[JournalEntry | Piece] = []
             written: list[asyncio.Event] = []
             taken = await self._waiting.get()
             while True:
@@ -182,10 +193,32 @@ class OperationJournal:
                 if ended or len(batch) >= BATCH_MAX or self._waiting.empty():
                     break
                 taken = self._waiting.get_nowait()
-            if batch:
-                await self._journal.append(self._operation_id, batch)
+            entries = [entry for what in joined(batch) for entry in self._shown(what)]
+            if entries:
+                for entry in entries:
+                    shown = orjson.dumps([entry.type, entry.spid, entry.data])
+                    self._digest.update(shown + b"\n")
+                await self._journal.append(self._operation_id, entries)
             for event in written:
                 event.set()
+
+    def _shown(self, what: JournalEntry | Piece) -> Iterator[JournalEntry]:
+        """Yield the entry of a piece, unless the journal is full; say once that it is."""
+        if isinstance(what, JournalEntry):
+            yield what
+            return
+        if self._is_full:
+            return
+        value, encoding = represent(what.data)
+        cost_bytes = len(value) + ENTRY_COST_BYTES
+        if self._stream_bytes + cost_bytes > JOURNAL_BYTES_MAX:
+            self._is_full = True
+            fact = {"limit_bytes": JOURNAL_BYTES_MAX, "file_size": self._stream_bytes}
+            yield JournalEntry(at=what.at, type="size_cap", spid=0, data=fact)
+            return
+        self._stream_bytes += cost_bytes
+        data = {"value": value, "encoding": encoding, "truncated": False}
+        yield JournalEntry(at=what.at, type=what.type, spid=what.spid, data=data)
 
 
 def _exit_data(event: Exited) -> dict[str, Any]:

@@ -7,6 +7,7 @@ run again from its immutable image.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import orjson
@@ -95,6 +96,9 @@ class RunInstance:
                     await self._conclude.lose(operation.id, str(failure), worker=operation.worker)
                 else:
                     await self._fail(operation, journal, failure)
+            except asyncio.CancelledError:
+                await journal.abandon()
+                raise
 
     async def _fail(
         self, operation: Operation, journal: OperationJournal, failure: Exception

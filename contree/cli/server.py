@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from typing import Any
@@ -13,6 +14,9 @@ from contree import bootstrap
 from contree.cli.worker_process import WorkerProcess
 from contree.config import Settings
 from contree.http.server import serve_api
+
+FILES_MAX = 65_536
+"""Files open at once, as far as the system allows: every follower of events is one."""
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ def add_commands(
 
 async def _serve(settings: Settings, _: argparse.Namespace) -> None:
     stop = _stop_on_signals()
+    _allow_many_files()
     first_start = not settings.data_dir.exists()
     async with (
         bootstrap.owned_data_dir(settings),
@@ -74,6 +79,7 @@ async def _serve(settings: Settings, _: argparse.Namespace) -> None:
 
 async def _api(settings: Settings, _: argparse.Namespace) -> None:
     stop = _stop_on_signals()
+    _allow_many_files()
     async with (
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database) as core,
@@ -92,6 +98,14 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
     ):
         log.info("worker %s is ready", settings.worker_name)
         await worker.run(stop)
+
+
+def _allow_many_files() -> None:
+    """Most systems start processes with 1,024, and let them have more for the asking."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -23,7 +23,8 @@ from contree.app.reads import OperationRow
 from contree.domain.errors import ContreeError
 from contree.domain.token import Permission
 from contree.http.event_frames import Frame, completion_frame, frame_of
-from contree.http.feed import READ_MAX, Feeds
+from contree.http.feed import Feeds
+from contree.http.journal_reader import JournalReader
 from contree.http.operations import operation_in_path
 from contree.http.query import flag_of, whole_number
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
@@ -34,6 +35,9 @@ NUMBER_MAX = 2**53
 WRITE_BYTES_MAX = 64 * 1024
 """Written at once; with the socket's own buffers, all that a follower who does not read holds."""
 
+WAITLESS_BYTES = 32 * 1024
+"""Less than this in asyncio's own buffer, and no write waits (it does from 64 KiB on)."""
+
 STALL_S = 30.0
 """How long a follower may leave a write waiting; then it is told so and its connection closed."""
 
@@ -41,6 +45,8 @@ ABORT_S = 30.0
 """How long the system may go on offering it the rest."""
 
 KEEPALIVE_S = 10.0
+"""After so long a silence, and up to TICK_S more."""
+
 KEEPALIVE = b": keepalive\n\n"
 BROKEN_OFF = (
     b": stream ended with error, retry since last event id\n\nevent: sse_error\ndata: %s\n\n"
@@ -78,8 +84,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         try:
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
-                    async with asyncio.timeout(STALL_S):
-                        await response.write(piece)
+                    await _write(request, response, piece)
         except ContreeError as error:
             _log.warning("request_id=%s events broke off: %s", request[REQUEST_ID], error)
             await response.write(BROKEN_OFF % b"the journal could not be read")
@@ -90,6 +95,16 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     except ConnectionError:
         request.protocol.force_close()
     return response
+
+
+async def _write(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
+    """Write, waiting STALL_S at most for a client that does not read. Raises TimeoutError."""
+    transport = request.transport
+    if transport is not None and transport.get_write_buffer_size() + len(piece) < WAITLESS_BYTES:
+        await response.write(piece)  # it cannot have to wait: a timer would cost more than it
+        return
+    async with asyncio.timeout(STALL_S):
+        await response.write(piece)
 
 
 async def _drop(request: web.Request, response: web.StreamResponse) -> None:
@@ -131,10 +146,12 @@ async def _present(
     """Yield what there is now, with the end of an operation that has ended (`row` is older)."""
     services = request.app[SERVICES]
     operation_id, after = row.operation_id, wanted.after
-    while entries := await services.journal.read(operation_id, after=after, limit=READ_MAX):
-        after = entries[-1].number
+    reader, more = JournalReader(services.journal, operation_id), True
+    while more:
+        entries, more = await reader.page(after=after)
         for piece in _pieces([frame_of(entry) for entry in entries], wanted.spid):
             yield piece
+        after = entries[-1].number if entries else after
     if row.status.is_terminal and wanted.spid is None:
         number = await services.journal.next_number(operation_id)
         if number > after:
@@ -145,14 +162,16 @@ async def _followed(
     request: web.Request, row: OperationRow, wanted: _Wanted
 ) -> AsyncGenerator[bytes, None]:
     """Yield frames (and keepalives) until the feed ends or the client is gone."""
-    services, closing = request.app[SERVICES], request.app[CLOSING]
-    after = wanted.after
+    closing = request.app[CLOSING]
+    reader = JournalReader(request.app[SERVICES].journal, row.operation_id)
+    after, time_s = wanted.after, asyncio.get_running_loop().time
+    spoke_at_s = time_s()
     async with request.app[FEEDS].follow(row, after=after) as feed:
         while not closing.is_set() and not _is_gone(request):
-            frames: Sequence[Frame]
+            frames: Sequence[Frame] = ()
             if after < feed.floor:
                 floor = feed.floor
-                entries = await services.journal.read(row.operation_id, after=after, limit=READ_MAX)
+                entries, _ = await reader.page(after=after)
                 frames = [frame_of(entry) for entry in entries]
                 after = frames[-1].number if frames else floor
             elif frames := feed.frames_after(after):
@@ -161,10 +180,16 @@ async def _followed(
                 raise feed.failure
             elif feed.ended:
                 return
-            elif not await feed.changed(KEEPALIVE_S):
-                yield KEEPALIVE
+            elif time_s() - spoke_at_s < KEEPALIVE_S:
+                await feed.changed()
+                continue
             for piece in _pieces(frames, wanted.spid):
                 yield piece
+                spoke_at_s = time_s()
+            if time_s() - spoke_at_s >= KEEPALIVE_S:
+                # Frames of other processes than the one that is wanted do not keep it alive.
+                yield KEEPALIVE
+                spoke_at_s = time_s()
 
 
 def _pieces(frames: Sequence[Frame], spid: int | None) -> Iterator[bytes]:

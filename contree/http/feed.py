@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,13 +23,18 @@ from contree.app.clock import Clock
 from contree.app.journal import Journal
 from contree.app.operation_news import OperationNews
 from contree.app.reads import OperationReads, OperationRow
-from contree.domain.errors import ContreeError
+from contree.domain.errors import ContreeError, UnavailableError
 from contree.http.event_frames import Frame, completion_frame, frame_of
+from contree.http.journal_reader import JournalReader, page_of
 
 WINDOW_BYTES_MAX = 1024 * 1024
-READ_MAX = 500
 POLL_S = 5.0
 """How often a feed looks without being told: a net, the news come by themselves."""
+
+TICK_S = 5.0
+"""How often followers are woken for nothing, so that a thousand of them need no timer each."""
+
+log = logging.getLogger(__name__)
 
 
 class Feed:
@@ -49,6 +55,7 @@ class Feed:
         self._row = row
         self._last = after
         self._journal = journal
+        self._reader = JournalReader(journal, row.operation_id)
         self._operations = operations
         self._clock = clock
         self._numbers: list[int] = []
@@ -56,6 +63,7 @@ class Feed:
         self._size_bytes = 0
         self._woken = asyncio.Event()
         self._changed = asyncio.Event()
+        self._ticking: asyncio.TimerHandle
 
     def wake(self) -> None:
         """There may be something new."""
@@ -67,20 +75,18 @@ class Feed:
         self._tell()
 
     def frames_after(self, number: int) -> Sequence[Frame]:
-        """Return the window's frames beyond `number`, which must not be below `floor`."""
-        return self._frames[bisect_right(self._numbers, number) :]
+        """Return the window's next page beyond `number`, which must not be below `floor`."""
+        start = bisect_right(self._numbers, number)
+        frames = (self._frames[at] for at in range(start, len(self._frames)))
+        return page_of(frames, lambda frame: len(frame.data))
 
-    async def changed(self, within_s: float) -> bool:
-        """Wait for the next change; False when there was none in time."""
-        try:
-            async with asyncio.timeout(within_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def changed(self) -> None:
+        """Wait for the next change, or for nothing but that TICK_S has passed."""
+        await self._changed.wait()
 
     async def read(self) -> None:
         """Read until the operation has ended. The task of the one reader."""
+        self._tick()
         try:
             while True:
                 self._woken.clear()
@@ -91,27 +97,40 @@ class Feed:
                         await self._woken.wait()
         except ContreeError as error:
             self.failure = error
+        except Exception:
+            log.exception("the feed of operation %s hit a defect", self._row.operation_id)
+            self.failure = UnavailableError("internal error, see the log of the API")
         finally:
+            self._ticking.cancel()
             self.close()
+
+    def _tick(self) -> None:
+        self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self._tell()
 
     async def _read_what_is_there(self) -> bool:
         """Read; say whether nothing more will come."""
-        # The row first: what an operation wrote is all there once its row is terminal.
+        await self._read_frames()
         row = await self._operations.get(self._row.project_id, self._row.operation_id)
-        while entries := await self._journal.read(
-            self._row.operation_id, after=self._last, limit=READ_MAX
-        ):
-            for entry in entries:
-                self._add(frame_of(entry))
-            self._tell()
         if row is None:
             return True
         if not row.status.is_terminal:
             return False
+        # What an operation wrote is all there once its row is terminal.
+        await self._read_frames()
         number = await self._journal.next_number(row.operation_id)
         if number > self._last:
             self._add(completion_frame(row, number=number, now=self._clock.now()))
         return True
+
+    async def _read_frames(self) -> None:
+        more = True
+        while more:
+            entries, more = await self._reader.page(after=self._last)
+            for entry in entries:
+                self._add(frame_of(entry))
+            if entries:
+                self._tell()
 
     def _add(self, frame: Frame) -> None:
         if frame.type == "init":

@@ -15,9 +15,9 @@ from uuid import UUID
 from contree.app.journal import Journal, NumberedEntry
 from contree.domain.outcome import NOT_EXITED, CapturedStream, ProcessOutcome, ResourceUsage
 from contree.domain.stream_text import cut_at_character
+from contree.http.journal_reader import JournalReader
 from contree.http.run_value import result_value, stream_value
 
-READ_MAX = 500
 MACHINE_SPID = 0
 NOTHING = CapturedStream(sha256="", size_bytes=0)
 """Its place is taken by the text itself."""
@@ -52,13 +52,13 @@ async def process_result(
     journal: Journal, operation_id: UUID, spid: int, *, now: datetime
 ) -> dict[str, Any] | None:
     """Return the InstanceResult of process `spid`; None while no such process was started."""
-    seen, after = _Seen(), -1
-    while entries := await journal.read(operation_id, after=after, limit=READ_MAX, spid=spid):
-        after = entries[-1].number
+    seen, after, more = _Seen(), -1, True
+    reader = JournalReader(journal, operation_id, spid=spid)
+    while more:
+        entries, more = await reader.page(after=after)
         for numbered in entries:
             seen.take(numbered)
-        if len(entries) < READ_MAX:
-            break
+            after = numbered.number
     if seen.spawned_at is None:
         return None
     for numbered in await journal.read(operation_id, spid=MACHINE_SPID):

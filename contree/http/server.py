@@ -14,6 +14,9 @@ from contree.http.app import create_app
 SHUTDOWN_S = 5.0
 """How long open answers (followers of events, downloads) may go on after a stop."""
 KEEPALIVE_S = 75.0
+BACKLOG = 1024
+"""Connections that the system may hold for us: followers come back all at once after a restart."""
+
 LINE_BYTES_MAX = 256 * 1024
 """A request line: 16 patterns of 1,024 characters and as many paths, percent-encoded."""
 
@@ -33,7 +36,7 @@ async def serve_api(services: Services, host: str, port: int) -> AsyncIterator[s
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, reuse_address=True)
+        site = web.TCPSite(runner, host, port, reuse_address=True, backlog=BACKLOG)
         try:
             await site.start()
         except OSError as error:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
@@ -21,9 +21,12 @@ from contree_client.exceptions import APIStatusError, ConflictError, GoneError, 
 from contree_client.http import ContreeClient
 
 from tests.acceptance.api import Api
+from tests.acceptance.follower import COUNTING, Follower, want_counted
+from tests.support.memory import PeakGrowth
 from tests.support.server import CONTREED, RunningServer
 
 WAIT_S = 90
+MIB = 1024**2
 OPEN = models.ClosableStreamRepr(value="", close=False)
 
 
@@ -129,28 +132,54 @@ def test_a_running_instance_is_worked_in_from_outside(client: ContreeClient, bus
         client.operation_subprocess_stdin(uuid, 1, "late")
 
 
-def test_standard_input_streams_with_order_and_back_pressure(
-    client: ContreeClient, busybox: str
+PASSED_ON_MIB = 200
+CAP_MIB = 10
+GROWTH_MIB_MAX = 64
+"""Of API and worker, for each: the output that is kept, what is on its way, and room for luck."""
+
+BOTH_WAYS = "mkfifo /copy; sha256sum </copy >&2 & tee /copy; wait"
+
+
+def test_hundreds_of_megabytes_pass_through_in_both_directions_in_bounded_memory(
+    server: RunningServer, client: ContreeClient, busybox: str
 ) -> None:
-    """100 MiB in pieces of 512 KiB, as the CLI sends them, arrive intact."""
-    uuid = spawn(client, busybox, "sha256sum; echo end", stdin=OPEN, timeout=300)
+    """In pieces of 512 KiB, as the CLI sends them; what a process writes is kept up to its cap."""
+    fields = {"stdin": OPEN, "timeout": 600, "truncate_output_at": CAP_MIB * MIB}
+    uuid = spawn(client, busybox, BOTH_WAYS, **fields)
     events = client.follow_operation_events(uuid)
     until(events, "spawn", spid=1)
-    digest, piece = hashlib.sha256(), bytes(range(256)) * 2048
-    for number in range(200):
+    grown = {"API": PeakGrowth(server.pid), "worker": PeakGrowth(worker_pid(server))}
+    digest, first, piece = hashlib.sha256(), bytearray(), bytes(range(256)) * 2048
+    for number in range(PASSED_ON_MIB * MIB // len(piece)):
         data = number.to_bytes(4, "big") + piece[4:]
         digest.update(data)
+        first += data if len(first) < CAP_MIB * MIB else b""
         client.operation_subprocess_stdin(
             uuid, 1, base64.b64encode(data).decode(), encoding="base64", close=False
         )
     client.operation_subprocess_stdin(uuid, 1, "", close=True)
     rest = list(events)
-    output = "".join(text_of(e) for e in rest if e.type == "stdout")
-    assert output == f"{digest.hexdigest()}  -\nend\n"
-    # The log shows what was written up to the cap, and how much it left out.
-    [cut] = [e.data for e in rest if e.type == "truncated"]
-    assert (cut.stream, cut.bytes_emitted) == ("stdin", 1024 * 1024)
-    assert cut.bytes_emitted + cut.bytes_dropped == 200 * len(piece)
+    written = {
+        name: b"".join(base64.b64decode(e.data.value) if e.data.encoding == "base64"
+                       else e.data.value.encode() for e in rest if e.type == name)
+        for name in ("stdin", "stdout", "stderr")
+    }  # fmt: skip
+    # What came in is whole; what went out is whole up to the cap, and the rest is counted.
+    assert written["stderr"].decode().split()[0] == digest.hexdigest()
+    assert written["stdout"] == written["stdin"] == bytes(first)
+    cuts = {e.data.stream: e.data for e in rest if e.type == "truncated"}
+    assert set(cuts) == {"stdin", "stdout"}
+    for cut in cuts.values():
+        assert cut.bytes_emitted == CAP_MIB * MIB
+        assert cut.bytes_emitted + cut.bytes_dropped == PASSED_ON_MIB * MIB
+    assert rest[-1].data.status == "SUCCESS"
+    sizes = {name: peak.mib for name, peak in grown.items()}
+    assert max(sizes.values()) < GROWTH_MIB_MAX, sizes
+
+
+def worker_pid(server: RunningServer) -> int:
+    [pid] = [p.pid for p in server.processes() if p.command.endswith("-m contree worker")]
+    return pid
 
 
 def test_bad_requests_are_refused_by_name(api: Api, client: ContreeClient, busybox: str) -> None:
@@ -194,71 +223,39 @@ def test_a_cancelled_instance_is_gone_at_once_and_its_log_stays(
         client.operation_subprocess(uuid, 1)
     with pytest.raises((ConflictError, APIStatusError)):
         client.operation_subprocess_create(uuid, "true")
+    want_no_guest(server)
+
+
+def test_a_run_is_cancelled_while_its_guest_starts_and_while_its_files_are_kept(
+    server: RunningServer, client: ContreeClient, busybox: str
+) -> None:
+    """Waiting and running ones are in test_client, imports in test_import_failures."""
+    starting = spawn(client, busybox, "sleep 600")
+    while client.get_operation_status(starting).status.value == "PENDING":
+        time.sleep(0.005)
+    following = client.follow_operation_events(starting)
+    client.cancel_operation(starting)
+    assert list(following)[-1].data.status == "CANCELLED"
+
+    keeping = spawn(client, busybox, "head -c 200M /dev/zero >/large", disposable=False)
+    events = client.follow_operation_events(keeping)
+    until(events, "exit", spid=1)
+    client.cancel_operation(keeping)
+    rest = list(events)
+    assert (rest[-1].type, rest[-1].data.status) == ("completion", "CANCELLED")
+    assert rest[-1].data.result_image_uuid is None
+    assert [event.type for event in rest].count("shutdown") == 1
+    for uuid in (starting, keeping):
+        status = client.get_operation_status(uuid)
+        assert (status.status.value, status.result_image_uuid) == ("CANCELLED", None)
+    want_no_guest(server)
+
+
+def want_no_guest(server: RunningServer) -> None:
     deadline = time.monotonic() + 20
     while server.qemus():
         assert time.monotonic() < deadline, "a cancelled guest lives on"
         time.sleep(0.05)
-
-
-class Follower:
-    """Follows an operation over as many connections as it takes, each hung up on early.
-
-    The events in order are in `seen`, the command's output in `text`.
-    """
-
-    def __init__(self, uuid: str, token: str) -> None:
-        self.path = f"/v1/operations/{uuid}/events?follow=1"
-        self.headers = {"Authorization": f"Bearer {token}"}
-        self.seen: list[dict[str, Any]] = []
-        self.connections = 0
-        self.http = httpx.Client(timeout=30)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.close()
-
-    @property
-    def text(self) -> str:
-        return "".join(e["data"]["value"] for e in self.seen if e["type"] == "stdout")
-
-    @property
-    def ended(self) -> bool:
-        return bool(self.seen) and self.seen[-1]["type"] == "completion"
-
-    def read(self, url: str, *, events_max: int = 2**31) -> None:
-        """Take up to `events_max` events from the server at `url`, resuming where it was."""
-        self.connections += 1
-        taken = 0
-        if self.seen:
-            self.headers["Last-Event-Id"] = str(self.seen[-1]["id"])
-        with self.http.stream("GET", url + self.path, headers=self.headers) as answer:
-            assert answer.status_code == 200
-            for line in answer.iter_lines():
-                if line.startswith("data: "):
-                    self.seen.append(httpx.Response(200, content=line[6:]).json())
-                    taken += 1
-                if taken == events_max:
-                    return
-
-    def want_everything_once(self) -> None:
-        numbers = [event["id"] for event in self.seen]
-        assert numbers == list(range(len(numbers)))
-
-
-COUNTING = (
-    "exec 3<&0; (cat <&3; touch /stop)& "
-    "i=0; while [ ! -e /stop ]; do echo $i; i=$((i+1)); usleep 1; done"
-)
-"""Counts until its standard input ends."""
-
-
-def want_counted(follower: Follower) -> None:
-    lines = follower.text.splitlines()
-    assert lines == [str(n) for n in range(len(lines))]
-    follower.want_everything_once()
-    assert follower.ended
 
 
 def test_a_follower_that_comes_back_misses_and_doubles_nothing(
@@ -329,8 +326,7 @@ def test_a_worker_that_is_killed_runs_the_command_again_under_its_followers(
     uuid = spawn(client, busybox, "echo up; sleep 1; echo done")
     events = client.follow_operation_events(uuid)
     seen = [until(events, "stdout", text="up")]
-    [worker] = [p for p in server.processes() if p.command.endswith("-m contree worker")]
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker_pid(server), signal.SIGKILL)
     seen += list(events)
     assert [event.id for event in seen] == sorted({event.id for event in seen})
     assert [event.type for event in seen].count("init") == 1  # of the second attempt

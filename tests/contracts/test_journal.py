@@ -9,6 +9,7 @@ import pytest
 
 from contree.adapters.postgres.journal import PostgresJournal
 from contree.app.journal import Journal, JournalEntry
+from contree.domain.errors import ConflictError
 from tests.fakes.clock import EPOCH, FakeIds
 from tests.fakes.journal import FakeJournal
 
@@ -61,7 +62,8 @@ async def test_a_restart_forgets_the_entries_but_not_the_numbers(journal: Journa
     await journal.restart(operation_id)
     assert await journal.read(operation_id) == []
     await journal.append(operation_id, [an_entry(2)])
-    assert [e.number for e in await journal.read(operation_id)] == [2]
+    [entry] = await journal.read(operation_id)
+    assert (entry.number > 1, entry.entry) == (True, an_entry(2))
 
 
 async def test_an_unknown_journal_is_empty_and_may_be_restarted(journal: Journal) -> None:
@@ -83,5 +85,39 @@ async def test_the_next_number_is_above_all_that_were_ever_shown(journal: Journa
     operation_id = IDS.new_id()
     assert await journal.next_number(operation_id) == 0
     await journal.append(operation_id, [an_entry(0), an_entry(1)])
-    await journal.restart(operation_id)
     assert await journal.next_number(operation_id) == 2
+    await journal.restart(operation_id)
+    assert await journal.next_number(operation_id) >= 2
+
+
+async def test_the_first_attempt_begins_at_zero(journal: Journal) -> None:
+    operation_id = IDS.new_id()
+    await journal.restart(operation_id)
+    for number in range(3):
+        await journal.append(operation_id, [an_entry(number)])
+    assert [e.number for e in await journal.read(operation_id)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("has_written", [False, True])
+async def test_a_writer_whose_journal_was_restarted_elsewhere_is_refused(
+    journal: Journal, has_written: bool, request: pytest.FixtureRequest
+) -> None:
+    """A worker that was only stopped for a while must not write into the next attempt's journal."""
+    successor: Journal
+    if isinstance(journal, FakeJournal):
+        successor = journal.another()
+    else:
+        successor = PostgresJournal(request.getfixturevalue("postgres_pool"))
+    operation_id = IDS.new_id()
+    await journal.restart(operation_id)
+    if has_written:
+        await journal.append(operation_id, [an_entry(0)])
+    await successor.restart(operation_id)
+    with pytest.raises(ConflictError):
+        await journal.append(operation_id, [an_entry(1)])
+    await successor.append(operation_id, [an_entry(2)])
+    with pytest.raises(ConflictError):
+        await journal.append(operation_id, [an_entry(3)])
+    await successor.append(operation_id, [an_entry(4)])
+    read = await journal.read(operation_id)
+    assert [e.entry for e in read] == [an_entry(2), an_entry(4)]

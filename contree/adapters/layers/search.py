@@ -30,6 +30,7 @@ from contree.app.image_search import SearchQuery, SearchResult
 from contree.domain.errors import NotFoundError
 
 T = TypeVar("T")
+_Asked = tuple[tuple[str, ...], tuple[str, ...]]
 
 SEARCH_S_MAX: Final = 20.0
 """After this a search gives what it has; what it was preparing is prepared nevertheless."""
@@ -37,6 +38,10 @@ SEARCH_S_MAX: Final = 20.0
 VIEW_FILES_CACHED_MAX: Final = 250_000
 """Files of the views that are kept, about 100 bytes each."""
 
+CHECKED_MAX: Final = 256
+"""Queries that ripgrep has accepted and is not asked about again."""
+
+_PROCESSORS: Final = os.cpu_count() or 1
 _READ_THREADS: Final = 2
 _NO_PROGRAM: Final = "/nonexistent/rg"
 
@@ -54,8 +59,9 @@ class LayerSearch:
         self._threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="image-search")
         # Of its own: a large layer's tree must not delay the searches of other images.
         self._making = ThreadPoolExecutor(1, thread_name_prefix="image-search-trees")
-        self._slots = asyncio.Semaphore(os.cpu_count() or 1)
+        self._slots = asyncio.Semaphore(_PROCESSORS)
         self._views: OrderedDict[tuple[str, ...], View] = OrderedDict()
+        self._checked: OrderedDict[_Asked, None] = OrderedDict()
         self._being_made: dict[tuple[str, ...], asyncio.Future[View]] = {}
 
     def close(self) -> None:
@@ -71,7 +77,8 @@ class LayerSearch:
         try:
             async with asyncio.timeout(self._search_s_max):
                 view, roots = await self._prepared(key, query)
-                choose = partial(scope_of, view, roots, Globs(query.globs))
+                globs = Globs(query.globs)
+                choose = partial(scope_of, view, roots, globs, processors=_PROCESSORS)
                 scope = await self._run(choose)
                 found += [_found(key, view, chunk, query) for chunk in scope.chunks]
                 await self._search(found, query)
@@ -83,7 +90,7 @@ class LayerSearch:
         self, layers: tuple[str, ...], query: SearchQuery
     ) -> tuple[View, list[Root]]:
         checked, roots = await asyncio.gather(
-            check_query(self._program, query),
+            self._check(query),
             self._run(partial(self._roots, layers, query.paths)),
             return_exceptions=True,
         )
@@ -92,6 +99,17 @@ class LayerSearch:
         if isinstance(roots, BaseException):
             raise roots
         return await self._view(layers), roots
+
+    async def _check(self, query: SearchQuery) -> None:
+        """Let ripgrep refuse what it cannot read. Raises InvalidFieldError."""
+        asked: _Asked = (query.case, *query.patterns), tuple(query.globs)
+        if asked in self._checked:
+            self._checked.move_to_end(asked)
+            return
+        await check_query(self._program, query)
+        self._checked[asked] = None
+        if len(self._checked) > CHECKED_MAX:
+            self._checked.popitem(last=False)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -110,7 +128,7 @@ class LayerSearch:
                             reader.cancel()
                     return
 
-        readers += [asyncio.create_task(read()) for _ in range(os.cpu_count() or 1)]
+        readers += [asyncio.create_task(read()) for _ in range(_PROCESSORS)]
         try:
             for outcome in await asyncio.gather(*readers, return_exceptions=True):
                 if isinstance(outcome, Exception):

@@ -10,16 +10,23 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Final
 
 from contree.adapters.layers.entry import Kind
 from contree.adapters.layers.search_globs import Globs
 from contree.adapters.layers.stack import Node, Stack
 
-CHUNK_FILES_MAX: Final = 2000
-CHUNK_BYTES_MAX: Final = 32 * 1024**2
-"""What one run of ripgrep reads: enough that its start does not matter, little enough that the
-processors share the work and that a search with many matches ends early."""
+CHUNK_FILES_MAX: Final = 4000
+"""Names that one run of ripgrep is given: their sum stays far below what execve(2) takes."""
+
+CHUNK_COST_MIN: Final = 8 * 1024**2
+CHUNK_COST_MAX: Final = 128 * 1024**2
+"""What one run reads: enough that its start does not matter, little enough that a search with many
+matches ends early. In between, each processor gets as much as the others."""
+
+FILE_COST: Final = 16 * 1024
+"""What a file costs beside its bytes, in bytes that could be read instead."""
 
 _BELOW: Final = b"\0"
 """Stands for `/` in a view's paths: no name has it and it sorts before all others, so that the
@@ -107,7 +114,7 @@ class Chunk:
 
     places: list[int] = field(default_factory=list)
     roots: list[Root] = field(default_factory=list)
-    size_bytes: int = 0
+    cost: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,22 +125,30 @@ class Scope:
     is_partial: bool
 
 
-def scope_of(view: View, roots: Sequence[Root], globs: Globs) -> Scope:
+def scope_of(view: View, roots: Sequence[Root], globs: Globs, *, processors: int) -> Scope:
     """Choose the files below `roots` that `globs` take, each name once, in order."""
+    chosen = list(_chosen(view, roots, globs))
+    readable = [(root, place) for root, place in chosen if view.numbers[place] >= 0]
+    cost_max = _chunk_cost(sum(view.sizes[p] + FILE_COST for _, p in readable), processors)
     chunks = [Chunk()]
-    is_partial = False
-    for root, place in _chosen(view, roots, globs):
-        if view.numbers[place] < 0:
-            is_partial = True
-            continue
+    for root, place in readable:
         chunk = chunks[-1]
-        if len(chunk.places) >= CHUNK_FILES_MAX or chunk.size_bytes >= CHUNK_BYTES_MAX:
+        if len(chunk.places) >= CHUNK_FILES_MAX or chunk.cost >= cost_max:
             chunk = Chunk()
             chunks.append(chunk)
         chunk.places.append(place)
         chunk.roots.append(root)
-        chunk.size_bytes += view.sizes[place]
-    return Scope(chunks=[chunk for chunk in chunks if chunk.places], is_partial=is_partial)
+        chunk.cost += view.sizes[place] + FILE_COST
+    return Scope(
+        chunks=[chunk for chunk in chunks if chunk.places],
+        is_partial=len(readable) < len(chosen),
+    )
+
+
+def _chunk_cost(total: int, processors: int) -> float:
+    """Return what a chunk may cost so that all processors are done at the same time."""
+    rounds = max(1, ceil(total / (CHUNK_COST_MAX * processors)))
+    return max(CHUNK_COST_MIN, total / (rounds * processors))
 
 
 def _chosen(view: View, roots: Sequence[Root], globs: Globs) -> Iterator[tuple[Root, int]]:

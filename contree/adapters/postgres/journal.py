@@ -1,11 +1,13 @@
 """The journals of operations on PostgreSQL (app.journal.Journal).
 
 One statement takes the numbers and stores the entries, so a journal has no gaps but those that
-`restart` leaves. It holds what clients see and refuses nothing; bounds are its writer's duty.
+`restart` leaves. A restart takes a number itself, so that a writer from before, who expects that
+one, is refused: no lock, and nothing to renew. Bounds are the writer's duty.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -14,9 +16,13 @@ import orjson
 
 from contree.adapters.postgres.failures import translated
 from contree.app.journal import JournalEntry, NumberedEntry
+from contree.domain.errors import ConflictError
 
 READ_MAX = 10_000
 """Bound on the entries of one read."""
+
+WRITING_MAX = 1000
+"""Journals that this process may be writing at once: far more than guests fit on a machine."""
 
 APPEND = """
 WITH taken AS (
@@ -24,6 +30,7 @@ WITH taken AS (
     VALUES ($1, cardinality($2::timestamptz[]))
     ON CONFLICT (operation_id)
     DO UPDATE SET next_number = j.next_number + EXCLUDED.next_number
+        WHERE $6::bigint IS NULL OR j.next_number = $6
     RETURNING next_number - cardinality($2::timestamptz[]) AS first
 ), added AS (
     INSERT INTO public.operation_journal (operation_id, number, at, type, spid, data)
@@ -31,7 +38,12 @@ WITH taken AS (
     FROM taken, unnest($2::timestamptz[], $3::text[], $4::integer[], $5::text[])
         WITH ORDINALITY AS e (at, type, spid, data, place)
 )
-SELECT pg_notify('operation_news', $1::text)
+SELECT first, pg_notify('operation_news', $1::text) FROM taken
+"""
+BEGIN = """
+INSERT INTO public.operation_journals AS j (operation_id, next_number) VALUES ($1, 0)
+ON CONFLICT (operation_id) DO UPDATE SET next_number = j.next_number + 1
+RETURNING next_number
 """
 READ = """
 SELECT number, at, type, spid, data FROM public.operation_journal
@@ -48,19 +60,25 @@ FORGET = "DELETE FROM public.operation_journal WHERE operation_id = $1"
 class PostgresJournal:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+        self._expected: OrderedDict[UUID, int] = OrderedDict()
 
     async def append(self, operation_id: UUID, entries: Sequence[JournalEntry]) -> None:
         if not entries:
             return
         with translated():
-            await self._pool.execute(
+            first: int | None = await self._pool.fetchval(
                 APPEND,
                 operation_id,
                 [e.at for e in entries],
                 [e.type for e in entries],
                 [e.spid for e in entries],
                 [orjson.dumps(dict(e.data)).decode() for e in entries],
+                self._expected.get(operation_id),
             )
+        if first is None:
+            raise ConflictError(f"the journal of operation {operation_id} has another writer")
+        if operation_id in self._expected:
+            self._expected[operation_id] = first + len(entries)
 
     async def read(
         self, operation_id: UUID, *, after: int = -1, limit: int = 1000, spid: int | None = None
@@ -91,4 +109,11 @@ class PostgresJournal:
 
     async def restart(self, operation_id: UUID) -> None:
         with translated():
-            await self._pool.execute(FORGET, operation_id)
+            async with self._pool.acquire() as connection, connection.transaction():
+                # The lock first: then what a writer from before adds meanwhile is deleted too.
+                number: int = await connection.fetchval(BEGIN, operation_id)
+                await connection.execute(FORGET, operation_id)
+        self._expected[operation_id] = number
+        self._expected.move_to_end(operation_id)
+        if len(self._expected) > WRITING_MAX:
+            self._expected.popitem(last=False)

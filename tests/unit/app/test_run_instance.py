@@ -42,7 +42,13 @@ async def _lose_guest(process: FakeProcess) -> int:
     return 0
 
 
-PROGRAMS = {"env": _env, "where": _where, "lose-guest": _lose_guest}
+async def _talk(process: FakeProcess) -> int:
+    process.write(b"up\n")
+    await asyncio.Event().wait()
+    return 0
+
+
+PROGRAMS = {"talk": _talk, "env": _env, "where": _where, "lose-guest": _lose_guest}
 
 
 async def output(world: World, row) -> str:
@@ -251,6 +257,23 @@ async def test_the_journal_tells_the_run_and_the_log_holds_its_digest() -> None:
     assert len(succeeded.journal_sha256 or "") == 64
     started = [e for e in world.log.events if isinstance(e, OperationStarted)][-1]
     assert started.facts["network"] == "none"
+
+
+async def test_the_journal_of_a_cancelled_run_says_how_it_ended() -> None:
+    world = World(PROGRAMS)
+    async with world.working():
+        base = await world.imported()
+        order = RunOrder(image=str(base), command="talk")
+        operation_id, _ = await world.runs.request(a_caller(), order)
+        async with asyncio.timeout(10):
+            while len(await world.journal.read(operation_id)) < 3:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.005)
+        await world.cancellation.cancel(a_caller(), operation_id)
+        row = await world.end_of(operation_id)
+    assert row.status is Status.CANCELLED
+    entries = [e.entry for e in await world.journal.read(operation_id)]
+    assert [e.type for e in entries] == ["init", "spawn", "stdout", "shutdown"]
+    assert entries[-1].data["reason"] == "signal"
 
 
 async def test_a_guest_lost_from_outside_is_tried_again_and_then_given_up() -> None:

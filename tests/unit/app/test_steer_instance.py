@@ -259,7 +259,8 @@ async def test_a_guest_that_breaks_its_bounds_fails_its_operation_and_nothing_el
 async def test_a_journal_that_is_full_says_so_once_and_still_shows_starts_and_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(operation_journal, "JOURNAL_BYTES_MAX", 10)
+    monkeypatch.setattr(operation_journal, "ENTRY_COST_BYTES", 3)
+    monkeypatch.setattr(operation_journal, "JOURNAL_BYTES_MAX", 16)
     world = World(PROGRAMS)
     async with world.working():
         base = await world.imported()
@@ -272,7 +273,7 @@ async def test_a_journal_that_is_full_says_so_once_and_still_shows_starts_and_en
         ["spawn", "stdout", "exit"] * 2 + ["spawn", "exit"] * 2
     )
     [full] = [e for e in entries if e.type == "size_cap"]
-    assert (full.spid, full.data) == (0, {"limit_bytes": 10, "file_size": 10})
+    assert (full.spid, full.data) == (0, {"limit_bytes": 16, "file_size": 16})
 
 
 async def test_clients_may_do_a_bounded_number_of_things(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -79,7 +80,7 @@ async def read_to_the_end(opened: Feed, after: int = -1) -> list[int]:
             elif opened.ended:
                 return numbers
             else:
-                await opened.changed(WAIT_S)
+                await opened.changed()
 
 
 async def test_a_thousand_followers_cost_one_reader() -> None:
@@ -115,7 +116,7 @@ async def test_the_window_is_bounded_and_who_is_behind_it_is_told_by_its_floor(
         await write(world, row.operation_id, *["x" * 500] * 100)
         async with asyncio.timeout(WAIT_S):
             while not opened.frames_after(98):
-                await opened.changed(WAIT_S)
+                await opened.changed()
         kept = opened.frames_after(opened.floor)
         assert sum(len(frame.data) for frame in kept) <= 4096
         assert [frame.number for frame in kept] == list(range(opened.floor + 1, 100))
@@ -126,13 +127,13 @@ async def test_what_a_lost_attempt_wrote_is_not_shown_to_those_who_come_later() 
     row, feeds = await a_run(world), feeds_of(world)
     async with feeds.follow(row, after=-1) as opened:
         await write(world, row.operation_id, "old", "old")
-        await opened.changed(WAIT_S)
+        await opened.changed()
         await world.journal.restart(row.operation_id)
         await write(world, row.operation_id, "", type_="init")
         await write(world, row.operation_id, "new")
         async with asyncio.timeout(WAIT_S):
             while not opened.frames_after(2):
-                await opened.changed(WAIT_S)
+                await opened.changed()
         assert opened.floor == 1
         assert [frame.type for frame in opened.frames_after(1)] == ["init", "stdout"]
 
@@ -194,12 +195,45 @@ async def test_a_follower_that_never_reads_is_dropped_and_others_are_not(
     writer.close()
 
 
+async def test_a_thousand_reconnects_leave_nothing(world: World) -> None:
+    """One after the other, each hung up on after its first event: no task, connection or memory."""
+    async with world.client() as client:
+        client.session.headers["Authorization"] = f"Bearer {await world.token()}"
+        row = await a_run(world)
+        await write(world, row.operation_id, "a")
+        url = client.make_url(f"/v1/operations/{row.operation_id}/events?follow=1")
+        assert client.server.runner is not None
+        server = client.server.runner.server
+        assert server is not None
+
+        async def reconnect(times: int) -> None:
+            for _ in range(times):
+                response = await client.session.get(url)  # the client itself keeps all answers
+                assert await response.content.readline() == b"id: 0\n"
+                response.close()
+            async with asyncio.timeout(WAIT_S):
+                while server.connections:  # noqa: ASYNC110 - aiohttp has no event for it
+                    await asyncio.sleep(0.005)
+
+        await reconnect(50)  # what is made once is there
+        tasks, objects = len(asyncio.all_tasks()), _live_objects()
+        await reconnect(1000)
+        assert len(asyncio.all_tasks()) <= tasks
+        assert _live_objects() - objects < 1000, "something stays of each"
+    assert not any(world.news.subscribers.values())
+
+
+def _live_objects() -> int:
+    gc.collect()
+    return len(gc.get_objects())
+
+
 async def test_feeds_end_with_the_server(world: World) -> None:
     row = await a_run(world)
     app = web.Application()
     app[events.FEEDS] = feeds = feeds_of(world)
     async with feeds.follow(row, after=-1) as opened:
         await write(world, row.operation_id, "a")
-        await opened.changed(WAIT_S)
+        await opened.changed()
         feeds.close()
         assert await read_to_the_end(opened) == [0]

@@ -1,0 +1,136 @@
+"""An agent that floods or garbles its channel, over real sockets and the real decoder, with no VM.
+
+The operation is FAILED with the rule that was broken, and the worker goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from contree.adapters.microvm.commands import HostFrameType
+from contree.adapters.microvm.event_buffer import EVENT_BUFFER_BYTES_MAX
+from contree.adapters.microvm.guest import AgentGuest
+from contree.adapters.microvm.messages import GuestFrameType
+from contree.app.microvm import GuestInfo, GuestSpec
+from contree.domain.operation import Status
+from tests.fakes.microvm import FakeMicroVM
+from tests.unit.adapters.microvm import scripted_agent as say
+from tests.unit.adapters.microvm.scripted_agent import ScriptedAgent
+from tests.unit.app.world import World
+
+INFO = GuestInfo(
+    accelerator="none",
+    kernel="0",
+    machine="x86_64",
+    boot_id=UUID(int=1),
+    init_pid=1,
+    started_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+OUTPUT_MAX = 100_000
+Play = Callable[[ScriptedAgent], Awaitable[None]]
+
+
+class ScriptedMicroVM:
+    """The first guest's agent starts the command, then plays; later guests are the fake's."""
+
+    def __init__(self, play: Play) -> None:
+        self.agent: ScriptedAgent | None = None
+        self._play = play
+        self._honest = FakeMicroVM()
+
+    @asynccontextmanager
+    async def start(self, spec: GuestSpec) -> AsyncIterator[object]:
+        if self.agent is not None:
+            async with self._honest.start(spec) as guest:
+                yield guest
+            return
+        self.agent = agent = await ScriptedAgent.connected(INFO)
+        playing = asyncio.create_task(self._begin(agent))
+        try:
+            assert isinstance(agent.guest, AgentGuest)
+            yield agent.guest
+        finally:
+            playing.cancel()
+            await asyncio.gather(playing, return_exceptions=True)
+            await agent.aclose()
+
+    async def sweep(self) -> int:
+        return 0
+
+    async def _begin(self, agent: ScriptedAgent) -> None:
+        kind, _ = await agent.hear()
+        assert kind == HostFrameType.SPAWN
+        await agent.say(say.spawned(1))
+        with suppress(ConnectionError):  # the host hung up: what it should do
+            await self._play(agent)
+
+
+async def garble(agent: ScriptedAgent) -> None:
+    await agent.say(say.output(1, b"so far so good\n"), b"\xff" * 8)
+
+
+async def announce_too_much(agent: ScriptedAgent) -> None:
+    await agent.say(struct.pack("<IHH", 2**31 - 1, GuestFrameType.OUTPUT, 0))
+
+
+async def flood_with_output(agent: ScriptedAgent) -> None:
+    while True:
+        await agent.say(say.output(1, b"x" * 32_768))
+
+
+async def flood_with_single_bytes(agent: ScriptedAgent) -> None:
+    while True:
+        await agent.say(say.output(1, b"x") * 4096)
+
+
+async def flood_with_answers(agent: ScriptedAgent) -> None:
+    while True:
+        await agent.say(say.ready() * 1000)
+
+
+async def flood_with_credit(agent: ScriptedAgent) -> None:
+    while True:
+        await agent.say(say.credit(1, 65_536))
+
+
+@pytest.mark.parametrize(
+    ("play", "reason"),
+    [
+        (garble, "is no GuestFrameType"),
+        (announce_too_much, "allowed 65536"),
+        (flood_with_output, "more STDOUT than its cap"),
+        (flood_with_single_bytes, "more STDOUT than its cap"),
+        (flood_with_answers, "nobody asked"),
+        (flood_with_credit, "never sent"),
+    ],
+)
+async def test_it_fails_its_operation_with_the_reason_and_the_worker_lives(
+    play: Play, reason: str
+) -> None:
+    world = World()
+    world.microvm = machines = ScriptedMicroVM(play)  # type: ignore[assignment]
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "c", output_bytes_max=OUTPUT_MAX)
+        after = await world.ran(base, "echo", "the worker lives")
+    assert row.status is Status.FAILED
+    assert row.error is not None
+    assert "it broke the protocol" in row.error
+    assert reason in row.error
+    assert after.status is Status.SUCCESS
+    assert machines.agent is not None
+    # What it said before stays readable, in few entries, and no more of it than was allowed.
+    entries = [e.entry for e in await world.journal.read(row.operation_id, limit=10**6)]
+    shown = "".join(e.data["value"] for e in entries if e.type == "stdout")
+    assert len(shown) <= OUTPUT_MAX < EVENT_BUFFER_BYTES_MAX
+    if play is garble:
+        assert shown in {"", "so far so good\n"}
+    assert entries[0].type == "init"
+    assert len(entries) < OUTPUT_MAX // 20
