@@ -104,6 +104,19 @@ def test_the_shell_keeps_state_and_talks_to_what_it_runs(terminal: Terminal) -> 
         assert screen.ended() == 0
 
 
+def test_a_token_is_asked_for_and_not_shown(
+    terminal: Terminal, server: RunningServer, token: str
+) -> None:
+    with terminal.sit_down("auth", "--type", "jwt", "--profile", "typed") as screen:
+        screen.wait_for("Token: ")
+        screen.type(token)
+        screen.wait_for("URL: ")
+        screen.type(server.url)
+        assert token not in screen.wait_for("auth accepted")
+        assert screen.ended() == 0
+    assert "typed" in {row["name"] for row in terminal.rows("auth", "ls") if row["status"] == "ok"}
+
+
 def test_a_registrys_password_is_asked_for_and_not_shown(
     terminal: Terminal, guarded_registry: RunningRegistry
 ) -> None:
