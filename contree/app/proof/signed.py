@@ -1,0 +1,42 @@
+"""Checkpoints as signed notes: made with a private key, believed only with a known public key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from contree.app.note_keys import NoteSigner, SignatureCheck
+from contree.domain.checkpoint import Checkpoint
+from contree.domain.errors import InvalidFieldError
+from contree.domain.note import Note, Signature, VerifierKey
+
+
+def signed(checkpoint: Checkpoint, signer: NoteSigner) -> bytes:
+    """Return the note."""
+    text = checkpoint.text()
+    signature = Signature(
+        name=signer.key.name, key_id=signer.key.key_id, value=signer.sign(text.encode())
+    )
+    return str(Note(text=text, signatures=[signature])).encode()
+
+
+def opened(note: bytes, keys: Collection[VerifierKey], check: SignatureCheck) -> Checkpoint:
+    """Return the checkpoint of a note that one of `keys` signed under the checkpoint's origin.
+
+    Raises InvalidFieldError saying what is wrong: not a note, signed by none of the keys, a
+    signature of a known key that is not right.
+    """
+    parsed = Note.parse(note)
+    known = [(s, k) for s in parsed.signatures for k in keys if s.is_of(k)]
+    if not known:
+        names = ", ".join(f"{s.name}+{s.key_id.hex()}" for s in parsed.signatures)
+        raise InvalidFieldError("checkpoint", f"is signed by {names}, not by a key that we know")
+    message = parsed.text.encode()
+    for signature, key in known:
+        if not check(key.public_key, message, signature.value):
+            raise InvalidFieldError("checkpoint", f"the signature of {signature.name} is wrong")
+    checkpoint = Checkpoint.parse(parsed.text)
+    if all(key.name != checkpoint.origin for _, key in known):
+        raise InvalidFieldError(
+            "checkpoint", f"is of the log '{checkpoint.origin}', the key is of another"
+        )
+    return checkpoint
