@@ -10,7 +10,6 @@ It is the text of a signed note; unknown further lines are allowed.
 
 from __future__ import annotations
 
-import base64
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from typing import Self
 
 from contree.domain.errors import InvalidFieldError
 from contree.domain.merkle import HASH_BYTES
-from contree.domain.note import b64decoded
+from contree.domain.note import b64decoded, b64encoded
 
 SIZE_MAX = 2**63 - 1
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -38,7 +37,7 @@ class Checkpoint:
 
     def text(self) -> str:
         """What is signed."""
-        lines = [self.origin, str(self.size), base64.b64encode(self.root).decode()]
+        lines = [self.origin, str(self.size), b64encoded(self.root)]
         if self.at is not None:
             lines.append(f"time {self.at:{TIME_FORMAT}}")
         return "\n".join(lines) + "\n"

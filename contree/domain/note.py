@@ -49,7 +49,7 @@ class VerifierKey:
         return hashlib.sha256(named).digest()[:4]
 
     def __str__(self) -> str:
-        key = base64.b64encode(ED25519 + self.public_key).decode()
+        key = b64encoded(ED25519 + self.public_key)
         return f"{self.name}+{self.key_id.hex()}+{key}"
 
     @classmethod
@@ -103,10 +103,7 @@ class Note:
         return cls(text=text + "\n", signatures=[_signature(x) for x in lines[:-1].split("\n")])
 
     def __str__(self) -> str:
-        lines = (
-            f"{_DASH}{s.name} {base64.b64encode(s.key_id + s.value).decode()}\n"
-            for s in self.signatures
-        )
+        lines = (f"{_DASH}{s.name} {b64encoded(s.key_id + s.value)}\n" for s in self.signatures)
         return f"{self.text}\n{''.join(lines)}"
 
 
@@ -115,13 +112,18 @@ def is_key_name(name: str) -> bool:
     return bool(_KEY_NAME.fullmatch(name)) and not _CONTROL.search(name)
 
 
+def b64encoded(data: bytes) -> str:
+    """Standard base64 (RFC 4648, section 4), padded."""
+    return base64.b64encode(data).decode()
+
+
 def b64decoded(text: str, *, field: str) -> bytes:
     """Decode base64 in the one way it is encoded. Raises InvalidFieldError naming `field`."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidFieldError(field, "is not base64") from error
-    if base64.b64encode(data).decode() != text:
+    if b64encoded(data) != text:
         raise InvalidFieldError(field, "is not base64 as it is written")
     return data
 

@@ -70,6 +70,10 @@ def _key_in(path: Path) -> Ed25519PrivateKey:
         if others_may_read(path):
             raise SigningKeyError(f"'{path}' may be read by others: chmod 600 it")
         key = load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError as error:
+        raise SigningKeyError(
+            f"there is no signing key '{path}' here: the first worker makes it"
+        ) from error
     except OSError as error:
         raise SigningKeyError(f"the signing key cannot be read: {error}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

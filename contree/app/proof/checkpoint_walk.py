@@ -131,7 +131,7 @@ class CheckpointWalk:
 
     def _opened(self, size: int, note: bytes) -> Checkpoint | None:
         try:
-            checkpoint = opened(note, self._keys, self._check)
+            checkpoint = opened(note, self._keys, self._check).checkpoint
         except InvalidFieldError as error:
             self.findings.append(Finding(text=f"the checkpoint over {size} events: {error}"))
             return None

@@ -14,61 +14,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import datetime
 
 from contree.app.checkpoint_store import CheckpointExistsError, CheckpointStore
 from contree.app.clock import Clock
 from contree.app.log_tree import LogTree, TreeState
 from contree.app.note_keys import NoteSigner, SignatureCheck
-from contree.app.proof.signed import opened, signed
+from contree.app.proof.growth import LogAlteredError, grow
+from contree.app.proof.signed import SignedCheckpoint, opened, signed
 from contree.app.proof.tree_reader import TreeDamagedError, root_at
-from contree.app.recorded_log import RecordedEvent, RecordedLog
+from contree.app.recorded_log import RecordedLog
 from contree.domain.checkpoint import Checkpoint
 from contree.domain.errors import (
     ConflictError,
-    ContreeError,
     InvalidFieldError,
     StorageFullError,
     UnavailableError,
 )
-from contree.domain.log_row import chain_hash, leaf_hash, row_bytes
 from contree.domain.note import VerifierKey
-from contree.domain.tile_tree import TileTree, unfinished_tiles
 
 BATCH_EVENTS = 5000
+ATTEMPTS, AGAIN_S = 20, 0.1
 LAST_ONE_S = 5.0
 """How long the end of a worker may wait for a last checkpoint."""
 
 log = logging.getLogger(__name__)
-
-
-class LogAlteredError(ContreeError):
-    """The log is not what was signed before, or its chain is broken: nothing is signed."""
-
-    code = "log_altered"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedCheckpoint:
-    """A checkpoint and the note it came in."""
-
-    checkpoint: Checkpoint
-    note: bytes
-
-
-def bytes_of(event: RecordedEvent) -> bytes:
-    """The bytes of an event that hashes cover."""
-    return row_bytes(
-        position=event.position,
-        aggregate_id=event.aggregate_id,
-        version=event.version,
-        recorded_at=event.recorded_at,
-        topic=event.topic,
-        state=event.state,
-    )
 
 
 class Checkpoints:
@@ -113,7 +85,7 @@ class Checkpoints:
         Raises LogAlteredError, StorageFullError, UnavailableError, ConflictError when another
         process does the same at this moment.
         """
-        state = await self.grow()
+        state = await grow(self._recorded, self._tree)
         newest = await self._newest()
         if newest is not None:
             await self._must_continue(newest.checkpoint, state)
@@ -132,32 +104,14 @@ class Checkpoints:
         await self._tree.keep_note(state.size, made.note)
         return made
 
-    async def grow(self) -> TreeState:
-        """Add to the tree what the log holds by now; return how far it is. Raises as `advance`."""
-        state, head = await self._tree.state(), await self._recorded.head()
-        unfinished = await self._tree.tiles(unfinished_tiles(state.size).keys())
-        try:
-            tree = TileTree.resumed(state.size, unfinished)
-        except ValueError as error:
-            raise TreeDamagedError(f"{error}: run `contreed audit rebuild`") from error
-        if head < state.position:
-            raise LogAlteredError(
-                f"the log ends at position {head}, its tree at {state.position}: events are missing"
-            )
-        while state.position < head:
-            events = await self._recorded.read(after=state.position, limit=BATCH_EVENTS)
-            if not events:
-                raise LogAlteredError(f"the event at position {head} is gone")
-            grown, leaves = _followed(state, events)
-            full = tree.extend(leaves)
-            await self._tree.append(
-                before=state,
-                after=grown,
-                tiles=[*full, *tree.unfinished()],
-                positions=[event.position for event in events],
-            )
-            state = grown
-        return state
+    async def advance_in_turn(self) -> SignedCheckpoint | None:
+        """As `advance`, where another process may do the same: what that one leaves is taken up."""
+        for _ in range(ATTEMPTS):
+            try:
+                return await self.advance()
+            except ConflictError:
+                await asyncio.sleep(AGAIN_S)
+        return await self.advance()
 
     async def _last_one(self) -> None:
         """Cover also what the end of a worker recorded; never in the way of that end."""
@@ -216,13 +170,12 @@ class Checkpoints:
 
     def _opened(self, note: bytes) -> SignedCheckpoint:
         try:
-            checkpoint = opened(note, [self._signer.key, *self._former_keys], self._check)
+            return opened(note, [self._signer.key, *self._former_keys], self._check)
         except InvalidFieldError as error:
             raise LogAlteredError(
                 f"the newest checkpoint is not believed: {error}. Every worker needs the same key "
                 "file and origin; after a change of keys, the former key in its settings"
             ) from error
-        return SignedCheckpoint(checkpoint=checkpoint, note=note)
 
     async def _must_continue(self, newest: Checkpoint, state: TreeState) -> None:
         if newest.size > state.size:
@@ -244,18 +197,3 @@ class Checkpoints:
             log.warning("the clock is behind the newest checkpoint (%s), which counts", before)
             return before
         return now
-
-
-def _followed(state: TreeState, events: Sequence[RecordedEvent]) -> tuple[TreeState, list[bytes]]:
-    """The state after `events`, whose chain is checked, and their leaves."""
-    hash_, leaves = state.hash, []
-    for event in events:
-        row = bytes_of(event)
-        if chain_hash(hash_, row) != event.hash:
-            raise LogAlteredError(
-                f"the event at position {event.position} does not follow from the one before it"
-            )
-        hash_ = event.hash
-        leaves.append(leaf_hash(row))
-    after = TreeState(size=state.size + len(events), position=events[-1].position, hash=hash_)
-    return after, leaves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from contree.app.note_keys import NoteSigner, SignatureCheck
 from contree.domain.checkpoint import Checkpoint
@@ -19,8 +20,17 @@ def signed(checkpoint: Checkpoint, signer: NoteSigner) -> bytes:
     return str(Note(text=text, signatures=[signature])).encode()
 
 
-def opened(note: bytes, keys: Collection[VerifierKey], check: SignatureCheck) -> Checkpoint:
-    """Return the checkpoint of a note that one of `keys` signed under the checkpoint's origin.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedCheckpoint:
+    """A checkpoint, the note it came in, and the key whose signature it has."""
+
+    checkpoint: Checkpoint
+    note: bytes
+    key: VerifierKey
+
+
+def opened(note: bytes, keys: Collection[VerifierKey], check: SignatureCheck) -> SignedCheckpoint:
+    """Open a note that one of `keys` signed under the checkpoint's origin.
 
     Raises InvalidFieldError saying what is wrong: not a note, signed by none of the keys, a
     signature of a known key that is not right.
@@ -35,8 +45,9 @@ def opened(note: bytes, keys: Collection[VerifierKey], check: SignatureCheck) ->
         if not check(key.public_key, message, signature.value):
             raise InvalidFieldError("checkpoint", f"the signature of {signature.name} is wrong")
     checkpoint = Checkpoint.parse(parsed.text)
-    if all(key.name != checkpoint.origin for _, key in known):
+    signer = next((key for _, key in known if key.name == checkpoint.origin), None)
+    if signer is None:
         raise InvalidFieldError(
             "checkpoint", f"is of the log '{checkpoint.origin}', the key is of another"
         )
-    return checkpoint
+    return SignedCheckpoint(checkpoint=checkpoint, note=note, key=signer)

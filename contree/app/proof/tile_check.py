@@ -9,6 +9,7 @@ from typing import Self
 from contree.app.log_rows import RawRow
 from contree.app.log_tree import LogTree, TreeState
 from contree.app.proof.findings import Finding, bad_row
+from contree.domain.merkle import HASH_BYTES
 from contree.domain.tile_tree import TILE_BITS, TILE_HASHES, Tile, TileName, split
 
 
@@ -19,23 +20,29 @@ class TileCheck:
         self._tree = tree
         self._state = state
         self._rows: list[bytes] = []
+        self._base = 0
         self._first: _Difference | None = None
 
     @classmethod
     async def begin(cls, tree: LogTree) -> Self:
         return cls(tree, await tree.state())
 
+    def begin_at(self, leaf: int) -> None:
+        """The rows begin with this leaf, not with the first."""
+        self._base = leaf
+
     async def compare(self, computed: Sequence[Tile], batch: Sequence[RawRow]) -> None:
         """Compare stored tiles with computed ones; `batch` are the rows since the last call."""
         rows = self._rows + [row for row, _ in batch]
         stored = await self._tree.tiles([t.name for t in computed if self._expected(t.name)])
-        at = 0
         for tile in computed:
             found = stored.get(tile.name)
-            self._look_at(tile, b"" if found is None else found.hashes, rows[at : at + TILE_HASHES])
-            if tile.name.level == 0:
-                at += TILE_HASHES
-        self._rows = rows[at:]
+            self._look_at(tile, b"" if found is None else found.hashes, rows)
+        # Only the rows of the tile that is not full yet are needed again.
+        full = [tile for tile in computed if len(tile.hashes) == TILE_HASHES * HASH_BYTES]
+        done = max((t.first + TILE_HASHES for t in full if t.name.level == 0), default=self._base)
+        self._rows = rows[done - self._base :]
+        self._base = done
 
     def found(self, *, covered: int, misfit: bool) -> list[Finding]:
         """The first difference, in the light of the checkpoints.
@@ -99,7 +106,8 @@ class TileCheck:
             return
         for place, (one, other) in enumerate(zip(ours, theirs, strict=False)):
             if one != other:
-                row = rows[place] if tile.name.level == 0 and place < len(rows) else None
+                at = tile.first + place - self._base
+                row = rows[at] if tile.name.level == 0 and 0 <= at < len(rows) else None
                 text = f"{_named(tile)}, hash {place}, is not that of the rows"
                 self._first = _Difference(tile.first + place, row, text)
                 return

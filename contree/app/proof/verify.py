@@ -121,6 +121,7 @@ class _Run:
         if before is not None:
             self.verdict.position, self._previous = before
         self.verdict.size = size
+        self._tiles.begin_at(size)
         await self._walk.skip_to(size)
 
     async def check(self, *, after: int, until: int, progress: Progress | None) -> None:
@@ -133,6 +134,8 @@ class _Run:
                     row, _ = batch[len(good)]
                     why = await self._tiles.diagnosis(self._tree.size, _leaf(row))
                     verdict.findings.append(bad_row(row, why))
+                if self._walk.misfit is not None:
+                    await self._tiles.compare(self._tree.unfinished(), ())
                 if verdict.findings or self._walk.misfit is not None:
                     break  # what comes after cannot be judged any more
                 if progress is not None:
