@@ -66,6 +66,7 @@ from contree.app.steer_instance import SteerInstance
 from contree.app.tag_images import TagImages
 from contree.app.upload_file import UploadFile
 from contree.app.work_queue import WorkQueue
+from contree.bootstrap_proof import Proof, open_proof
 from contree.config import Settings
 from contree.domain.errors import UnavailableError
 from contree.domain.operation import Kind
@@ -94,6 +95,7 @@ class Core:
     ids: IdSource
     log: EventLog
     recorded: RecordedLog
+    proof: Proof
     leadership: Leadership
     queue: WorkQueue
     journal: Journal
@@ -188,6 +190,8 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
         reads = PostgresDatabase(pool, guard=guard_of(projections.ALL))
+        recorded, clock = PostgresRecordedLog(pool, listener), SystemClock()
+        proof = open_proof(settings, pool, recorded=recorded, clock=clock)
         layers = LayerDirectory(settings.data_dir / "layers")
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
@@ -196,10 +200,11 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         stack.push_async_callback(asyncio.to_thread, image_search.close)
         yield Core(
             settings=settings,
-            clock=SystemClock(),
+            clock=clock,
             ids=SystemIds(),
             log=event_log,
-            recorded=PostgresRecordedLog(pool, listener),
+            recorded=recorded,
+            proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
             queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
             journal=PostgresJournal(pool),
@@ -313,8 +318,7 @@ async def probed_guest(settings: Settings) -> AsyncIterator[GuestInfo]:
 
 def duties(core: Core) -> list[Duty]:
     """What one worker of the deployment does for all, beside running operations."""
-    _ = core
-    return []
+    return [core.proof.checkpoints()]
 
 
 @asynccontextmanager

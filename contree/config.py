@@ -52,6 +52,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker_name           stable over restarts of the same worker
     instances_here        runs at once on this worker
     imports_here          imports at once on this worker
+    checkpoint_interval   seconds between signed checkpoints of the log, at least
+    checkpoints           where they are kept: a directory, or s3://BUCKET/PREFIX; unset: below
+                          data_dir. Better somewhere the database's owner cannot write
+    checkpoint_key        the private key that signs them; unset: below data_dir. Made when missing
+    checkpoint_origin     the log's name in them; unset: one made from the key
+    checkpoint_former_keys  public keys (`contreed audit key`) that signed before, by commas
     """
 
     data_dir: Path = msgspec.field(default_factory=_default_data_dir)
@@ -67,6 +73,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker_name: str = msgspec.field(default_factory=_default_worker_name)
     instances_here: int = msgspec.field(default_factory=_usable_cores)
     imports_here: int = 2
+    checkpoint_interval: float = 60.0
+    checkpoints: str | None = None
+    checkpoint_key: Path | None = None
+    checkpoint_origin: str | None = None
+    checkpoint_former_keys: str | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     instance_max_timeout: int = 3600
     instance_default_timeout: int = 300

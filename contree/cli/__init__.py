@@ -12,8 +12,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from contree.cli import audit, dsn, projections, server, tokens
 from contree.cli import doctor as doctor_command
-from contree.cli import dsn, projections, server, tokens
 from contree.config import load_settings
 from contree.domain.errors import ContreeError
 
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     tokens.add_commands(commands, common)
     dsn.add_commands(commands, common)
     projections.add_commands(commands, common)
+    audit.add_commands(commands, common)
     doctor_command.add_commands(commands, common)
     return parser
 

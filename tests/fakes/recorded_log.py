@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
+from contree.app.proof.growth import bytes_of
 from contree.app.recorded_log import BATCH_EVENTS, RecordedEvent
 from contree.domain.errors import UnavailableError
+from contree.domain.log_row import chain_hash, row_bytes
 from tests.fakes.clock import EPOCH
 from tests.fakes.event_log import FakeEventLog
 
 
 class FakeRecordedLog:
-    """Reads `log`. Positions count from 1, without gaps; hashes are a chain, not the real one."""
+    """Reads `log`. Positions count from 1, without gaps, or by `step`; the chain is the real one.
 
-    def __init__(self, log: FakeEventLog) -> None:
+    events   what was recorded so far, for tests that change it
+    """
+
+    def __init__(self, log: FakeEventLog, *, step: int = 1) -> None:
         self._log = log
-        self._hashes: list[bytes] = []
+        self._step = step
+        self._events: list[RecordedEvent] = []
+
+    @property
+    def events(self) -> list[RecordedEvent]:
+        for stored in self._log.stored[len(self._events) :]:
+            fields = {
+                "position": (len(self._events) + 1) * self._step,
+                "aggregate_id": stored.originator_id,
+                "version": stored.originator_version,
+                "topic": stored.topic,
+                "state": stored.state,
+                "recorded_at": EPOCH,
+            }
+            previous = self._events[-1].hash if self._events else b""
+            hash_ = chain_hash(previous, row_bytes(**fields))
+            self._events.append(RecordedEvent(**fields, hash=hash_))
+        return self._events
+
+    def rechain(self) -> None:
+        """Recompute every hash, as an owner would who has changed `events`."""
+        previous = b""
+        for number, event in enumerate(self.events):
+            previous = chain_hash(previous, bytes_of(event))
+            self._events[number] = replace(event, hash=previous)
 
     async def read(self, *, after: int, limit: int = BATCH_EVENTS) -> Sequence[RecordedEvent]:
         if not self._log.available:
             raise UnavailableError("the fake database is not available")
-        stored = self._log.stored
-        while len(self._hashes) < len(stored):
-            previous = self._hashes[-1] if self._hashes else b""
-            self._hashes.append(hashlib.sha256(previous + stored[len(self._hashes)].state).digest())
-        return [
-            RecordedEvent(
-                position=position,
-                aggregate_id=stored[position - 1].originator_id,
-                version=stored[position - 1].originator_version,
-                topic=stored[position - 1].topic,
-                state=stored[position - 1].state,
-                recorded_at=EPOCH,
-                hash=self._hashes[position - 1],
-            )
-            for position in range(after + 1, min(after + limit, len(stored)) + 1)
-        ]
+        return [event for event in self.events if event.position > after][:limit]
 
     async def head(self) -> int:
         if not self._log.available:
             raise UnavailableError("the fake database is not available")
-        return len(self._log.stored)
+        return self.events[-1].position if self.events else 0
 
     async def follow(
         self, *, after: int, limit: int = BATCH_EVENTS
@@ -51,5 +65,5 @@ class FakeRecordedLog:
                 yield events
                 after = events[-1].position
             async with self._log.grown:
-                while len(self._log.stored) == after:
+                while await self.head() <= after:
                     await self._log.grown.wait()

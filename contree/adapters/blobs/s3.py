@@ -42,13 +42,14 @@ T = TypeVar("T")
 class S3Place:
     """Where the bucket is. Without keys, the SDK's usual places (environment, instance) are asked.
 
-    endpoint_url  None for AWS itself
+    endpoint_url  None for AWS itself, or what the SDK finds in its environment
+    region        None for what the SDK finds
     prefix        begins every key, as `contree/`
     """
 
     bucket: str
     endpoint_url: str | None = None
-    region: str = "us-east-1"
+    region: str | None = "us-east-1"
     prefix: str = ""
     access_key_id: str | None = None
     secret_access_key: str | None = None
@@ -63,6 +64,13 @@ async def open_s3(
 ) -> AsyncIterator[S3ContentStore]:
     """Give a store whose connections live as long as the context. `spool` is a local directory."""
     spool.mkdir(parents=True, exist_ok=True)
+    async with s3_client(place, attempts=attempts) as client:
+        yield S3ContentStore(client, place, spool)
+
+
+@asynccontextmanager
+async def s3_client(place: S3Place, *, attempts: int = _ATTEMPTS) -> AsyncIterator[Any]:
+    """Give the SDK's client of the bucket's service."""
     config = AioConfig(
         connect_timeout=_CONNECT_S,
         read_timeout=_READ_S,
@@ -79,7 +87,7 @@ async def open_s3(
         aws_secret_access_key=place.secret_access_key,
         config=config,
     ) as client:
-        yield S3ContentStore(client, place, spool)
+        yield client
 
 
 class S3ContentStore:

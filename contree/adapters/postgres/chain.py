@@ -2,24 +2,21 @@
 
 It recomputes in Python what the trigger of migrations/001_event_log.sql computed in the database,
 so that neither is trusted alone. It finds edits, insertions and removals inside the log. It cannot
-see a cut-off tail, nor a chain that an owner has recomputed: that takes a witness outside.
+see a cut-off tail, nor a chain that an owner has recomputed: `app.proof.verify` also does that.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 
 from contree.adapters.postgres.failures import translated
+from contree.domain.log_row import chain_hash, row_bytes
 
 BATCH_ROWS = 2000
-EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-"""Where PostgreSQL counts microseconds from."""
 
 ROWS = (
     "SELECT notification_id, originator_id, originator_version, recorded_at, topic, state, hash "
@@ -60,16 +57,14 @@ async def verify_chain(connection: asyncpg.Connection | asyncpg.Pool) -> ChainRe
 
 def hash_of(previous: bytes, row: Mapping[str, Any]) -> bytes:
     """The hash that `row` must have after a row whose hash is `previous`."""
-    topic, state = row["topic"].encode(), row["state"]
-    recorded_us = (row["recorded_at"] - EPOCH) // timedelta(microseconds=1)
-    return hashlib.sha256(
-        previous
-        + row["notification_id"].to_bytes(8, "big", signed=True)
-        + row["originator_id"].bytes
-        + row["originator_version"].to_bytes(8, "big", signed=True)
-        + recorded_us.to_bytes(8, "big", signed=True)
-        + len(topic).to_bytes(4, "big")
-        + topic
-        + len(state).to_bytes(4, "big")
-        + state
-    ).digest()
+    return chain_hash(
+        previous,
+        row_bytes(
+            position=row["notification_id"],
+            aggregate_id=row["originator_id"],
+            version=row["originator_version"],
+            recorded_at=row["recorded_at"],
+            topic=row["topic"],
+            state=row["state"],
+        ),
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 import asyncpg
 
@@ -16,9 +17,10 @@ CHANNEL = "stored_events"
 LOOK_AGAIN_S = 5.0
 """A follower looks by itself this often: a notification is a hint, the log is the truth."""
 
+FIELDS = "notification_id, originator_id, originator_version, topic, state, recorded_at, hash"
 READ = (
-    "SELECT notification_id, originator_id, originator_version, topic, state, recorded_at, hash "
-    "FROM public.stored_events WHERE notification_id > $1 ORDER BY notification_id LIMIT $2"
+    f"SELECT {FIELDS} FROM public.stored_events "  # noqa: S608 - a constant
+    "WHERE notification_id > $1 ORDER BY notification_id LIMIT $2"
 )
 HEAD = "SELECT notification_id FROM public.stored_events ORDER BY notification_id DESC LIMIT 1"
 
@@ -34,18 +36,7 @@ class PostgresRecordedLog:
     async def read(self, *, after: int, limit: int = BATCH_EVENTS) -> Sequence[RecordedEvent]:
         with translated():
             rows = await self._pool.fetch(READ, after, limit)
-        return [
-            RecordedEvent(
-                position=row["notification_id"],
-                aggregate_id=row["originator_id"],
-                version=row["originator_version"],
-                topic=row["topic"],
-                state=row["state"],
-                recorded_at=row["recorded_at"],
-                hash=row["hash"],
-            )
-            for row in rows
-        ]
+        return [recorded_event(row) for row in rows]
 
     async def head(self) -> int:
         with translated():
@@ -73,3 +64,16 @@ class PostgresRecordedLog:
     def _wake(self, _: str = "") -> None:
         for woken in self._followers:
             woken.set()
+
+
+def recorded_event(row: Mapping[str, Any]) -> RecordedEvent:
+    """The event in a row of `FIELDS`."""
+    return RecordedEvent(
+        position=row["notification_id"],
+        aggregate_id=row["originator_id"],
+        version=row["originator_version"],
+        topic=row["topic"],
+        state=row["state"],
+        recorded_at=row["recorded_at"],
+        hash=row["hash"],
+    )

@@ -8,15 +8,14 @@ was destroyed before. It refuses a key file that others may read.
 
 from __future__ import annotations
 
-import contextlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from contree.adapters.system.key_file import make_once, others_may_read
 from contree.domain.errors import ContreeError, OperationFailure
 
 KEY_BYTES = 32
@@ -62,27 +61,11 @@ class FileSealer:
 
 
 def _key_in(path: Path) -> bytes:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
-        _make_key(path)
-    if path.stat().st_mode & 0o077:
+        make_once(path, secrets.token_bytes(KEY_BYTES))
+    if others_may_read(path):
         raise SealingKeyError(f"'{path}' may be read by others: chmod 600 it")
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
         raise SealingKeyError(f"'{path}' has {len(key)} bytes instead of {KEY_BYTES}: restore it")
     return key
-
-
-def _make_key(path: Path) -> None:
-    """Write a key aside and link it into place: of several that start at once, one wins whole."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()

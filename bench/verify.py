@@ -1,0 +1,132 @@
+"""How fast is a whole log checked, against only reading its rows and taking their SHA-256?
+
+The log is made in the database, through the table's own triggers; its tree and a few checkpoints by
+the duty that makes them. The reference fetches the same rows by COPY and hashes them once each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import asyncpg
+
+from bench._measure import Report, Target, progress
+from contree import bootstrap_proof, projections
+from contree.adapters.postgres.embedded import EmbeddedPostgres
+from contree.adapters.postgres.listener import PostgresListener
+from contree.adapters.postgres.log_rows import PostgresLogRows
+from contree.adapters.postgres.migrate import migrate
+from contree.adapters.postgres.pool import open_pool
+from contree.adapters.postgres.recorded_log import PostgresRecordedLog
+from contree.adapters.system.clock import SystemClock
+from contree.config import Settings
+
+ROWS = 1_000_000
+PART_ROWS = 100_000
+ROUNDS = 5
+REFERENCE = "read the same rows (COPY), SHA-256 of each once"
+
+APPEND = """
+    INSERT INTO public.stored_events (originator_id, originator_version, topic, state)
+    SELECT md5((n / 5)::text)::uuid, n % 5 + 1, 'contree.operation.started',
+        convert_to(format(
+            '{"actor":"worker:bench","project_id":{"_type_":"uuid_hex","_data_":"%s"},'
+            '"request_id":"request-%s","accelerator":"tcg","network":null,'
+            '"timestamp":{"_type_":"datetime_iso","_data_":"2026-01-02T03:04:05.678901+00:00"}}',
+            md5('project'), n), 'UTF8')
+    FROM generate_series($1::bigint, $2::bigint - 1) AS n
+"""
+
+
+def main() -> None:
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
+    report = Report("verify", __doc__.splitlines()[0])
+    with report.running(), tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        asyncio.run(_measure(report, Path(directory), rows))
+        report.note(f"a log of {rows:,} events; each verification reads all of it")
+
+
+async def _measure(report: Report, directory: Path, rows: int) -> None:
+    server = EmbeddedPostgres(directory / "data", directory / "run")
+    await server.start()
+    try:
+        await migrate(server.dsn, projections=projections.ALL)
+        settings = Settings(data_dir=directory / "data")
+        listener = PostgresListener(server.dsn)
+        pool = await open_pool(server.dsn)
+        async with (
+            pool,
+            bootstrap_proof.open_proof(
+                settings,
+                pool,
+                recorded=PostgresRecordedLog(pool, listener),
+                clock=SystemClock(),
+            ) as proof,
+        ):
+            await _compare(report, server.dsn, proof, PostgresLogRows(pool), rows)
+        await listener.aclose()
+    finally:
+        await server.stop()
+
+
+async def _compare(
+    report: Report,
+    dsn: str,
+    proof: bootstrap_proof.Proof,
+    log_rows: PostgresLogRows,
+    rows: int,
+) -> None:
+    built: list[float] = []
+    checkpoints = proof.checkpoints()
+    owner = await asyncpg.connect(dsn)
+    for start in range(0, rows, PART_ROWS):
+        progress(f"append {start:,}")
+        await owner.execute(APPEND, start, min(start + PART_ROWS, rows))
+        began = time.monotonic()
+        await checkpoints.advance()
+        built.append(min(PART_ROWS, rows - start) / (time.monotonic() - began))
+    await owner.execute("VACUUM ANALYZE public.stored_events")
+    await owner.close()
+    key = bootstrap_proof.note_signer(proof.settings, make=False).key
+    until = await proof.recorded.head()
+
+    async def verify() -> None:
+        verdict = await proof.verify([key]).run()
+        if verdict.findings or verdict.row_count != rows or verdict.covered != rows:
+            raise SystemExit(f"the log does not verify: {verdict}")
+
+    async def read() -> None:
+        count = 0
+        async for batch in log_rows.stream(after=0, until=until):
+            for row, _ in batch:
+                hashlib.sha256(row).digest()
+            count += len(batch)
+        if count != rows:
+            raise SystemExit(f"read {count} rows of {rows}")
+
+    rates: dict[str, list[float]] = {"verify": [], "read": []}
+    for number in range(ROUNDS + 1):
+        for name, work in (("verify", verify), ("read", read)):
+            progress(f"{name} {number}/{ROUNDS}")
+            began = time.monotonic()
+            await work()
+            if number:  # the first fills the database's cache
+                rates[name].append(rows / (time.monotonic() - began))
+    report.add(
+        "verify the whole log",
+        "rows/s",
+        rates["verify"],
+        rates["read"],
+        reference_name=REFERENCE,
+        targets=(Target(of="ours", at_least=200_000),),
+    )
+    report.add("grow the tree and sign", "rows/s", built)
+
+
+if __name__ == "__main__":
+    main()

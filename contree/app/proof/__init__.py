@@ -1,0 +1,1 @@
+"""Proving the log to an outsider: checkpoints, verification, bundles and exports."""

@@ -1,0 +1,236 @@
+"""`contreed audit key|verify|prove|export|check|rebuild`: checkpoints and proofs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import UUID
+
+from contree import bootstrap, bootstrap_proof
+from contree.app.proof.bundle import Proven
+from contree.app.proof.verify import Verdict
+from contree.bootstrap_proof import Proof
+from contree.config import Settings
+from contree.domain.errors import InvalidFieldError, UnavailableError
+from contree.domain.note import VerifierKey
+
+PROGRESS_S = 1.0
+
+
+def add_commands(
+    actions: argparse._SubParsersAction[Any],
+    common: argparse.ArgumentParser,
+) -> None:
+    believed = argparse.ArgumentParser(add_help=False)
+    believed.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="VKEY",
+        help="a public key to believe, as `audit key` prints it; may be repeated",
+    )
+    stored = argparse.ArgumentParser(add_help=False, parents=[believed])
+    stored.add_argument("--dsn", dest="database_url", metavar="URL", help="as --database-url")
+    stored.add_argument(
+        "--checkpoints", metavar="DIR", help="where they are: a directory or s3://BUCKET/PREFIX"
+    )
+
+    key = actions.add_parser("key", parents=[common], help="print the public key of checkpoints")
+    key.set_defaults(command=_key)
+
+    verify = actions.add_parser(
+        "verify",
+        parents=[common, stored],
+        help="check the whole log against chain, tree and checkpoints; exit 1 if it is not right",
+    )
+    verify.add_argument(
+        "--after", type=int, metavar="POSITION", help="begin behind it; default: check everything"
+    )
+    verify.set_defaults(command=_verify)
+
+    prove = actions.add_parser(
+        "prove", parents=[common, stored], help="write what proves one operation to an outsider"
+    )
+    prove.add_argument("operation", metavar="OPERATION", help="its UUID")
+    prove.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    prove.set_defaults(command=_prove)
+
+    export = actions.add_parser(
+        "export", parents=[common, stored], help="write a run of the log with its proof"
+    )
+    export.add_argument("--after", type=int, default=0, metavar="POSITION", help="default: 0")
+    export.add_argument(
+        "--until", type=int, metavar="POSITION", help="the last one; default: all that is signed"
+    )
+    export.add_argument("output", metavar="FILE", help="one JSON document a line")
+    export.set_defaults(command=_export)
+
+    check = actions.add_parser(
+        "check", parents=[common, believed], help="check a bundle or an export, offline"
+    )
+    check.add_argument("bundle", metavar="BUNDLE", help="a file of `audit prove` or `audit export`")
+    check.set_defaults(command=_check)
+
+    rebuild = actions.add_parser(
+        "rebuild", parents=[common], help="make the stored tree again from the log"
+    )
+    rebuild.set_defaults(command=_rebuild)
+
+
+@asynccontextmanager
+async def _proof(settings: Settings) -> AsyncIterator[Proof]:
+    """What proving needs, beside a running server or without one; migrates nothing that runs."""
+    try:
+        urls = bootstrap.running_database(settings)
+    except UnavailableError:
+        if not (settings.data_dir / "postgres").exists():
+            raise InvalidFieldError(
+                "data-dir", f"'{settings.data_dir}' holds no database"
+            ) from None
+        async with (
+            bootstrap.database(settings) as started,
+            bootstrap_proof.proof_of(settings, started.app) as proof,
+        ):
+            yield proof
+        return
+    async with bootstrap_proof.proof_of(settings, urls.app) as proof:
+        yield proof
+
+
+async def _key(settings: Settings, _: argparse.Namespace) -> None:
+    sys.stdout.write(f"{bootstrap_proof.note_signer(settings, make=False).key}\n")
+
+
+async def _verify(settings: Settings, arguments: argparse.Namespace) -> int:
+    keys = _believed(settings, arguments)
+    async with _proof(settings) as proof:
+        verdict = await proof.verify(keys).run(after=arguments.after, progress=_Progress())
+    sys.stdout.write("\n".join(_said(verdict)) + "\n")
+    return 1 if verdict.findings else 0
+
+
+async def _prove(settings: Settings, arguments: argparse.Namespace) -> None:
+    try:
+        operation_id = UUID(arguments.operation)
+    except ValueError:
+        raise InvalidFieldError("OPERATION", f"'{arguments.operation}' is not a UUID") from None
+    async with _proof(settings) as proof:
+        newest = await proof.newest(_believed(settings, arguments))
+        bundle = await proof.prove(newest).operation(operation_id)
+    if arguments.output is None:
+        sys.stdout.buffer.write(bundle.encoded())
+    else:
+        with _whole_file(Path(arguments.output)) as file:
+            file.write(bundle.encoded())
+
+
+async def _export(settings: Settings, arguments: argparse.Namespace) -> None:
+    progress, count = _Progress(), -1
+    async with _proof(settings) as proof:
+        newest = await proof.newest(_believed(settings, arguments))
+        lines = proof.export(newest).lines(after=arguments.after, until=arguments.until)
+        with _whole_file(Path(arguments.output)) as file:
+            async for piece in lines:
+                file.write(piece)
+                count += piece.count(b"\n")
+                progress(count, None)
+    sys.stdout.write(f"{count} events in '{arguments.output}'\n")
+
+
+async def _check(_: Settings, arguments: argparse.Namespace) -> None:
+    keys = [VerifierKey.parse(text) for text in arguments.key]
+    proven = bootstrap_proof.check_file(Path(arguments.bundle), keys)
+    sys.stdout.write("\n".join(_told(proven)) + "\n")
+
+
+async def _rebuild(settings: Settings, _: argparse.Namespace) -> None:
+    async with bootstrap.database(settings) as database:
+        await bootstrap_proof.forget_tree(database.owner)
+        async with bootstrap_proof.proof_of(settings, database.app) as proof:
+            size = await proof.grow()
+    sys.stdout.write(f"made the tree over {size} events again\n")
+
+
+def _believed(settings: Settings, arguments: argparse.Namespace) -> list[VerifierKey]:
+    """The keys that were given; without any, this deployment's, if it has made one yet."""
+    if not arguments.key and not bootstrap_proof.key_path(settings).exists():
+        return []
+    return bootstrap_proof.verifier_keys(settings, arguments.key)
+
+
+def _said(verdict: Verdict) -> list[str]:
+    """What a verification found, for people: the first line of findings is the first bad row."""
+    lines = [str(finding) for finding in verdict.findings]
+    lines.append(
+        f"checked {verdict.row_count} events, up to position {verdict.position}; "
+        f"{verdict.checkpoint_count} checkpoints fit"
+    )
+    if verdict.covered:
+        at = "" if verdict.covered_at is None else f", signed {_time(verdict.covered_at)}"
+        lines.append(f"the newest of them covers the log's first {verdict.covered} events{at}")
+    if verdict.uncovered_since is not None:
+        lines.append(
+            f"{verdict.size - verdict.covered} events since {_time(verdict.uncovered_since)} are "
+            "covered by no checkpoint: only the chain speaks for them"
+        )
+    lines.append("NOT right" if verdict.findings else "all right")
+    return lines
+
+
+def _told(proven: Proven) -> list[str]:
+    """What a file proves, for people."""
+    checkpoint, key = proven.signed.checkpoint, proven.signed.key
+    at = "" if checkpoint.at is None else f", signed {_time(checkpoint.at)}"
+    lines = [
+        f"{e.recorded_at}  position {e.position}  {e.aggregate_id} v{e.version}  {e.topic}"
+        for e in proven.events
+    ]
+    lines.append(f"proven: {proven.what}: {proven.event_count} events")
+    lines.append(f"in the log {checkpoint.origin} of {checkpoint.size} events{at}")
+    lines.append(f"by the key {key}")
+    if proven.key_is_its_own:
+        lines.append(
+            "this key came with the file itself: compare it with one that you got in another way, "
+            "or give that one with --key"
+        )
+    return lines
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class _Progress:
+    """Says on standard error how far it is, about once a second."""
+
+    def __init__(self) -> None:
+        self._began = self._said_at = time.monotonic()
+
+    def __call__(self, count: int, position: int | None = None) -> None:
+        now = time.monotonic()
+        if now - self._said_at < PROGRESS_S:
+            return
+        self._said_at = now
+        where = "" if position is None else f", position {position}"
+        rate = count / (now - self._began)
+        sys.stderr.write(f"{count} events{where}, {rate:.0f}/s\n")
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is whole. Raises InvalidFieldError."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise InvalidFieldError("FILE", f"cannot write '{path}': {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
