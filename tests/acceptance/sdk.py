@@ -20,5 +20,9 @@ def signed_in(auth: JWTAuth) -> Iterator[ContreeSync]:
     try:
         yield contree
     finally:
-        # The SDK has no way to close it, and leaves that to the garbage collector.
-        coro_sync(contree._api._client.aclose())
+        coro_sync(_close(contree))
+
+
+async def _close(contree: ContreeSync) -> None:
+    """The SDK has no way to close it; its HTTP client belongs to the loop that asks for it."""
+    await contree._api._client.aclose()

@@ -58,7 +58,7 @@ async def test_an_agent_works_in_a_session(contree: Contree, debian: str) -> Non
     assert (edited.error, edited.occurrences) == (None, 1)
     read = await sandbox.aread("/work/new/c.txt")
     assert read.file_data is not None
-    assert read.file_data["content"] == "one\n2 needle\n"
+    assert read.file_data["content"] == "one\n2 needle"
     listed = await sandbox.als("/work")
     assert {entry["path"] for entry in listed.entries or []} >= {"/work/a.py", "/work/new"}
     found = await sandbox.aglob("**/*.txt", "/work")
