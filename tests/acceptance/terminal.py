@@ -94,9 +94,13 @@ class Terminal:
 
     @contextmanager
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Run `contree ARGUMENTS` beside the test, its streams as pipes."""
+        """Run `contree ARGUMENTS` beside the test, its streams as pipes.
+
+        Ctrl-C reaches it also where the tests themselves were started in the background, with
+        SIGINT ignored.
+        """
         process = subprocess.Popen(
-            [CONTREE, *arguments],
+            ["env", "--default-signal=INT", CONTREE, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -115,6 +119,7 @@ class Terminal:
         """Run `contree ARGUMENTS` as the only program of a pseudo-terminal."""
         pid, master = pty.fork()
         if pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.chdir(self.home)
             os.execve(CONTREE, [CONTREE, *arguments], self._environment)
         screen = Screen(pid, master)

@@ -16,10 +16,9 @@ import httpx
 import pytest
 from contree_client import models
 from contree_client.http import ContreeClient
-from contree_sdk import ContreeSync
 from contree_sdk.auth import JWTAuth
-from contree_sdk.config import ContreeConfig
 
+from tests.acceptance.sdk import signed_in
 from tests.acceptance.terminal import Terminal
 from tests.support.nginx import running_nginx
 from tests.support.server import RunningServer
@@ -85,14 +84,13 @@ def test_contree_client(transport: str, url: str, token: str, busybox: str) -> N
 
 
 def test_contree_sdk(url: str, token: str, busybox: str) -> None:
-    auth = JWTAuth(token=token, base_url=url)
-    contree = ContreeSync(ContreeConfig(auth=auth, operation_poll_secs_max=0.2))
-    image = contree.images.use("busybox:latest", strict=True)
-    assert str(image.uuid) == busybox
-    session = image.session()
-    session.run(shell="cat /in >/out", files={"/in": b"in"}, disposable=False).wait()
-    assert session.read("/out") == b"in"
-    assert {entry.name for entry in session.ls("/")} >= {"in", "out"}
+    with signed_in(JWTAuth(token=token, base_url=url)) as contree:
+        image = contree.images.use("busybox:latest", strict=True)
+        assert str(image.uuid) == busybox
+        session = image.session()
+        session.run(shell="cat /in >/out", files={"/in": b"in"}, disposable=False).wait()
+        assert session.read("/out") == b"in"
+        assert {entry.name for entry in session.ls("/")} >= {"in", "out"}
 
 
 def test_contree_cli(url: str, token: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import subprocess
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,22 +19,22 @@ from contree_sdk.sdk.objects.image import ContreeImageSync
 from infra.images.registry import PASSWORD, USERNAME, RunningRegistry
 from infra.images.rootfs import small_image
 from tests.acceptance.api import Api
+from tests.acceptance.sdk import POLL_SECS_MAX, signed_in
 from tests.support.server import RunningServer
-
-POLL_SECS_MAX = 0.2
 
 
 @pytest.fixture
 def contree(
     server: RunningServer, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> ContreeSync:
+) -> Iterator[ContreeSync]:
     """Signed in by the profile that `contree auth` writes."""
     (tmp_path / "auth.ini").write_text(
         "[DEFAULT]\nprofile = mine\n"
         f"[profile:mine]\nurl = {server.url}\ntoken = {token}\ntype = jwt\n"
     )
     monkeypatch.setenv("CONTREE_HOME", str(tmp_path))
-    return ContreeSync(ContreeConfig(auth=JWTAuth(), operation_poll_secs_max=POLL_SECS_MAX))
+    with signed_in(JWTAuth()) as client:
+        yield client
 
 
 @pytest.fixture
