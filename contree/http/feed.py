@@ -31,8 +31,9 @@ WINDOW_BYTES_MAX = 1024 * 1024
 POLL_S = 5.0
 """How often a feed looks without being told: a net, the news come by themselves."""
 
-TICK_S = 5.0
-"""How often followers are woken for nothing, so that a thousand of them need no timer each."""
+TICK_S = 1.0
+"""How often followers are woken for nothing, so that a thousand of them need no timer each. It is
+also how long one that has hung up stays: nothing else tells its handler."""
 
 log = logging.getLogger(__name__)
 
