@@ -28,12 +28,10 @@ from contree.adapters.postgres.guest_control import PostgresGuestControl
 from contree.adapters.postgres.journal import PostgresJournal
 from contree.adapters.postgres.leadership import PostgresLeadership
 from contree.adapters.postgres.listener import PostgresListener
-from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import APP_ROLE, PostgresDatabase, open_pool
 from contree.adapters.postgres.read_models import guard_of
 from contree.adapters.postgres.rebuild import Progress, compare, rebuild
-from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.clock import SystemClock, SystemIds
@@ -66,6 +64,7 @@ from contree.app.steer_instance import SteerInstance
 from contree.app.tag_images import TagImages
 from contree.app.upload_file import UploadFile
 from contree.app.work_queue import WorkQueue
+from contree.bootstrap_audit import History, history, migrate_all, reset_audit_index
 from contree.bootstrap_proof import Proof, open_proof
 from contree.config import Settings
 from contree.domain.errors import UnavailableError
@@ -112,6 +111,7 @@ class Core:
     image_search: ImageSearch
     source: ImageSource
     sealer: Sealer
+    history: History
 
 
 @asynccontextmanager
@@ -139,10 +139,9 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
     the context.
     """
     if settings.database_url is not None:
-        urls = DatabaseUrls(
-            app=settings.database_url, owner=settings.database_owner_url or settings.database_url
-        )
-        await migrate(urls.owner, projections=projections.ALL)
+        owner = settings.database_owner_url or settings.database_url
+        urls = DatabaseUrls(app=settings.database_url, owner=owner)
+        await migrate_all(urls.owner)
         yield urls
         return
     running = _running_urls(settings)
@@ -153,7 +152,7 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
     await server.start()
     keeper = asyncio.create_task(server.supervise())
     try:
-        await migrate(server.dsn, projections=projections.ALL, app_logs_in=True)
+        await migrate_all(server.dsn, app_logs_in=True)
         yield DatabaseUrls(app=server.app_dsn, owner=server.dsn)
     finally:
         keeper.cancel()
@@ -190,8 +189,9 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
         reads = PostgresDatabase(pool, guard=guard_of(projections.ALL))
-        recorded, clock = PostgresRecordedLog(pool, listener), SystemClock()
-        proof = open_proof(settings, pool, recorded=recorded, clock=clock)
+        clock, ids = SystemClock(), SystemIds()
+        past = history(pool, listener, log=event_log, clock=clock, ids=ids)
+        proof = open_proof(settings, pool, recorded=past.recorded, clock=clock)
         layers = LayerDirectory(settings.data_dir / "layers")
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
@@ -201,9 +201,9 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         yield Core(
             settings=settings,
             clock=clock,
-            ids=SystemIds(),
+            ids=ids,
             log=event_log,
-            recorded=recorded,
+            recorded=past.recorded,
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
             queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
@@ -221,6 +221,7 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             image_search=image_search,
             source=SkopeoImageSource(settings.data_dir / "pulls"),
             sealer=FileSealer(settings.data_dir / "keys"),
+            history=past,
         )
 
 
@@ -266,6 +267,7 @@ def services(core: Core) -> Services:
             content=core.content,
             sealer=core.sealer,
         ),
+        audit=core.history.ask,
         limits=limits,
         clock=core.clock,
         ready=core.database.check,
@@ -318,7 +320,7 @@ async def probed_guest(settings: Settings) -> AsyncIterator[GuestInfo]:
 
 def duties(core: Core) -> list[Duty]:
     """What one worker of the deployment does for all, beside running operations."""
-    return [core.proof.checkpoints()]
+    return [core.proof.checkpoints(), core.history.follow]
 
 
 @asynccontextmanager
@@ -375,7 +377,7 @@ async def worker(core: Core) -> AsyncIterator[Worker]:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RebuildReport:
     """What a rebuild or check found, in words."""
 
@@ -392,7 +394,7 @@ async def rebuild_projections(
     """
     if check:
         compared = await compare(urls.owner, projections=projections.ALL, progress=progress)
-        differences = [str(difference) for difference in compared.differences]
-        return RebuildReport(event_count=compared.event_count, differences=differences)
+        return RebuildReport(compared.event_count, [str(found) for found in compared.differences])
     rebuilt = await rebuild(urls.owner, projections=projections.ALL, progress=progress)
-    return RebuildReport(event_count=rebuilt.event_count, differences=())
+    await reset_audit_index(urls.owner)
+    return RebuildReport(rebuilt.event_count, ())

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from contree.app.access import Access
+from contree.app.ask_audit import AskAudit
 from contree.app.cancel_operation import CancelOperation
 from contree.app.clock import Clock
 from contree.app.content_store import ContentStore
@@ -41,6 +42,7 @@ class Services:
     journal: Journal
     news: OperationNews
     steering: SteerInstance
+    audit: AskAudit
     limits: Limits
     clock: Clock
     ready: Callable[[], Awaitable[None]]

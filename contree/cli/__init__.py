@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from contree.cli import audit, dsn, projections, server, tokens
+from contree.cli import audit, dsn, lineage, projections, server, tokens
 from contree.cli import doctor as doctor_command
 from contree.config import load_settings
 from contree.domain.errors import ContreeError
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     dsn.add_commands(commands, common)
     projections.add_commands(commands, common)
     audit.add_commands(commands, common)
+    lineage.add_commands(commands, common)
     doctor_command.add_commands(commands, common)
     return parser
 

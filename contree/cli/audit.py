@@ -1,17 +1,18 @@
-"""`contreed audit ...`: the log, proven and checked."""
+"""`contreed audit ...`: the log, asked, proven and checked."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from contree.cli import audit_proof
+from contree.cli import audit_log, audit_proof
 
 
 def add_commands(
     commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
-    audit = commands.add_parser("audit", help="prove the log, and check what was proven")
+    audit = commands.add_parser("audit", help="ask the log, prove it, check what was proven")
     actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
+    audit_log.add_commands(actions, common)
     audit_proof.add_commands(actions, common)

@@ -11,7 +11,7 @@ from uuid import UUID
 from contree import bootstrap
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
-from contree.domain.token import Permission, parse_permissions
+from contree.domain.token import DEFAULT_PERMISSIONS, Permission, parse_permissions
 
 
 def add_commands(
@@ -25,7 +25,7 @@ def add_commands(
     create.add_argument(
         "--permissions",
         metavar="A,B",
-        help="default: all of " + ", ".join(p.value for p in Permission),
+        help=f"any of {', '.join(Permission)}; default: all but {Permission.AUDIT}",
     )
     create.add_argument("--expires-in-days", type=int, metavar="N", help="default: never expires")
     create.set_defaults(command=_create)
@@ -37,9 +37,8 @@ def add_commands(
 
 
 async def _create(settings: Settings, arguments: argparse.Namespace) -> None:
-    if arguments.permissions is None:
-        permissions = list(Permission)
-    else:
+    permissions: list[Permission] = [*DEFAULT_PERMISSIONS]
+    if arguments.permissions is not None:
         permissions = parse_permissions([p.strip() for p in arguments.permissions.split(",")])
     expires_at = None
     if arguments.expires_in_days is not None:

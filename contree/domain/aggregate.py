@@ -57,7 +57,17 @@ class Aggregate(es.BaseAggregate[UUID]):
         )
 
 
+_event_types: set[str] = set()
+
+
 def register(*classes: type[Aggregate | Event]) -> None:
     """Make each class findable by its `TOPIC`; called once by the module that defines them."""
     for cls in classes:
         register_topic(cls.TOPIC, cls)
+        if issubclass(cls, Event):
+            _event_types.add(cls.TOPIC)
+
+
+def event_types() -> list[str]:
+    """Return the topics of all registered events, sorted."""
+    return sorted(_event_types)

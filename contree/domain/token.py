@@ -24,6 +24,11 @@ class Permission(StrEnum):
     LIST = "list"
     CANCEL = "cancel"
     SET_IMAGE_TAG = "set_image_tag"
+    AUDIT = "audit"
+
+
+DEFAULT_PERMISSIONS = tuple(p for p in Permission if p is not Permission.AUDIT)
+"""What a token may do when nothing else is asked for: working, but not looking into the history."""
 
 
 def parse_permissions(names: Sequence[str]) -> list[Permission]:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from contree.app.services import Services
 from contree.http import (
+    audit,
     events,
     files,
     grep,
@@ -69,6 +70,7 @@ def _routes() -> list[web.RouteDef]:
         get("/openapi.json", health.openapi, allow_head=False),
         get("/v1/whoami", whoami.whoami, allow_head=False),
         get("/v1/images", images.list_images, allow_head=False),
+        get("/v1/images/{image_uuid}/lineage", audit.show_lineage, allow_head=False),
         web.post("/v1/images/import", images.import_image),
         web.patch(TAG, images.assign_tag),
         web.post(TAG, images.assign_tag),  # the older form of PATCH
@@ -85,6 +87,7 @@ def _routes() -> list[web.RouteDef]:
         get(SUBPROCESS, subprocesses.get_result, allow_head=False),
         web.delete(SUBPROCESS, subprocesses.send_signal),
         web.post(f"{SUBPROCESS}/stdin", subprocesses.write_stdin),
+        get("/v1/audit/events", audit.list_events, allow_head=False),
         get("/v1/inspect", inspect.redirect_to_slash, allow_head=False),
         get("/v1/inspect/", inspect.find_by_tag, allow_head=False),
         get(IMAGE, inspect.redirect_to_slash, allow_head=False),

@@ -51,6 +51,7 @@ KEEPALIVE = b": keepalive\n\n"
 BROKEN_OFF = (
     b": stream ended with error, retry since last event id\n\nevent: sse_error\ndata: %s\n\n"
 )
+UNREAD = b"you did not read for too long"
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache",
@@ -89,7 +90,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             _log.warning("request_id=%s events broke off: %s", request[REQUEST_ID], error)
             await response.write(BROKEN_OFF % b"the journal could not be read")
         except TimeoutError:
-            await _drop(request, response)
+            await drop(request, response)
             return response
         await response.write_eof()
     except ConnectionError:
@@ -107,13 +108,15 @@ async def _write(request: web.Request, response: web.StreamResponse, piece: byte
         await response.write(piece)
 
 
-async def _drop(request: web.Request, response: web.StreamResponse) -> None:
+async def drop(
+    request: web.Request, response: web.StreamResponse, *, last: bytes = BROKEN_OFF % UNREAD
+) -> None:
     """Let a follower go who does not read: what it sees last, if it ever reads again, is why."""
     _log.warning("request_id=%s follower dropped, it does not read", request[REQUEST_ID])
     transport = request.transport
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0):
-            await response.write(BROKEN_OFF % b"you did not read for too long")
+            await response.write(last)
     request.protocol.force_close()
     if transport is not None:
         asyncio.get_running_loop().call_later(ABORT_S, transport.abort)

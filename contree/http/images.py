@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from aiohttp import web
 
+from contree.app.reads import ImageRow
 from contree.app.request_run import TAG_PREFIX
 from contree.domain.errors import NotFoundError
 from contree.domain.tag import parse_tag
 from contree.domain.token import Permission
 from contree.http.answers import json_answer
+from contree.http.as_of import seen_by
 from contree.http.decode import decode_import, decode_tag
 from contree.http.query import TAG_PREFIX_TEXT, flag_of, page_of, parse_uuid, text_of
 from contree.http.render import image_value
@@ -22,20 +25,24 @@ async def list_images(request: web.Request) -> web.Response:
     """One row for each (image, tag). A `tag` prefix that no tag can have finds nothing."""
     caller = request[CALLER]
     caller.require(Permission.LIST)
-    page = page_of(request)
+    seen = await seen_by(request)
+    page = page_of(request, now=seen.now)
     uuid_text = request.query.get("uuid")
     image_id = None if uuid_text is None else parse_uuid(uuid_text, field="uuid")
     prefix = text_of(request, "tag")
-    if prefix is not None and not TAG_PREFIX_TEXT.fullmatch(prefix):
-        return json_answer(request, {"images": []})
-    rows = await request.app[SERVICES].images.list(
-        caller.project_id,
-        page,
-        tagged=flag_of(request, "tagged") or prefix is not None,
-        tag_prefix=prefix,
-        image_id=image_id,
+    rows: Sequence[ImageRow] = ()
+    if prefix is None or TAG_PREFIX_TEXT.fullmatch(prefix):
+        rows = await seen.images.list(
+            caller.project_id,
+            page,
+            tagged=flag_of(request, "tagged") or prefix is not None,
+            tag_prefix=prefix,
+            image_id=image_id,
+        )
+    await seen.record(len(rows))
+    return json_answer(
+        request, {"images": [image_value(row) for row in rows]}, headers=seen.headers
     )
-    return json_answer(request, {"images": [image_value(row) for row in rows]})
 
 
 async def import_image(request: web.Request) -> web.Response:

@@ -13,6 +13,7 @@ from contree.app.reads import ImageRow
 from contree.domain.errors import InvalidFieldError, NotFoundError
 from contree.domain.token import Permission
 from contree.http.answers import json_answer
+from contree.http.as_of import seen_by
 from contree.http.compression import maybe_compressed
 from contree.http.file_answer import archive_answer, content_answer
 from contree.http.file_listing import file_item, listing_text
@@ -44,14 +45,25 @@ async def find_by_tag(request: web.Request) -> web.Response:
     tag = text_of(request, "tag")
     if not tag:
         raise InvalidFieldError("tag", "is missing, name a tag")
-    row = await request.app[SERVICES].images.by_tag(caller.project_id, tag)
+    seen = await seen_by(request)
+    row = await seen.images.by_tag(caller.project_id, tag)
+    await seen.record(int(row is not None))
     if row is None:
         raise NotFoundError("tag", tag)
-    return web.Response(status=302, headers={"Location": f"{row.image_id}/"})
+    location = {"Location": f"{row.image_id}/"}
+    return web.Response(status=302, headers=location | seen.headers)
 
 
 async def get_image(request: web.Request) -> web.Response:
-    return json_answer(request, image_value(await image_of(request)))
+    caller = request[CALLER]
+    caller.require(Permission.LIST)
+    image_id = uuid_in_path(request, "image_uuid")
+    seen = await seen_by(request)
+    row = await seen.images.get(caller.project_id, image_id)
+    await seen.record(int(row is not None))
+    if row is None:
+        raise NotFoundError("image", image_id)
+    return json_answer(request, image_value(row), headers=seen.headers)
 
 
 async def list_directory(request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from contree.domain.operation import MAIN_SPID, Kind, Status
 from contree.domain.outcome import ProcessOutcome
 from contree.domain.token import Permission
 from contree.http.answers import json_answer
+from contree.http.as_of import seen_by
 from contree.http.process_result import process_result, unstarted_result
 from contree.http.query import choice_of, flag_of, page_of, uuid_in_path
 from contree.http.render import operation_result, operation_summary
@@ -30,35 +31,49 @@ async def list_operations(request: web.Request) -> web.Response:
     """A bare array of summaries, the newest first."""
     caller = request[CALLER]
     caller.require(Permission.LIST)
-    services = request.app[SERVICES]
-    rows = await services.operations.list(
+    seen = await seen_by(request)
+    rows = await seen.operations.list(
         caller.project_id,
-        page_of(request),
+        page_of(request, now=seen.now),
         status=choice_of(request, "status", Status),
         kind=choice_of(request, "kind", Kind),
     )
-    now = services.clock.now()
-    return json_answer(request, [operation_summary(row, now=now) for row in rows])
+    await seen.record(len(rows))
+    value = [operation_summary(row, now=seen.now) for row in rows]
+    return json_answer(request, value, headers=seen.headers)
 
 
 async def get_operation(request: web.Request) -> web.Response:
-    """Everything about one operation; with `inflight`, what a command wrote so far."""
-    row = await operation_in_path(request)
-    now = request.app[SERVICES].clock.now()
+    """Everything about one operation; with `inflight`, what a command wrote so far.
+
+    `inflight` has no effect on the past: the journal of a running command is not history.
+    """
+    caller = request[CALLER]
+    caller.require(Permission.LIST)
+    operation_id = uuid_in_path(request, "operation_uuid")
+    seen = await seen_by(request)
+    row = await seen.operations.get(caller.project_id, operation_id)
+    await seen.record(int(row is not None))
+    if row is None:
+        raise NotFoundError("operation", operation_id)
+    now = seen.now
     value = operation_summary(row, now=now)
     value["result"] = operation_result(row)
     if row.kind is Kind.IMPORT:
         value["metadata"] = _import_metadata(row)
     else:
         value["metadata"] = metadata = await _run_metadata(request, row)
-        if row.status is Status.EXECUTING and flag_of(request, "inflight"):
+        in_flight = row.status is Status.EXECUTING and not seen.is_past
+        if in_flight and flag_of(request, "inflight"):
             journal = request.app[SERVICES].journal
             partial = await process_result(journal, row.operation_id, MAIN_SPID, now=now)
             partial = partial or unstarted_result()
             metadata["result"] = partial
             streams = {name: partial[name] for name in ("stdout", "stderr")}
             value["result"] = {"image": None, "tag": None, **streams}
-    headers = None if row.status.is_terminal else {"Retry-After": str(RETRY_AFTER_S)}
+    headers = seen.headers
+    if not row.status.is_terminal and not seen.is_past:
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
     return json_answer(request, value, headers=headers)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
@@ -77,9 +78,9 @@ def choice_of(request: web.Request, name: str, choices: type[E]) -> E | None:
         raise InvalidFieldError(name, f"'{text[:40]}' is none of {allowed}") from error
 
 
-def page_of(request: web.Request) -> Page:
-    """Return which part of a list is asked for: limit, offset, since, until."""
-    now = request.app[SERVICES].clock.now()
+def page_of(request: web.Request, *, now: datetime | None = None) -> Page:
+    """Return which part of a list is asked for: limit, offset, since, until (seen from `now`)."""
+    now = request.app[SERVICES].clock.now() if now is None else now
     return Page(
         limit=number_of(request, "limit", default=LIMIT_DEFAULT, low=1, high=LIMIT_MAX),
         offset=number_of(request, "offset", default=0, low=0, high=OFFSET_MAX),

@@ -48,6 +48,11 @@ def until_of(text: str | None, *, now: datetime) -> datetime | None:
     return None if naive is not None and _is_now_somewhere(naive, now) else moment
 
 
+def moment_of(text: str, *, field: str, now: datetime) -> datetime:
+    """Return the instant that a time in any of the forms names. Raises InvalidFieldError."""
+    return _parse(text, field=field, now=now)[0]
+
+
 def _is_now_somewhere(naive: datetime, now: datetime) -> bool:
     distance = naive.replace(tzinfo=UTC) - now
     if not naive.microsecond or abs(distance) > ZONE_OFFSET_MAX + timedelta(

@@ -3,15 +3,19 @@
 Every table here can be dropped and rebuilt at any time. A change touches rows of its own event's
 aggregate only: the statement that appends could not see what another aggregate's writer has just
 put into another row.
+
+The audit index (`audit_index`) is no read model of this kind: it follows the log.
 """
 
 from collections.abc import Sequence
 
 from contree.app.projection import Projection
+from contree.projections.audit_reads import SqlAuditReads
 from contree.projections.files import FilesProjection, SqlFileReads
 from contree.projections.images import ImagesProjection, SqlImageReads
 from contree.projections.operation_reads import SqlOperationReads
 from contree.projections.operations import OperationsProjection
+from contree.projections.past import SqlPastReads
 from contree.projections.projects import ProjectsProjection
 from contree.projections.tags import TagsProjection
 from contree.projections.tokens import SqlTokenReads, TokensProjection
@@ -27,8 +31,10 @@ ALL: Sequence[Projection] = (
 
 __all__ = [
     "ALL",
+    "SqlAuditReads",
     "SqlFileReads",
     "SqlImageReads",
     "SqlOperationReads",
+    "SqlPastReads",
     "SqlTokenReads",
 ]

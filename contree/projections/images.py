@@ -84,13 +84,13 @@ class SqlImageReads:
 
     async def get(self, project_id: UUID, image_id: UUID) -> ImageRow | None:
         row = await self._database.fetchrow(GET, image_id, project_id)
-        return None if row is None else _image_row(row)
+        return None if row is None else image_row(row)
 
     async def by_tag(self, project_id: UUID, tag: str) -> ImageRow | None:
         if NUL in tag:
             return None
         row = await self._database.fetchrow(BY_TAG, project_id, tag)
-        return None if row is None else _image_row(row)
+        return None if row is None else image_row(row)
 
     async def tags_of(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
         rows = await self._database.fetch(TAGS_OF, project_id, image_id)
@@ -117,8 +117,8 @@ class SqlImageReads:
             order = f"(t.name = {query.bound(tag_prefix)}) DESC, {NEWEST_FIRST}"
         statement = query.page(page, created_at="i.created_at", order=order)
         rows = await self._database.fetch(statement, *query.arguments)
-        return [_image_row(row) for row in rows]
+        return [image_row(row) for row in rows]
 
 
-def _image_row(row: Mapping[str, Any]) -> ImageRow:
+def image_row(row: Mapping[str, Any]) -> ImageRow:
     return ImageRow(**{**row, "layers": tuple(row["layers"])})

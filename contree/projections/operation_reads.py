@@ -44,6 +44,15 @@ class SqlOperationReads:
             )
         return {row["operation_id"]: _operation_row(row) for row in rows}
 
+    async def many(
+        self, project_id: UUID, operation_ids: Sequence[UUID]
+    ) -> Mapping[UUID, OperationRow]:
+        """Return those of the operations that the project has, by id."""
+        query = Query(SELECT, project_id=project_id)
+        query.where("operation_id = ANY({}::uuid[])", operation_ids)
+        rows = await self._database.fetch(query.text(), *query.arguments)
+        return {row["operation_id"]: _operation_row(row) for row in rows}
+
     async def list(
         self,
         project_id: UUID,

@@ -14,6 +14,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from contree.domain.aggregate import Aggregate
+from contree.domain.audit_reading import AuditReading
 from contree.domain.context import Context
 from contree.domain.file import File, file_id_of
 from contree.domain.image import Image, imported_image_id
@@ -91,6 +92,7 @@ class History:
             *(self._run, self._run, self._run, self._run),
             *(self._advance,) * 12,
             *(self._tag, self._tag, self._untag),
+            self._look,
         )
         while True:
             self._clock.advance(self._random.choice((0, 0.000001, 0.5, 3)))
@@ -285,6 +287,18 @@ class History:
                 tag.remove(self._context(self._project_of(self.aggregates[tag.image_id])))
                 return (tag,)
         return ()
+
+    def _look(self) -> Sequence[Aggregate]:
+        """Somebody reads the history."""
+        return self._keep(
+            AuditReading.record(
+                self._context(self._any_project()),
+                reading_id=self._ids.new_id(),
+                subject="events",
+                query={"actor": "a", "limit": "10"},
+                found=3,
+            )
+        )
 
     def _project_of(self, image: Aggregate) -> UUID:
         assert isinstance(image, Image)

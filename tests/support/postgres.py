@@ -15,12 +15,16 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from contree.adapters.postgres.audit_schema import IndexTables
 from contree.adapters.postgres.embedded import EmbeddedPostgres
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
-from contree.projections import ALL
+from contree.projections import ALL, audit_index
 
 TEMPLATE = "contree_template"
+AUDIT_TABLES = IndexTables(
+    schema=audit_index.SCHEMA, ddl=audit_index.DDL, version=audit_index.VERSION
+)
 _numbers = itertools.count(1)
 
 
@@ -48,7 +52,7 @@ async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
     await server.start()
     try:
         await execute(server.dsn, f"CREATE DATABASE {TEMPLATE}")
-        await migrate(dsn_for(server.dsn, TEMPLATE), projections=ALL)
+        await migrate(dsn_for(server.dsn, TEMPLATE), projections=ALL, index=AUDIT_TABLES)
         yield server.dsn
     finally:
         await server.stop()

@@ -14,6 +14,7 @@ from importlib import resources
 
 import asyncpg
 
+from contree.adapters.postgres.audit_schema import IndexTables, ensure_index
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.pool import APP_ROLE, connect_as_owner
 from contree.adapters.postgres.read_models import read_models_match
@@ -35,10 +36,15 @@ class MigrationError(ContreeError):
 
 
 async def migrate(
-    dsn: str, *, projections: Sequence[Projection], app_logs_in: bool = False
+    dsn: str,
+    *,
+    projections: Sequence[Projection],
+    index: IndexTables | None = None,
+    app_logs_in: bool = False,
 ) -> bool:
     """Migrate the database of `dsn` (an owner's), and rebuild read models of another shape.
 
+    The tables of `index` are made empty where they are of another shape; a worker fills them.
     With `app_logs_in` the role APP_ROLE may log in itself, without a password of its own: for the
     embedded server, which trusts whoever reaches its socket. Where nothing is left to do, a login
     of the service's own rights will do.
@@ -56,6 +62,8 @@ async def migrate(
             if app_logs_in:
                 await connection.execute(f"ALTER ROLE {APP_ROLE} LOGIN")
             await _run_migrations(connection)
+            if index is not None and await ensure_index(connection, index):
+                _log.info("the audit index is made anew: a worker folds it from the log")
             if await read_models_match(connection, projections):
                 return False
             _log.warning("the read models are of another release: rebuilding them from the log")

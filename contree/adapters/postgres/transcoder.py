@@ -8,8 +8,9 @@ stored, that event could never be decoded again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -17,11 +18,13 @@ from eventsourcing.persistence import (
     DatetimeAsISO,
     DecimalAsStr,
     Mapper,
+    StoredEvent,
     Transcoder,
     Transcoding,
     UUIDAsHex,
 )
 
+from contree.domain.aggregate import Event
 from contree.domain.errors import InvalidFieldError
 
 OPTIONS = (
@@ -93,3 +96,14 @@ class OrjsonTranscoder(Transcoder):
 def event_mapper() -> Mapper[UUID]:
     """The library's mapper over this encoding."""
     return Mapper(OrjsonTranscoder())
+
+
+def event_decoder() -> Callable[[UUID, int, str, bytes], Event]:
+    """Return what turns a row of the log (aggregate, version, topic, state) into its event."""
+    mapper = event_mapper()
+
+    def decoded(aggregate_id: UUID, version: int, topic: str, state: bytes) -> Event:
+        stored = StoredEvent(aggregate_id, version, topic, state)
+        return cast(Event, mapper.to_domain_event(stored))
+
+    return decoded

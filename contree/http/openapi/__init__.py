@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from contree.app.limits import Limits
+from contree.http.openapi.audit import audit_schemas
 from contree.http.openapi.grep import grep_schemas
 from contree.http.openapi.paths import paths
 from contree.http.openapi.requests import request_schemas
@@ -45,6 +46,6 @@ def document(limits: Limits) -> dict[str, Any]:
                     "project; a `Project` header may name that project, by id or name.",
                 }
             },
-            "schemas": value_schemas() | grep_schemas() | request_schemas(limits),
+            "schemas": value_schemas() | grep_schemas() | audit_schemas() | request_schemas(limits),
         },
     }

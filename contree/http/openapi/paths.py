@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from contree.http.openapi.audit import AS_OF, audit_paths
 from contree.http.openapi.grep import grep_operation
 from contree.http.openapi.live_paths import live_paths
 from contree.http.openapi.operation import (
@@ -49,6 +50,7 @@ def paths() -> dict[str, Any]:
         **_run_paths(),
         **live_paths(),
         **_inspect_paths(),
+        **audit_paths(),
     }
 
 
@@ -58,6 +60,7 @@ def _image_paths() -> dict[str, Any]:
         in_query("tagged", FLAG, "Any value but `0`: only images that have a tag."),
         in_query("tag", STRING | {"pattern": NO_NUL}, "What tags begin with."),
         in_query("uuid", UUID),
+        AS_OF,
     )
     assign = operation(
         "Point a tag at an image",
@@ -149,7 +152,7 @@ def _run_paths() -> dict[str, Any]:
                 "List operations, the newest first",
                 "operations",
                 json_(array_of(ref("OperationSummary"))),
-                parameters=(*PAGE, STATUS, KIND),
+                parameters=(*PAGE, STATUS, KIND, AS_OF),
                 errors=(400, 403),
             )
         },
@@ -158,7 +161,7 @@ def _run_paths() -> dict[str, Any]:
                 "Look at an operation",
                 "operations",
                 json_(ref("Operation"), headers=retry_after),
-                parameters=(OPERATION_UUID, inflight),
+                parameters=(OPERATION_UUID, inflight, AS_OF),
                 errors=(400, 403, 404),
             ),
             "delete": operation(
@@ -194,14 +197,17 @@ def _inspect_paths() -> dict[str, Any]:
         "Find an image by its tag",
         "inspect",
         answer_(302, headers=LOCATION),
-        parameters=(in_query("tag", STRING | {"minLength": 1, "pattern": NO_NUL}, required=True),),
+        parameters=(
+            in_query("tag", STRING | {"minLength": 1, "pattern": NO_NUL}, required=True),
+            AS_OF,
+        ),
         errors=(400, 403, 404),
     )
     get = operation(
         "Look at an image",
         "inspect",
         json_(ref("Image")),
-        parameters=(IMAGE_UUID,),
+        parameters=(IMAGE_UUID, AS_OF),
         errors=(400, 403, 404),
     )
     listing = operation(

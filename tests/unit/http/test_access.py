@@ -66,6 +66,7 @@ async def test_whoami_needs_no_permission_and_has_every_key(anonymous: Api, worl
         "list": False,
         "cancel": True,
         "set_image_tag": False,
+        "audit": False,
     }
     assert body["limits"]["instance_max_timeout"] == world.limits.instance_max_timeout_s
     assert set(body["operations_stat"].values()) == {0}

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from contree.app.access import Access, secret_sha256
+from contree.app.ask_audit import AskAudit
 from contree.app.cancel_operation import CancelOperation
 from contree.app.limits import Limits
 from contree.app.request_import import RequestImport
@@ -28,6 +29,7 @@ from contree.domain.project import Project, project_id_of
 from contree.domain.tag import Tag
 from contree.domain.token import Permission, Token
 from contree.http.app import create_app
+from tests.fakes.audit import FakeAuditProgress, FakeAuditReads, FakePastReads
 from tests.fakes.clock import FakeClock, FakeIds
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.guest_control import FakeGuestControl
@@ -36,6 +38,7 @@ from tests.fakes.image_source import FakeImageSource
 from tests.fakes.journal import FakeJournal
 from tests.fakes.operation_news import FakeOperationNews
 from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads, FakeTokenReads
+from tests.fakes.recorded_log import FakeRecordedLog
 from tests.fakes.sealer import FakeSealer
 from tests.unit.http.memory import MemoryContent, MemoryFiles
 
@@ -58,6 +61,8 @@ class World:
         self.news = FakeOperationNews()
         self.journal.appended = self.log.ended = self.news.tell
         self.control = FakeGuestControl()
+        self.recorded = FakeRecordedLog(self.log)
+        self.progress = FakeAuditProgress(self.log, self.recorded)
         self.is_ready = True
         self._images = 0
 
@@ -106,6 +111,15 @@ class World:
                 operations=FakeOperationReads(log),
                 content=self.content,
                 sealer=FakeSealer(),
+            ),
+            audit=AskAudit(
+                log=log,
+                recorded=self.recorded,
+                progress=self.progress,
+                reads=FakeAuditReads(log, self.recorded),
+                past=FakePastReads(log),
+                clock=clock,
+                ids=ids,
             ),
             limits=self.limits,
             clock=clock,
