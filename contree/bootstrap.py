@@ -16,12 +16,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from contree import projections
-from contree.adapters.blobs.directory import DirectoryContentStore
+from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
 from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.removal import LayerRemovals
 from contree.adapters.layers.search import LayerSearch
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.microvm.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
+from contree.adapters.postgres.content_index import PostgresContentIndex
 from contree.adapters.postgres.embedded import EmbeddedPostgres, running_dsn
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.guest_control import PostgresGuestControl
@@ -31,18 +33,20 @@ from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import APP_ROLE, PostgresDatabase, open_pool
+from contree.adapters.postgres.project_keys import PostgresProjectKeys
 from contree.adapters.postgres.read_models import guard_of
 from contree.adapters.postgres.rebuild import Progress, compare, rebuild
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.clock import SystemClock, SystemIds
+from contree.adapters.system.project_cipher import AesCiphers
 from contree.adapters.system.sealer import FileSealer
 from contree.app.access import Access
 from contree.app.cancel_operation import CancelOperation
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
-from contree.app.content_store import ContentStore
+from contree.app.content_index import ContentIndex
 from contree.app.event_log import EventLog
 from contree.app.guest_control import GuestControl
 from contree.app.image_search import ImageSearch
@@ -50,13 +54,16 @@ from contree.app.image_source import ImageSource
 from contree.app.import_image import ImportImage
 from contree.app.issue_tokens import IssueTokens
 from contree.app.journal import Journal
-from contree.app.layer_store import ImageFiles, LayerStore, MountPlan
+from contree.app.layer_store import ImageFiles, LayerRemoval, LayerStore
 from contree.app.leadership import Leadership
-from contree.app.microvm import GuestInfo, GuestSpec
 from contree.app.operation_news import OperationNews
-from contree.app.reads import FileReads, ImageReads, OperationReads, TokenReads
+from contree.app.project_content import ProjectContent
+from contree.app.project_environment import ProjectEnvironment
+from contree.app.project_journal import ProjectJournal
+from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
 from contree.app.recorded_log import RecordedLog
 from contree.app.recover import Recover
+from contree.app.remove_content import RemovalDuty, RemoveContent
 from contree.app.request_import import RequestImport
 from contree.app.request_run import RequestRun
 from contree.app.run_instance import RunInstance
@@ -104,7 +111,11 @@ class Core:
     operations: OperationReads
     files: FileReads
     tokens: TokenReads
-    content: ContentStore
+    projects: ProjectReads
+    content_index: ContentIndex
+    layer_removal: LayerRemoval
+    content: ProjectContent
+    environment: ProjectEnvironment
     layers: LayerStore
     image_files: ImageFiles
     image_search: ImageSearch
@@ -188,11 +199,16 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
         reads = PostgresDatabase(pool, guard=guard_of(projections.ALL))
+        operations = projections.SqlOperationReads(reads)
+        data_dir, sealer = settings.data_dir, FileSealer(settings.data_dir / "keys")
+        keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
         layers = LayerDirectory(settings.data_dir / "layers")
         stack.push_async_callback(asyncio.to_thread, layers.close)
-        image_files = LayerImageFiles(layers)
+        image_files, image_search = (
+            LayerImageFiles(layers),
+            LayerSearch(layers, data_dir / "search"),
+        )
         stack.push_async_callback(asyncio.to_thread, image_files.close)
-        image_search = LayerSearch(layers, settings.data_dir / "search")
         stack.push_async_callback(asyncio.to_thread, image_search.close)
         yield Core(
             settings=settings,
@@ -202,25 +218,28 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             recorded=PostgresRecordedLog(pool, listener),
             leadership=PostgresLeadership(urls.app),
             queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
-            journal=PostgresJournal(pool),
+            journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),
             database=reads,
             images=projections.SqlImageReads(reads),
-            operations=projections.SqlOperationReads(reads),
+            operations=operations,
             files=projections.SqlFileReads(reads),
             tokens=projections.SqlTokenReads(reads),
-            content=DirectoryContentStore(settings.data_dir / "content"),
+            projects=projections.SqlProjectReads(reads),
+            content_index=PostgresContentIndex(pool),
+            layer_removal=LayerRemovals(settings.data_dir / "layers", settings.data_dir / "search"),
+            content=ProjectContent(keys=keys, blobs=DirectoryBlobStore(data_dir / "content")),
+            environment=ProjectEnvironment(keys),
             layers=layers,
             image_files=image_files,
             image_search=image_search,
             source=SkopeoImageSource(settings.data_dir / "pulls"),
-            sealer=FileSealer(settings.data_dir / "keys"),
+            sealer=sealer,
         )
 
 
 def services(core: Core) -> Services:
-    """The use cases behind the HTTP API."""
     limits = core.settings.limits
     return Services(
         access=Access(tokens=core.tokens, clock=core.clock),
@@ -232,6 +251,7 @@ def services(core: Core) -> Services:
             images=core.images,
             files=core.files,
             content=core.content,
+            environment=core.environment,
             sealer=core.sealer,
             clock=core.clock,
             ids=core.ids,
@@ -251,6 +271,7 @@ def services(core: Core) -> Services:
             log=core.log, files=core.files, content=core.content, clock=core.clock, limits=limits
         ),
         content=core.content,
+        environment=core.environment,
         image_files=core.image_files,
         image_search=core.image_search,
         journal=core.journal,
@@ -259,6 +280,7 @@ def services(core: Core) -> Services:
             control=core.control,
             operations=core.operations,
             content=core.content,
+            environment=core.environment,
             sealer=core.sealer,
         ),
         limits=limits,
@@ -268,7 +290,6 @@ def services(core: Core) -> Services:
 
 
 def issue_tokens(core: Core) -> IssueTokens:
-    """The operator's use case."""
     return IssueTokens(log=core.log, clock=core.clock, ids=core.ids)
 
 
@@ -297,29 +318,13 @@ async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator
         await machines.aclose()
 
 
-@asynccontextmanager
-async def probed_guest(settings: Settings) -> AsyncIterator[GuestInfo]:
-    """Boot a guest without any layer; an earlier verdict on the accelerator does not count."""
-    async with microvm(settings, reprobe=True) as machines:
-        spec = GuestSpec(
-            run_id=SystemIds().new_id(),
-            mounts=MountPlan(squashfs=()),
-            hostname="probe",
-            max_layer_bytes=1024**2,
-        )
-        async with machines.start(spec) as guest:
-            yield guest.info
-
-
 def duties(core: Core) -> list[Duty]:
-    """What one worker of the deployment does for all, beside running operations."""
-    _ = core
-    return []
+    removal = RemoveContent(core, actor=f"worker:{core.settings.worker_name}")
+    return [RemovalDuty(removal=removal, projects=core.projects, clock=core.clock)]
 
 
 @asynccontextmanager
 async def worker(core: Core) -> AsyncIterator[Worker]:
-    """A worker that is ready to run."""
     settings, limits = core.settings, core.settings.limits
     if isinstance(core.layers, LayerDirectory):
         await asyncio.to_thread(core.layers.sweep)
@@ -333,6 +338,7 @@ async def worker(core: Core) -> AsyncIterator[Worker]:
             log=core.log,
             files=core.files,
             content=core.content,
+            environment=core.environment,
             layers=core.layers,
             microvm=machines,
             journal=core.journal,

@@ -26,6 +26,10 @@ class Permission(StrEnum):
     SET_IMAGE_TAG = "set_image_tag"
 
 
+READING = frozenset({"list", "audit"})
+"""What a token of an erased project may still do: read the facts that remain."""
+
+
 def parse_permissions(names: Sequence[str]) -> list[Permission]:
     """Return the named permissions, sorted, without duplicates.
 

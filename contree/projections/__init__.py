@@ -12,7 +12,7 @@ from contree.projections.files import FilesProjection, SqlFileReads
 from contree.projections.images import ImagesProjection, SqlImageReads
 from contree.projections.operation_reads import SqlOperationReads
 from contree.projections.operations import OperationsProjection
-from contree.projections.projects import ProjectsProjection
+from contree.projections.projects import ProjectsProjection, SqlProjectReads
 from contree.projections.tags import TagsProjection
 from contree.projections.tokens import SqlTokenReads, TokensProjection
 
@@ -30,5 +30,6 @@ __all__ = [
     "SqlFileReads",
     "SqlImageReads",
     "SqlOperationReads",
+    "SqlProjectReads",
     "SqlTokenReads",
 ]
