@@ -16,7 +16,7 @@ from pathlib import Path
 import asyncpg
 
 from bench._measure import Report, Target, progress
-from contree import bootstrap_proof, projections
+from contree import projections
 from contree.adapters.postgres.embedded import EmbeddedPostgres
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.log_rows import PostgresLogRows
@@ -24,6 +24,7 @@ from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.pool import open_pool
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.system.clock import SystemClock
+from contree.bootstrap import proof as proofs
 from contree.config import Settings
 
 ROWS = 1_000_000
@@ -61,7 +62,7 @@ async def _measure(report: Report, directory: Path, rows: int) -> None:
         pool = await open_pool(server.dsn)
         async with (
             pool,
-            bootstrap_proof.open_proof(
+            proofs.open_proof(
                 settings,
                 pool,
                 recorded=PostgresRecordedLog(pool, listener),
@@ -77,7 +78,7 @@ async def _measure(report: Report, directory: Path, rows: int) -> None:
 async def _compare(
     report: Report,
     dsn: str,
-    proof: bootstrap_proof.Proof,
+    proof: proofs.Proof,
     log_rows: PostgresLogRows,
     rows: int,
 ) -> None:
@@ -92,7 +93,7 @@ async def _compare(
         built.append(min(PART_ROWS, rows - start) / (time.monotonic() - began))
     await owner.execute("VACUUM ANALYZE public.stored_events")
     await owner.close()
-    key = bootstrap_proof.note_signer(proof.settings, make=False).key
+    key = proofs.note_signer(proof.settings, make=False).key
     until = await proof.recorded.head()
 
     async def verify() -> None:

@@ -10,8 +10,12 @@ from uuid import UUID
 from contree.app.clock import Clock
 from contree.app.reads import TokenReads, TokenRow
 from contree.domain.context import Context
-from contree.domain.errors import PermissionMissingError, UnauthenticatedError
-from contree.domain.token import Permission
+from contree.domain.errors import (
+    ContentErasedError,
+    PermissionMissingError,
+    UnauthenticatedError,
+)
+from contree.domain.token import READING, Permission
 
 
 def secret_sha256(secret: str) -> str:
@@ -35,9 +39,13 @@ class Caller:
         return str(self.token.token_id)
 
     def require(self, permission: Permission) -> None:
-        """Raise PermissionMissingError unless the token has `permission`."""
+        """Raise PermissionMissingError unless the token has `permission`, and ContentErasedError
+        when its project is erased and the permission is to do more than read.
+        """
         if permission.value not in self.token.permissions:
             raise PermissionMissingError(permission.value)
+        if self.token.erased_at is not None and permission.value not in READING:
+            raise ContentErasedError(self.token.erased_at)
 
     def context(self, at: datetime) -> Context:
         return Context(

@@ -7,7 +7,7 @@ read holds up nobody else. Whatever was done is in the log before its sender is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 from contree.app.guest_control import (
@@ -36,7 +36,7 @@ STDIN_PATIENCE_S = 10.0
 before any later one. So one piece a process waits here, and the senders of later ones wait outside.
 """
 
-ToProcess = Callable[[SubprocessSpec, bytes], ProcessSpec]
+ToProcess = Callable[[SubprocessSpec, bytes], Awaitable[ProcessSpec]]
 """Makes the process of a spec and its sealed secret environment (or nothing)."""
 
 ReadStdin = Callable[[Stdin], AsyncIterator[bytes]]
@@ -132,7 +132,7 @@ class ControlServer:
 
         await self._processes.spawn(
             spid,
-            self._to_process(spec, sealed),
+            await self._to_process(spec, sealed),
             shell=spec.shell,
             stdin=None if spec.stdin is None else self._read_stdin(spec.stdin),
             close_stdin=spec.stdin is None or spec.stdin.close,

@@ -59,6 +59,10 @@ class Journal(Protocol):
         """
         ...
 
+    async def forget(self, operation_ids: Sequence[UUID]) -> int:
+        """Remove the entries of these operations for good; return how many had some."""
+        ...
+
     async def restart(self, operation_id: UUID) -> None:
         """Become its one writer: forget what an attempt that was lost has written.
 

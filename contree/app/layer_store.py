@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +59,49 @@ class LayerStore(Protocol):
 
     async def mount_plan(self, diff_ids: Sequence[str]) -> MountPlan:
         """Make the layers local and return how to mount them. Raises NotFoundError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedLayers:
+    """How much went; `layer_bytes` is the uncompressed tars'."""
+
+    layer_count: int = 0
+    layer_bytes: int = 0
+
+
+class LayerRemoval(Protocol):
+    """Takes layers out of a LayerStore, in two steps: what is set aside can be put back.
+
+    A layer that is added again while it is there counts as added now.
+    """
+
+    async def set_aside(self, diff_id: str, *, added_before: datetime) -> bool:
+        """Take the layer out of use, unless it was (last) added at `added_before` or later.
+
+        False when it stays, or is not there.
+        """
+        ...
+
+    async def put_back(self, diff_id: str) -> None:
+        """Have it in use again. What is not set aside is no error."""
+        ...
+
+    async def is_there(self, diff_id: str) -> bool:
+        """Whether it is in use."""
+        ...
+
+    async def aside(self) -> Sequence[str]:
+        """What is set aside, also by who was killed meanwhile."""
+        ...
+
+    async def destroy(
+        self, diff_ids: Sequence[str], *, images: Sequence[Sequence[str]]
+    ) -> RemovedLayers:
+        """Destroy layers that are set aside, and all that was derived of them.
+
+        `images` are the stacks of layers that have them, each bottom to top.
+        """
         ...
 
 

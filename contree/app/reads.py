@@ -59,6 +59,7 @@ class OperationRow:
     image_size_bytes: int | None
     request: Mapping[str, Any]
     outcome: Mapping[str, Any] | None
+    replay_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,8 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
+    """A token; `content_cut` and `erased_at` are its project's (ProjectRow)."""
+
     token_id: UUID
     project_id: UUID
     project_name: str
@@ -79,6 +82,31 @@ class TokenRow:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    content_cut: datetime | None = None
+    erased_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectRow:
+    """A project, and what becomes of its content.
+
+    hold_reason     under a legal hold, for this reason
+    retention_days  None: content is kept for ever
+    content_cut     content of operations that ended before is gone, or going
+    swept_cut       content of operations that ended before is removed from disk
+    erased_at       its data key was destroyed then
+    cleared_at      what it left on disk was removed then
+    """
+
+    project_id: UUID
+    name: str
+    created_at: datetime
+    hold_reason: str | None = None
+    retention_days: int | None = None
+    content_cut: datetime | None = None
+    swept_cut: datetime | None = None
+    erased_at: datetime | None = None
+    cleared_at: datetime | None = None
 
 
 class ImageReads(Protocol):
@@ -115,6 +143,10 @@ class OperationReads(Protocol):
         kind: Kind | None = None,
     ) -> Sequence[OperationRow]: ...
 
+    async def project_of(self, operation_id: UUID) -> UUID | None:
+        """Whose the operation is; None when it is not known."""
+        ...
+
     async def counts(self, project_id: UUID) -> Mapping[str, int]:
         """Number of operations by status word, all six present."""
         ...
@@ -132,3 +164,21 @@ class TokenReads(Protocol):
     async def by_secret_sha256(self, secret_sha256: str) -> TokenRow | None: ...
 
     async def list(self) -> Sequence[TokenRow]: ...
+
+    async def active_of(self, project_id: UUID) -> Sequence[UUID]:
+        """The project's tokens that are not revoked."""
+        ...
+
+
+class ProjectReads(Protocol):
+    async def get(self, project_id: UUID) -> ProjectRow | None: ...
+
+    async def list(self) -> Sequence[ProjectRow]:
+        """All, by name."""
+        ...
+
+    async def to_tend(self) -> Sequence[ProjectRow]:
+        """Those whose content may have to be removed: erased and not cleared, or with a retention
+        or something expired, and no legal hold; by name.
+        """
+        ...

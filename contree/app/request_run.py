@@ -10,9 +10,10 @@ import orjson
 
 from contree.app.access import Caller
 from contree.app.clock import Clock, IdSource
-from contree.app.content_store import ContentStore
 from contree.app.event_log import EventLog
 from contree.app.limits import Limits
+from contree.app.project_content import ProjectContent
+from contree.app.project_environment import ProjectEnvironment
 from contree.app.reads import FileReads, ImageReads
 from contree.app.sealing import Sealer
 from contree.domain.environment import is_secret, masked
@@ -73,7 +74,8 @@ class RequestRun:
         log: EventLog,
         images: ImageReads,
         files: FileReads,
-        content: ContentStore,
+        content: ProjectContent,
+        environment: ProjectEnvironment,
         sealer: Sealer,
         clock: Clock,
         ids: IdSource,
@@ -83,6 +85,7 @@ class RequestRun:
         self._images = images
         self._files = files
         self._content = content
+        self._environment = environment
         self._sealer = sealer
         self._clock = clock
         self._ids = ids
@@ -91,7 +94,7 @@ class RequestRun:
     async def request(self, caller: Caller, order: RunOrder) -> tuple[UUID, InstanceSpec]:
         """Return the operation's id and the normalised request. Never waits for capacity.
 
-        Raises PermissionMissingError, InvalidFieldError, NotFoundError (image).
+        Raises PermissionMissingError, InvalidFieldError, NotFoundError (image), ContentErasedError.
         """
         caller.require(Permission.SPAWN_DISPOSABLE if order.disposable else Permission.SPAWN)
         secrets = {n: v for n, v in order.env.items() if v is not None and is_secret(n)}
@@ -99,7 +102,7 @@ class RequestRun:
         replace(spec, env=order.env).check()  # the real values, before the secrets are masked
         await self._check_files_exist(caller, spec)
         if order.stdin is not None:
-            stored = await self._content.put_bytes(order.stdin.data)
+            stored = await self._content.put_bytes(caller.project_id, order.stdin.data)
             stdin = Stdin(
                 sha256=stored.sha256,
                 size_bytes=stored.size_bytes,
@@ -108,7 +111,9 @@ class RequestRun:
             )
             spec = replace(spec, stdin=stdin)
         operation = Operation.request_instance(
-            caller.context(self._clock.now()), operation_id=self._ids.new_id(), spec=spec
+            caller.context(self._clock.now()),
+            operation_id=self._ids.new_id(),
+            spec=await self._environment.sealed(caller.project_id, spec),
         )
         sealed = {operation.id: self._sealer.seal(orjson.dumps(secrets))} if secrets else None
         await self._log.append(operation, seal=sealed)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 
 import orjson
 
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
-from contree.app.content_store import ContentStore
 from contree.app.control_server import ControlServer
 from contree.app.event_log import EventLog
 from contree.app.guest_command import CapturedOutput, CommandResult, Steering, run_command
@@ -22,15 +22,19 @@ from contree.app.guest_control import GuestControl, Inbox
 from contree.app.guest_processes import GuestProcesses
 from contree.app.journal import Journal
 from contree.app.layer_store import Layer, LayerStore
+from contree.app.left_behind import LeftBehind, left_behind, result_image
 from contree.app.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
 from contree.app.operation_history import OperationHistory
 from contree.app.operation_journal import OperationJournal
+from contree.app.project_content import ProjectContent
+from contree.app.project_environment import ProjectEnvironment
 from contree.app.reads import FileReads
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
-from contree.domain.environment import environment_to_preserve, is_secret, process_environment
+from contree.domain.environment import process_environment
 from contree.domain.errors import (
+    ContentErasedError,
     InvalidFieldError,
     NotFoundError,
     OperationFailure,
@@ -54,7 +58,8 @@ class RunInstance:
         *,
         log: EventLog,
         files: FileReads,
-        content: ContentStore,
+        content: ProjectContent,
+        environment: ProjectEnvironment,
         layers: LayerStore,
         microvm: MicroVM,
         journal: Journal,
@@ -67,6 +72,7 @@ class RunInstance:
         self._log = log
         self._files = files
         self._content = content
+        self._environment = environment
         self._layers = layers
         self._microvm = microvm
         self._journal = journal
@@ -91,6 +97,7 @@ class RunInstance:
                 InvalidFieldError,
                 StorageFullError,
                 NotFoundError,
+                ContentErasedError,
             ) as failure:
                 if isinstance(failure, OperationFailure) and failure.retryable:
                     await self._conclude.lose(operation.id, str(failure), worker=operation.worker)
@@ -110,9 +117,12 @@ class RunInstance:
         spec = operation.spec
         if spec is None:
             raise OperationFailure("the operation is not a run")
+        await self._content.require(operation.project_id)
         image = await self._log.load(Image, spec.image_id)
         if image is None:
             raise NotFoundError("image", spec.image_id)
+        spec = await self._environment.opened(operation.project_id, spec)
+        preserved = await self._environment.preserved(image)
         request_env = await self._request_environment(operation, spec)
         guest_spec = GuestSpec(
             run_id=self._ids.new_id(),
@@ -126,17 +136,18 @@ class RunInstance:
             await self._put_files(guest, operation, spec)
             result = await run_command(
                 guest,
-                _process(spec, image, request_env),
-                stdin=None if spec.stdin is None else self._stdin(spec.stdin),
+                _process(spec, image, preserved, request_env),
+                stdin=None if spec.stdin is None else self._stdin(operation, spec.stdin),
                 close_stdin=spec.stdin is None or spec.stdin.close,
                 shell=spec.shell,
                 journal=journal,
-                steering=self._steering(operation, spec, image, request_env),
+                steering=self._steering(operation, spec, image, preserved, request_env),
             )
             layer = None if spec.disposable else await self._keep_delta(guest, image, spec)
-        outcome = await self._outcome(result)
+        outcome = await self._outcome(operation, result)
         digest = await journal.finish()
-        await self._record_success(operation, image, request_env, layer, outcome, digest)
+        left = await left_behind(self._environment, image, spec, preserved, request_env)
+        await self._record_success(operation, image, left, layer, outcome, digest)
 
     async def _request_environment(
         self, operation: Operation, spec: InstanceSpec
@@ -168,29 +179,33 @@ class RunInstance:
                 raise NotFoundError("file", placement.file_id)
             await guest.put_file(
                 path,
-                self._content.read(row.sha256),
+                self._content.read(operation.project_id, row.sha256),
                 size_bytes=row.size_bytes,
                 uid=placement.uid,
                 gid=placement.gid,
                 mode=placement.mode,
             )
 
-    def _stdin(self, stdin: Stdin) -> AsyncIterator[bytes]:
-        return self._content.read(stdin.sha256)
+    def _stdin(self, operation: Operation, stdin: Stdin) -> AsyncIterator[bytes]:
+        return self._content.read(operation.project_id, stdin.sha256)
 
     def _steering(
         self,
         operation: Operation,
         spec: InstanceSpec,
         image: Image,
+        preserved: Mapping[str, str],
         request_env: Mapping[str, str | None],
     ) -> Steering:
         """What clients start beside the command has its image, environment and directory."""
         history = OperationHistory(log=self._log, clock=self._clock, operation_id=operation.id)
 
-        def to_process(wanted: SubprocessSpec, sealed: bytes) -> ProcessSpec:
+        async def to_process(wanted: SubprocessSpec, sealed: bytes) -> ProcessSpec:
+            wanted = await self._environment.opened(operation.project_id, wanted)
             secrets = orjson.loads(self._sealer.open(sealed)) if sealed else {}
-            return _subprocess(wanted, spec, image, {**request_env, **wanted.env, **secrets})
+            return _subprocess(
+                wanted, spec, image, preserved, {**request_env, **wanted.env, **secrets}
+            )
 
         def server(inbox: Inbox, processes: GuestProcesses) -> ControlServer:
             return ControlServer(
@@ -198,7 +213,7 @@ class RunInstance:
                 processes=processes,
                 history=history,
                 to_process=to_process,
-                read_stdin=self._stdin,
+                read_stdin=partial(self._stdin, operation),
             )
 
         return Steering(inbox=self._control.open(operation.id), server=server)
@@ -210,7 +225,7 @@ class RunInstance:
             bytes_max=spec.max_layer_bytes,
         )
 
-    async def _outcome(self, result: CommandResult) -> ProcessOutcome:
+    async def _outcome(self, operation: Operation, result: CommandResult) -> ProcessOutcome:
         exited = result.exited
         return ProcessOutcome(
             pid=exited.pid,
@@ -220,12 +235,12 @@ class RunInstance:
             timed_out=exited.timed_out,
             duration_us=exited.duration_us,
             usage=exited.usage,
-            stdout=await self._stored(result.stdout),
-            stderr=await self._stored(result.stderr),
+            stdout=await self._stored(operation, result.stdout),
+            stderr=await self._stored(operation, result.stderr),
         )
 
-    async def _stored(self, output: CapturedOutput) -> CapturedStream:
-        content = await self._content.put_bytes(bytes(output.data))
+    async def _stored(self, operation: Operation, output: CapturedOutput) -> CapturedStream:
+        content = await self._content.put_bytes(operation.project_id, bytes(output.data))
         return CapturedStream(
             sha256=content.sha256,
             size_bytes=content.size_bytes,
@@ -236,13 +251,13 @@ class RunInstance:
         self,
         operation: Operation,
         image: Image,
-        request_env: Mapping[str, str | None],
+        left: LeftBehind,
         layer: Layer | None,
         outcome: ProcessOutcome,
         journal_sha256: str,
     ) -> None:
         async def decide(current: Operation, context: Context) -> Sequence[Aggregate]:
-            result = _result_image(context, current, image, request_env, layer)
+            result = result_image(context, current, image, left, layer)
             current.succeed(
                 context,
                 result_image_id=None if result is None else result.id,
@@ -264,11 +279,14 @@ class RunInstance:
 
 
 def _process(
-    spec: InstanceSpec, image: Image, request_env: Mapping[str, str | None]
+    spec: InstanceSpec,
+    image: Image,
+    preserved: Mapping[str, str],
+    request_env: Mapping[str, str | None],
 ) -> ProcessSpec:
     env = process_environment(
         image_env=image.env,
-        preserved_env=image.preserved_env,
+        preserved_env=preserved,
         request_env=request_env,
         shell=spec.shell,
     )
@@ -285,12 +303,16 @@ def _process(
 
 
 def _subprocess(
-    wanted: SubprocessSpec, spec: InstanceSpec, image: Image, env: Mapping[str, str | None]
+    wanted: SubprocessSpec,
+    spec: InstanceSpec,
+    image: Image,
+    preserved: Mapping[str, str],
+    env: Mapping[str, str | None],
 ) -> ProcessSpec:
     """Without a timeout: it ends with the instance at the latest."""
     environment = process_environment(
         image_env=image.env,
-        preserved_env=image.preserved_env,
+        preserved_env=preserved,
         request_env=env,
         shell=spec.shell or wanted.shell,
     )
@@ -302,41 +324,4 @@ def _subprocess(
         gid=wanted.gid,
         stdin_open=wanted.stdin is not None,
         output_bytes_max=wanted.output_bytes_max,
-    )
-
-
-def _result_image(
-    context: Context,
-    operation: Operation,
-    image: Image,
-    request_env: Mapping[str, str | None],
-    layer: Layer | None,
-) -> Image | None:
-    """The image the run leaves behind: none, the one it ran on, or a new one."""
-    spec = operation.spec
-    if spec is None or spec.disposable:
-        return None
-    env, preserved_env, workdir = image.env, image.preserved_env, image.workdir
-    if spec.preserve_env:
-        # What is preserved holds the imported ENV too, but for the names that were deleted.
-        env = {}
-        # Secrets never enter the log, so they are not kept in an image either.
-        preserved_env = environment_to_preserve(
-            image_env=image.env,
-            preserved_env=image.preserved_env,
-            request_env={n: v for n, v in request_env.items() if v is None or not is_secret(n)},
-        )
-    if spec.preserve_cwd:
-        workdir = spec.cwd or image.workdir
-    before = (image.env, image.preserved_env, image.workdir)
-    if layer is None and (env, preserved_env, workdir) == before:
-        return image
-    return image.committed(
-        context,
-        operation_id=operation.id,
-        layer=None if layer is None else layer.diff_id,
-        env=env,
-        preserved_env=preserved_env,
-        workdir=workdir,
-        size_bytes=0 if layer is None else layer.size_bytes,
     )

@@ -9,12 +9,13 @@ from contree.app.access import Access
 from contree.app.ask_audit import AskAudit
 from contree.app.cancel_operation import CancelOperation
 from contree.app.clock import Clock
-from contree.app.content_store import ContentStore
 from contree.app.image_search import ImageSearch
 from contree.app.journal import Journal
 from contree.app.layer_store import ImageFiles
 from contree.app.limits import Limits
 from contree.app.operation_news import OperationNews
+from contree.app.project_content import ProjectContent
+from contree.app.project_environment import ProjectEnvironment
 from contree.app.reads import FileReads, ImageReads, OperationReads
 from contree.app.request_import import RequestImport
 from contree.app.request_run import RequestRun
@@ -36,7 +37,8 @@ class Services:
     cancellation: CancelOperation
     tags: TagImages
     uploads: UploadFile
-    content: ContentStore
+    content: ProjectContent
+    environment: ProjectEnvironment
     image_files: ImageFiles
     image_search: ImageSearch
     journal: Journal

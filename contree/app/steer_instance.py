@@ -13,7 +13,6 @@ from uuid import UUID
 import orjson
 
 from contree.app.access import Caller
-from contree.app.content_store import ContentStore
 from contree.app.guest_control import (
     PAYLOAD_BYTES_MAX,
     Action,
@@ -22,6 +21,8 @@ from contree.app.guest_control import (
     GuestControl,
     Outcome,
 )
+from contree.app.project_content import ProjectContent
+from contree.app.project_environment import ProjectEnvironment
 from contree.app.reads import OperationReads, OperationRow
 from contree.app.request_run import StdinOrder
 from contree.app.sealing import Sealer
@@ -74,12 +75,14 @@ class SteerInstance:
         *,
         control: GuestControl,
         operations: OperationReads,
-        content: ContentStore,
+        content: ProjectContent,
+        environment: ProjectEnvironment,
         sealer: Sealer,
     ) -> None:
         self._control = control
         self._operations = operations
         self._content = content
+        self._environment = environment
         self._sealer = sealer
 
     async def spawn(self, caller: Caller, operation_id: UUID, order: SubprocessOrder) -> int:
@@ -96,13 +99,13 @@ class SteerInstance:
             asked,
             env=masked(order.env),
             env_digests={n: self._sealer.digest(v.encode()) for n, v in secrets.items()},
-            stdin=await self._stored(order.stdin),
+            stdin=await self._stored(caller, order.stdin),
         )
         answer = await self._send(
             caller,
             operation_id,
             Action.SPAWN,
-            facts=spec.to_fact(),
+            facts=(await self._environment.sealed(caller.project_id, spec)).to_fact(),
             payload=self._sealer.seal(orjson.dumps(secrets)) if secrets else b"",
         )
         if answer.outcome is Outcome.ENDED:
@@ -164,10 +167,10 @@ class SteerInstance:
         caller.require(Permission.SPAWN_DISPOSABLE if disposable else Permission.SPAWN)
         return row
 
-    async def _stored(self, order: StdinOrder | None) -> Stdin | None:
+    async def _stored(self, caller: Caller, order: StdinOrder | None) -> Stdin | None:
         if order is None:
             return None
-        stored = await self._content.put_bytes(order.data)
+        stored = await self._content.put_bytes(caller.project_id, order.data)
         return Stdin(
             sha256=stored.sha256,
             size_bytes=stored.size_bytes,

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 from contree.app.access import Caller
 from contree.app.clock import Clock
-from contree.app.content_store import ContentStore
 from contree.app.event_log import EventLog
 from contree.app.limits import Limits
+from contree.app.project_content import ProjectContent
 from contree.app.reads import FileReads, FileRow
 from contree.app.retries import retry_conflicts
 from contree.domain.errors import NotFoundError, PermissionMissingError
@@ -22,7 +22,7 @@ class UploadFile:
         *,
         log: EventLog,
         files: FileReads,
-        content: ContentStore,
+        content: ProjectContent,
         clock: Clock,
         limits: Limits,
     ) -> None:
@@ -43,7 +43,9 @@ class UploadFile:
             & caller.token.permissions
         ):
             raise PermissionMissingError(Permission.SPAWN.value)
-        content = await self._content.put(chunks, bytes_max=self._limits.upload_bytes_max)
+        content = await self._content.put(
+            caller.project_id, chunks, bytes_max=self._limits.upload_bytes_max
+        )
 
         async def attempt() -> None:
             context = caller.context(self._clock.now())

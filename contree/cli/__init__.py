@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from contree.cli import audit, dsn, lineage, projections, server, tokens
+from contree.cli import audit, dsn, lineage, project, projections, server, tokens
 from contree.cli import doctor as doctor_command
 from contree.config import load_settings
 from contree.domain.errors import ContreeError
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     server.add_commands(commands, common)
     tokens.add_commands(commands, common)
+    project.add_commands(commands, common)
     dsn.add_commands(commands, common)
     projections.add_commands(commands, common)
     audit.add_commands(commands, common)

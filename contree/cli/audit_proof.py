@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
 
-from contree import bootstrap, bootstrap_proof
+from contree import bootstrap
 from contree.app.proof.bundle import Proven
 from contree.app.proof.verify import Verdict
-from contree.bootstrap_proof import Proof
+from contree.bootstrap import proof as proofs
+from contree.bootstrap.proof import Proof
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, UnavailableError
 from contree.domain.note import VerifierKey
@@ -95,16 +96,16 @@ async def _proof(settings: Settings) -> AsyncIterator[Proof]:
             ) from None
         async with (
             bootstrap.database(settings) as started,
-            bootstrap_proof.proof_of(settings, started.app) as proof,
+            proofs.proof_of(settings, started.app) as proof,
         ):
             yield proof
         return
-    async with bootstrap_proof.proof_of(settings, urls.app) as proof:
+    async with proofs.proof_of(settings, urls.app) as proof:
         yield proof
 
 
 async def _key(settings: Settings, _: argparse.Namespace) -> None:
-    sys.stdout.write(f"{bootstrap_proof.note_signer(settings, make=False).key}\n")
+    sys.stdout.write(f"{proofs.note_signer(settings, make=False).key}\n")
 
 
 async def _verify(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -145,23 +146,23 @@ async def _export(settings: Settings, arguments: argparse.Namespace) -> None:
 
 async def _check(_: Settings, arguments: argparse.Namespace) -> None:
     keys = [VerifierKey.parse(text) for text in arguments.key]
-    proven = bootstrap_proof.check_file(Path(arguments.bundle), keys)
+    proven = proofs.check_file(Path(arguments.bundle), keys)
     sys.stdout.write("\n".join(_told(proven)) + "\n")
 
 
 async def _rebuild(settings: Settings, _: argparse.Namespace) -> None:
     async with bootstrap.database(settings) as database:
-        await bootstrap_proof.forget_tree(database.owner)
-        async with bootstrap_proof.proof_of(settings, database.app) as proof:
+        await proofs.forget_tree(database.owner)
+        async with proofs.proof_of(settings, database.app) as proof:
             size = await proof.grow()
     sys.stdout.write(f"made the tree over {size} events again\n")
 
 
 def _believed(settings: Settings, arguments: argparse.Namespace) -> list[VerifierKey]:
     """The keys that were given; without any, this deployment's, if it has made one yet."""
-    if not arguments.key and not bootstrap_proof.key_path(settings).exists():
+    if not arguments.key and not proofs.key_path(settings).exists():
         return []
-    return bootstrap_proof.verifier_keys(settings, arguments.key)
+    return proofs.verifier_keys(settings, arguments.key)
 
 
 def _said(verdict: Verdict) -> list[str]:

@@ -8,6 +8,10 @@ from contree.domain.errors import InvalidFieldError
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED = "<MASKED>"
+SEALED = "<SEALED>"
+"""Stands for a value that is sealed beside it, under the project's key."""
+ERASED = "<ERASED>"
+"""Stands for such a value when the key is no more."""
 SECRET_SUFFIXES = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "CREDENTIALS", "AUTHORIZATION")
 ENTRIES_MAX = 4096
 ENTRY_BYTES_MAX = 128 * 1024

@@ -7,6 +7,8 @@ operation (`OperationFailure`: we could not run it; it ends as FAILED with this 
 
 from __future__ import annotations
 
+from datetime import datetime
+
 
 class ContreeError(Exception):
     """Root of the tree; `code` is public and stable, `str(error)` is for people."""
@@ -112,6 +114,35 @@ class InstanceEndedError(ContreeError):
     """The instance has ended: there is no process left that could take this."""
 
     code = "instance_ended"
+
+
+class ContentErasedError(ContreeError):
+    """The content was destroyed, on purpose and on record; the facts in the log remain."""
+
+    code = "content_erased"
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(f"the project's content was erased on {at:%Y-%m-%d %H:%M:%S} UTC")
+        self.at = at
+
+
+class ContentExpiredError(ContreeError):
+    """The content of an operation is older than its project keeps content; the facts remain."""
+
+    code = "content_expired"
+
+    def __init__(self, cut: datetime) -> None:
+        super().__init__(
+            "the project's retention removed the content of operations that ended before "
+            f"{cut:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        self.cut = cut
+
+
+class ContentDamagedError(ContreeError):
+    """Stored content does not open under its project's key: damaged, or exchanged."""
+
+    code = "content_damaged"
 
 
 class OutcomeUnknownError(ContreeError):

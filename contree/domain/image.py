@@ -7,6 +7,7 @@ working directory that runs on it inherit. It came from a registry or from an ex
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 from contree.domain.aggregate import Aggregate, Created, register
@@ -51,18 +52,28 @@ class ImageImported(Created):
 class ImageCommitted(Created):
     """Recorded by the worker together with the success of the run that left it behind.
 
-    `layer` is the delta's diff_id, None when only env or workdir changed; `size_bytes` its size.
+    layer                 the delta's diff_id, None when only env or workdir changed
+    env                   imported ENV that still applies, as the registry has it: never sealed
+    preserved_env         of each value of `preserved_env_sealed` only the name; else name to value
+    preserved_env_sealed  sealed under the project's key, from version 2 on; None: nothing is
+    size_bytes            of `layer`
     """
 
     TOPIC = "contree.image.committed"
+    class_version: ClassVar[int] = 2
     operation_id: UUID
     parent_image_id: UUID
     layer: str | None
     layers: list[str]
     env: dict[str, str]
     preserved_env: dict[str, str]
+    preserved_env_sealed: str | None
     workdir: str
     size_bytes: int
+
+    @staticmethod
+    def upcast_v1_v2(state: dict[str, Any]) -> None:
+        state["preserved_env_sealed"] = None
 
 
 class Image(Aggregate):
@@ -83,10 +94,12 @@ class Image(Aggregate):
         project_id: UUID,
         parent_image_id: UUID | None = None,
         preserved_env: dict[str, str] | None = None,
+        preserved_env_sealed: str | None = None,
     ) -> None:
         self.layers = layers
         self.env = env
         self.preserved_env = preserved_env or {}
+        self.preserved_env_sealed = preserved_env_sealed
         self.workdir = workdir
         self.size_bytes = size_bytes
         self.operation_id = operation_id
@@ -130,6 +143,7 @@ class Image(Aggregate):
         preserved_env: Mapping[str, str],
         workdir: str,
         size_bytes: int,
+        preserved_env_sealed: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Image:
         """Return the image that a run on this one left behind; `env` None keeps this one's."""
@@ -143,6 +157,7 @@ class Image(Aggregate):
             layers=[*self.layers, *([layer] if layer is not None else [])],
             env=dict(self.env if env is None else env),
             preserved_env=dict(preserved_env),
+            preserved_env_sealed=preserved_env_sealed,
             workdir=workdir,
             size_bytes=size_bytes,
         )

@@ -104,6 +104,8 @@ def process_argv(spec: ProcessFields, env: Mapping[str, str]) -> tuple[str, ...]
 class InstanceSpec:
     """One run, with every default filled. `env` holds no secret: see `domain.environment`.
 
+    env_sealed          the values that `env` shows as `<SEALED>`, under the project's key; None
+                        when `env` has them itself (app.project_environment)
     timeout_s           wall clock of the main process, seconds
     output_bytes_max    bytes kept of each of stdout and stderr
     max_layer_bytes     bound on what the run may leave behind
@@ -116,6 +118,7 @@ class InstanceSpec:
     shell: bool = False
     env: Mapping[str, str | None] = field(default_factory=dict)
     env_digests: Mapping[str, str] = field(default_factory=dict)
+    env_sealed: str | None = field(default=None, repr=False)
     cwd: str = ""
     uid: int = 0
     gid: int = 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from contree.domain.aggregate import Aggregate, Created, Event, register
@@ -35,8 +35,6 @@ ATTEMPTS_MAX = 3
 
 
 class Status(StrEnum):
-    """The API's words."""
-
     PENDING = "PENDING"
     ASSIGNED = "ASSIGNED"
     EXECUTING = "EXECUTING"
@@ -69,10 +67,17 @@ class ImportRequested(Created):
 
 
 class InstanceRequested(Created):
-    """Recorded when a client asks for a run. `spec` is InstanceSpec.to_fact."""
+    """Recorded when a client asks for a run, or (`replay_of`) for the repetition of one."""
 
     TOPIC = "contree.operation.instance_requested"
-    spec: dict[str, Any]
+    class_version: ClassVar[int] = 2
+    spec: dict[str, Any]  # InstanceSpec.to_fact; version 1 had no `env_sealed`
+    replay_of: UUID | None
+
+    @staticmethod
+    def upcast_v1_v2(state: dict[str, Any]) -> None:
+        state["spec"]["env_sealed"] = None
+        state["replay_of"] = None
 
 
 class OperationAssigned(Event):
@@ -123,15 +128,19 @@ class CancellationRequested(Event):
 class SubprocessSpawned(Event):
     """Recorded when a client's further process has started in the guest; the actor is the client.
 
-    spid  2, 3, ...: never used twice in an operation
-    pid   in the guest
-    spec  SubprocessSpec.to_fact; secrets are masked, standard input is a digest
+    spid  2, 3, ...: never used twice in an operation; `pid` is the guest's
+    spec  SubprocessSpec.to_fact; standard input is a digest; version 1 had no `env_sealed`
     """
 
     TOPIC = "contree.operation.subprocess_spawned"
+    class_version: ClassVar[int] = 2
     spid: int
     pid: int
     spec: dict[str, Any]
+
+    @staticmethod
+    def upcast_v1_v2(state: dict[str, Any]) -> None:
+        state["spec"]["env_sealed"] = None
 
     def apply(self, aggregate: Operation) -> None:
         aggregate.last_spid = self.spid
@@ -200,6 +209,7 @@ class Operation(Aggregate):
         self,
         project_id: UUID,
         spec: dict[str, Any] | None = None,
+        replay_of: UUID | None = None,
         registry_url: str | None = None,
         username: str | None = None,
         tag: str | None = None,
@@ -207,6 +217,7 @@ class Operation(Aggregate):
     ) -> None:
         self.kind = Kind.IMPORT if spec is None else Kind.INSTANCE
         self.spec = None if spec is None else InstanceSpec.from_fact(spec)
+        self.replay_of = replay_of
         self.registry_url = registry_url
         self.username = username
         self.tag = tag
@@ -243,10 +254,16 @@ class Operation(Aggregate):
 
     @classmethod
     def request_instance(
-        cls, context: Context, *, operation_id: UUID, spec: InstanceSpec
+        cls,
+        context: Context,
+        *,
+        operation_id: UUID,
+        spec: InstanceSpec,
+        replay_of: UUID | None = None,
     ) -> Operation:
         spec.check()
-        return cls._begin(InstanceRequested, context, operation_id, spec=spec.to_fact())
+        facts = {"spec": spec.to_fact(), "replay_of": replay_of}
+        return cls._begin(InstanceRequested, context, operation_id, **facts)
 
     def assign(self, context: Context, *, worker: str, lease_until: datetime) -> None:
         """Give a pending operation to `worker`."""

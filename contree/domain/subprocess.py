@@ -15,6 +15,7 @@ class SubprocessSpec:
 
     env                 on top of the instance's own environment; None unsets
     env_digests         keyed digest of each masked value
+    env_sealed          as InstanceSpec has it
     cwd                 empty: the instance's own
     stdin               None: /dev/null
     output_bytes_max    bytes kept of each of stdout and stderr
@@ -25,6 +26,7 @@ class SubprocessSpec:
     shell: bool = False
     env: Mapping[str, str | None] = field(default_factory=dict)
     env_digests: Mapping[str, str] = field(default_factory=dict)
+    env_sealed: str | None = field(default=None, repr=False)
     cwd: str = ""
     uid: int = 0
     gid: int = 0

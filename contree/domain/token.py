@@ -31,6 +31,10 @@ DEFAULT_PERMISSIONS = tuple(p for p in Permission if p is not Permission.AUDIT)
 """What a token may do when nothing else is asked for: working, but not looking into the history."""
 
 
+READING = frozenset({"list", "audit"})
+"""What a token of an erased project may still do: read the facts that remain."""
+
+
 def parse_permissions(names: Sequence[str]) -> list[Permission]:
     """Return the named permissions, sorted, without duplicates.
 

@@ -34,9 +34,12 @@ STATUS_BY_ERROR: dict[type[errors.ContreeError], HTTPStatus] = {
     errors.InvalidTransitionError: HTTPStatus.CONFLICT,
     errors.ConflictError: HTTPStatus.CONFLICT,
     errors.StorageFullError: HTTPStatus.CONFLICT,
+    errors.ContentDamagedError: HTTPStatus.CONFLICT,
     errors.WrongFileTypeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.InstanceEndedError: HTTPStatus.GONE,
+    errors.ContentErasedError: HTTPStatus.GONE,
+    errors.ContentExpiredError: HTTPStatus.GONE,
     errors.TooEarlyError: HTTPStatus.TOO_EARLY,
     errors.OutcomeUnknownError: HTTPStatus.GATEWAY_TIMEOUT,
     # An adapter's own error at its start: it has no business here.

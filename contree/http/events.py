@@ -25,7 +25,7 @@ from contree.domain.token import Permission
 from contree.http.event_frames import Frame, completion_frame, frame_of
 from contree.http.feed import Feeds
 from contree.http.journal_reader import JournalReader
-from contree.http.operations import operation_in_path
+from contree.http.operations import content_gone, operation_in_path
 from contree.http.query import flag_of, whole_number
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
 
@@ -76,6 +76,8 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     if wanted.follow:
         _require_spawn(request)
     row = await operation_in_path(request)
+    if (gone := content_gone(request[CALLER], row)) is not None:
+        raise gone
     follow = wanted.follow and not row.status.is_terminal
     pieces = _followed(request, row, wanted) if follow else _present(request, row, wanted)
     response = web.StreamResponse(headers=HEADERS)

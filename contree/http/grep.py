@@ -9,7 +9,7 @@ from aiohttp import web
 from contree.app.image_search import CaseMode, FoundLine, SearchQuery
 from contree.domain.errors import InvalidFieldError
 from contree.http.answers import json_answer
-from contree.http.inspect import image_of
+from contree.http.inspect import readable_image
 from contree.http.query import choice_of, guest_paths_of, number_of
 from contree.http.wiring import SERVICES
 
@@ -26,7 +26,7 @@ CONTEXT_LINES_MAX = 50
 
 async def grep(request: web.Request) -> web.Response:
     """The lines that match, in order, with as much context as is asked for."""
-    image = await image_of(request)
+    image = await readable_image(request)
     paths = guest_paths_of(request, default="/", count_max=REPEATED_MAX)
     query = SearchQuery(
         patterns=_patterns(request),

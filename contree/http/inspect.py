@@ -10,7 +10,7 @@ from aiohttp import web
 
 from contree.app.layer_store import FileEntry
 from contree.app.reads import ImageRow
-from contree.domain.errors import InvalidFieldError, NotFoundError
+from contree.domain.errors import ContentErasedError, InvalidFieldError, NotFoundError
 from contree.domain.token import Permission
 from contree.http.answers import json_answer
 from contree.http.as_of import seen_by
@@ -68,7 +68,7 @@ async def get_image(request: web.Request) -> web.Response:
 
 async def list_directory(request: web.Request) -> web.Response:
     """JSON, or with `text` (in any form) what `ls -l` would print."""
-    image = await image_of(request)
+    image = await readable_image(request)
     asked, path = guest_path_of(request)
     services = request.app[SERVICES]
     entries = await services.image_files.list(image.layers, path)
@@ -92,7 +92,7 @@ async def list_directory(request: web.Request) -> web.Response:
 
 async def download(request: web.Request) -> web.StreamResponse:
     """The bytes of one regular file; symbolic links are followed inside the image."""
-    image = await image_of(request)
+    image = await readable_image(request)
     _, path = guest_path_of(request)
     content = await request.app[SERVICES].image_files.open(image.layers, path)
     as_text = "text" in request.query
@@ -102,7 +102,7 @@ async def download(request: web.Request) -> web.StreamResponse:
 
 async def archive(request: web.Request) -> web.StreamResponse:
     """A pax tar of a directory or one file."""
-    image = await image_of(request)
+    image = await readable_image(request)
     _, path = guest_path_of(request)
     chunks = await request.app[SERVICES].image_files.archive(image.layers, path)
     return await archive_answer(request, chunks, filename=_archive_name(path))
@@ -117,6 +117,15 @@ async def image_of(request: web.Request) -> ImageRow:
     if row is None:
         raise NotFoundError("image", image_id)
     return row
+
+
+async def readable_image(request: web.Request) -> ImageRow:
+    """As `image_of`, for its files. Raises ContentErasedError."""
+    image = await image_of(request)
+    erased_at = request[CALLER].token.erased_at
+    if erased_at is not None:
+        raise ContentErasedError(erased_at)
+    return image
 
 
 def _listing_json(asked: str, entries: Sequence[FileEntry]) -> bytes:

@@ -6,9 +6,15 @@ from typing import Any
 
 from aiohttp import web
 
+from contree.app.access import Caller
 from contree.app.reads import OperationRow
 from contree.domain.environment import MASKED
-from contree.domain.errors import NotFoundError
+from contree.domain.errors import (
+    ContentErasedError,
+    ContentExpiredError,
+    ContreeError,
+    NotFoundError,
+)
 from contree.domain.instance import InstanceSpec
 from contree.domain.operation import MAIN_SPID, Kind, Status
 from contree.domain.outcome import ProcessOutcome
@@ -18,7 +24,13 @@ from contree.http.as_of import seen_by
 from contree.http.process_result import process_result, unstarted_result
 from contree.http.query import choice_of, flag_of, page_of, uuid_in_path
 from contree.http.render import operation_result, operation_summary
-from contree.http.run_value import OutputReader, request_value, result_value
+from contree.http.run_value import (
+    GONE,
+    OutputReader,
+    gone_stdin_value,
+    request_value,
+    result_value,
+)
 from contree.http.wiring import CALLER, SERVICES
 
 OUTPUTS: web.AppKey[OutputReader] = web.AppKey("outputs", OutputReader)
@@ -110,14 +122,31 @@ def _import_metadata(row: OperationRow) -> dict[str, Any]:
 async def _run_metadata(request: web.Request, row: OperationRow) -> dict[str, Any]:
     """The normalised request, and `result` when the command has ended (else null)."""
     outputs = request.app[OUTPUTS]
-    spec = InstanceSpec.from_fact(row.request)
-    metadata = request_value(spec, await outputs.stdin(spec.stdin))
+    is_there = content_gone(request[CALLER], row) is None
+    spec = await request.app[SERVICES].environment.shown(
+        row.project_id, InstanceSpec.from_fact(row.request)
+    )
+    if is_there:
+        stdin = await outputs.stdin(row.project_id, spec.stdin)
+    else:
+        stdin = gone_stdin_value(spec.stdin)
+    metadata = request_value(spec, stdin)
     metadata["result"] = None
     if row.outcome is not None:
         outcome = ProcessOutcome.from_fact(row.outcome)
         metadata["result"] = result_value(
             outcome,
-            stdout=await outputs.output(outcome.stdout),
-            stderr=await outputs.output(outcome.stderr),
+            stdout=await outputs.output(row.project_id, outcome.stdout) if is_there else GONE,
+            stderr=await outputs.output(row.project_id, outcome.stderr) if is_there else GONE,
         )
     return metadata
+
+
+def content_gone(caller: Caller, row: OperationRow) -> ContreeError | None:
+    """Why what the operation wrote and was given is not there any more; None when it is."""
+    if caller.token.erased_at is not None:
+        return ContentErasedError(caller.token.erased_at)
+    cut = caller.token.content_cut
+    if cut is not None and row.finished_at is not None and row.finished_at < cut:
+        return ContentExpiredError(cut)
+    return None

@@ -6,14 +6,16 @@ keeps the few that polling clients ask for again and again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
-from contree.app.content_store import ContentStore
-from contree.domain.errors import NotFoundError
+from contree.app.project_content import ProjectContent
+from contree.domain.errors import ContentDamagedError, NotFoundError
 from contree.domain.instance import InstanceSpec, Stdin
 from contree.domain.outcome import CapturedStream, ProcessOutcome, ResourceUsage
 from contree.domain.stream_text import cut_at_character, represent
@@ -25,19 +27,26 @@ CACHE_BYTES_MAX = 8 * 1024**2
 CACHE_ENTRY_BYTES_MAX = 1024**2
 
 EMPTY_STREAM = {"value": "", "encoding": "ascii", "truncated": False}
+GONE = EMPTY_STREAM | {"truncated": True}
+"""A stream whose bytes are not there any more."""
+
+_Key = tuple[UUID, str, bool]
 
 _log = logging.getLogger(__name__)
 
 
 class OutputReader:
-    """Reads streams out of the content store; the latest ones stay in memory, by digest."""
+    """Reads streams out of the content store; the latest stay in memory, by project and digest.
 
-    def __init__(self, content: ContentStore) -> None:
+    Ask it only for what is still there (`content_gone`): the memory does not know.
+    """
+
+    def __init__(self, content: ProjectContent) -> None:
         self._content = content
-        self._cached: OrderedDict[tuple[str, bool], dict[str, Any]] = OrderedDict()
+        self._cached: OrderedDict[_Key, dict[str, Any]] = OrderedDict()
         self._cached_bytes = 0
 
-    async def output(self, stream: CapturedStream) -> dict[str, Any]:
+    async def output(self, project_id: UUID, stream: CapturedStream) -> dict[str, Any]:
         """Return a StreamRepr; a stream that was cut ends at a whole UTF-8 character.
 
         Content that the store has lost shows as empty and truncated: the operation stays readable.
@@ -45,37 +54,45 @@ class OutputReader:
         truncated = stream.dropped_bytes > 0
         if stream.size_bytes == 0:
             return EMPTY_STREAM | {"truncated": truncated}
-        key = (stream.sha256, truncated)
+        key = (project_id, stream.sha256, truncated)
         if (known := self._cached.get(key)) is not None:
             self._cached.move_to_end(key)
             return known
         try:
-            data = await self._content.read_bytes(stream.sha256)
-        except NotFoundError:
-            _log.exception("output %s is missing in the content store", stream.sha256)
-            return EMPTY_STREAM | {"truncated": True}
+            data = await self._content.read_bytes(project_id, stream.sha256)
+        except (NotFoundError, ContentDamagedError):
+            _log.exception("output %s is lost in the content store", stream.sha256)
+            return GONE
         value = stream_value(data, truncated=truncated)
         self._keep(key, value)
         return value
 
-    async def stdin(self, stdin: Stdin | None) -> dict[str, Any]:
+    async def stdin(self, project_id: UUID, stdin: Stdin | None) -> dict[str, Any]:
         """Return the initial standard input as it was sent, up to STDIN_ECHO_BYTES_MAX."""
         if stdin is None:
             return stdin_value(b"", encoding="ascii", close=True)
-        key = (f"stdin:{stdin.encoding}:{stdin.sha256}", stdin.close)
+        key = (project_id, f"stdin:{stdin.encoding}:{stdin.sha256}", stdin.close)
         if (known := self._cached.get(key)) is not None:
             self._cached.move_to_end(key)
             return known
         data = b""
         if stdin.size_bytes:
-            wanted = min(stdin.size_bytes, STDIN_ECHO_BYTES_MAX + 1)
-            parts = [c async for c in self._content.read(stdin.sha256, length=wanted)]
-            data = b"".join(parts)
+            data = await self._beginning(project_id, stdin.sha256)
         value = stdin_value(data, encoding=stdin.encoding, close=stdin.close)
         self._keep(key, value)
         return value
 
-    def _keep(self, key: tuple[str, bool], value: dict[str, Any]) -> None:
+    async def _beginning(self, project_id: UUID, sha256: str) -> bytes:
+        """Return STDIN_ECHO_BYTES_MAX and one byte more, if there are so many."""
+        data = b""
+        async with contextlib.aclosing(self._content.read(project_id, sha256)) as pieces:
+            async for piece in pieces:
+                data += piece
+                if len(data) > STDIN_ECHO_BYTES_MAX:
+                    break
+        return data[: STDIN_ECHO_BYTES_MAX + 1]
+
+    def _keep(self, key: _Key, value: dict[str, Any]) -> None:
         size_bytes = len(value["value"])
         if size_bytes > CACHE_ENTRY_BYTES_MAX or key in self._cached:
             return
@@ -102,6 +119,13 @@ def stdin_value(data: bytes, *, encoding: str, close: bool) -> dict[str, Any]:
     else:
         value = b64encode(data).decode("ascii")
     return {"value": value, "encoding": encoding, "close": close, "truncated": truncated}
+
+
+def gone_stdin_value(stdin: Stdin | None) -> dict[str, Any]:
+    """Return the echo of a standard input whose bytes are not there any more."""
+    if stdin is None or not stdin.size_bytes:
+        return stdin_value(b"", encoding="ascii", close=stdin is None or stdin.close)
+    return stdin_value(b"", encoding=stdin.encoding, close=stdin.close) | {"truncated": True}
 
 
 def request_value(spec: InstanceSpec, stdin: Mapping[str, Any]) -> dict[str, Any]:

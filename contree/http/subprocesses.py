@@ -13,7 +13,7 @@ from contree.domain.errors import InvalidFieldError, NotFoundError, TooEarlyErro
 from contree.domain.operation import MAIN_SPID, Kind, Status
 from contree.http.answers import json_answer
 from contree.http.decode import decode_stdin, decode_subprocess
-from contree.http.operations import operation_in_path
+from contree.http.operations import content_gone, operation_in_path
 from contree.http.process_result import process_result
 from contree.http.query import SPID_MAX, uuid_in_path, whole_number
 from contree.http.request_body import read_body
@@ -38,6 +38,8 @@ async def get_result(request: web.Request) -> web.Response:
     """What a process has written and how it ended, also after the operation's end."""
     spid = _spid(request)
     row = await operation_in_path(request)
+    if (gone := content_gone(request[CALLER], row)) is not None:
+        raise gone
     services = request.app[SERVICES]
     found = None
     if row.kind is Kind.INSTANCE and row.status is not Status.CANCELLED:

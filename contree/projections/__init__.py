@@ -16,7 +16,7 @@ from contree.projections.images import ImagesProjection, SqlImageReads
 from contree.projections.operation_reads import SqlOperationReads
 from contree.projections.operations import OperationsProjection
 from contree.projections.past import SqlPastReads
-from contree.projections.projects import ProjectsProjection
+from contree.projections.projects import ProjectsProjection, SqlProjectReads
 from contree.projections.tags import TagsProjection
 from contree.projections.tokens import SqlTokenReads, TokensProjection
 
@@ -36,5 +36,6 @@ __all__ = [
     "SqlImageReads",
     "SqlOperationReads",
     "SqlPastReads",
+    "SqlProjectReads",
     "SqlTokenReads",
 ]

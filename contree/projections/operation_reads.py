@@ -17,8 +17,9 @@ from contree.projections.together import Together
 SELECT = (
     "SELECT operation_id, project_id, kind, status, error, created_at, started_at, finished_at, "
     "duration_us, worker, image_id, result_image_id, result_tag, image_size_bytes, request, "
-    "outcome FROM operations"
+    "outcome, replay_of FROM operations"
 )
+PROJECT_OF = "SELECT project_id FROM operations WHERE operation_id = $1"
 COUNTS = (
     "SELECT status, count(*) AS operations FROM operations WHERE project_id = $1 GROUP BY status"
 )
@@ -71,6 +72,10 @@ class SqlOperationReads:
         statement = query.page(page, created_at="created_at", order=order)
         rows = await self._database.fetch(statement, *query.arguments)
         return [_operation_row(row) for row in rows]
+
+    async def project_of(self, operation_id: UUID) -> UUID | None:
+        row = await self._database.fetchrow(PROJECT_OF, operation_id)
+        return None if row is None else row["project_id"]
 
     async def counts(self, project_id: UUID) -> Mapping[str, int]:
         rows = await self._database.fetch(COUNTS, project_id)

@@ -15,8 +15,8 @@ from contree.domain.operation import Kind, Status
 
 REQUEST = (
     "INSERT INTO operations "
-    "(operation_id, project_id, kind, status, created_at, image_id, request) "
-    "VALUES ($1, $2, $3, 'PENDING', $4, $5, $6)"
+    "(operation_id, project_id, kind, status, created_at, image_id, request, replay_of) "
+    "VALUES ($1, $2, $3, 'PENDING', $4, $5, $6, $7)"
 )
 ASSIGN = (
     "UPDATE operations SET status = 'ASSIGNED', worker = $2, started_at = $3 "
@@ -54,7 +54,8 @@ CREATE TABLE IF NOT EXISTS operations (
     result_tag             text,
     image_size_bytes       bigint,
     request                json        NOT NULL,
-    outcome                json
+    outcome                json,
+    replay_of              uuid
 ) WITH (fillfactor = 80);
 CREATE INDEX IF NOT EXISTS operations_newest_idx
     ON operations (project_id, created_at DESC, operation_id DESC);
@@ -87,7 +88,10 @@ def _change(event: Event) -> tuple[str, tuple[object, ...]] | None:
     match event:
         case op.InstanceRequested():
             image_id = UUID(event.spec["image_id"])
-            return REQUEST, _requested(event, Kind.INSTANCE, image_id, event.spec)
+            return REQUEST, (
+                *_requested(event, Kind.INSTANCE, image_id, event.spec),
+                event.replay_of,
+            )
         case op.ImportRequested():
             request = {
                 "registry_url": event.registry_url,
@@ -95,7 +99,7 @@ def _change(event: Event) -> tuple[str, tuple[object, ...]] | None:
                 "tag": event.tag,
                 "timeout_s": event.timeout_s,
             }
-            return REQUEST, _requested(event, Kind.IMPORT, None, request)
+            return REQUEST, (*_requested(event, Kind.IMPORT, None, request), None)
         case op.OperationAssigned():
             return ASSIGN, (event.worker, event.timestamp)
         case op.OperationStarted():

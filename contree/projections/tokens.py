@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from contree.app.projection import Change, Database
 from contree.app.reads import TokenRow
@@ -19,8 +20,11 @@ INSERT = (
 REVOKE = "UPDATE tokens SET revoked_at = $2 WHERE token_id = $1"
 SELECT = (
     "SELECT t.secret_sha256, t.token_id, t.project_id, coalesce(p.name, '') AS project_name, "
-    "t.permissions, t.created_at, t.expires_at, t.revoked_at "
+    "t.permissions, t.created_at, t.expires_at, t.revoked_at, p.content_cut, p.erased_at "
     "FROM tokens t LEFT JOIN projects p USING (project_id)"
+)
+ACTIVE = (
+    "SELECT token_id FROM tokens WHERE project_id = $1 AND revoked_at IS NULL ORDER BY token_id"
 )
 BY_SECRET = f"{SELECT} WHERE t.secret_sha256"
 
@@ -83,6 +87,10 @@ class SqlTokenReads:
         rows = await self._database.fetch(f"{SELECT} ORDER BY t.created_at DESC, t.token_id DESC")
         return [_token_row(row) for row in rows]
 
+    async def active_of(self, project_id: UUID) -> Sequence[UUID]:
+        rows = await self._database.fetch(ACTIVE, project_id)
+        return [row["token_id"] for row in rows]
+
 
 def _token_row(row: Mapping[str, Any]) -> TokenRow:
     return TokenRow(
@@ -93,4 +101,6 @@ def _token_row(row: Mapping[str, Any]) -> TokenRow:
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
+        content_cut=row["content_cut"],
+        erased_at=row["erased_at"],
     )

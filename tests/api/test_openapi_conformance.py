@@ -179,7 +179,7 @@ async def answer_commands(world: World, operation_id: UUID) -> None:
 
 
 async def one_byte(world: World) -> str:
-    return (await world.content.put_bytes(b"x")).sha256
+    return (await world.content.put_bytes(PROJECT_ID, b"x")).sha256
 
 
 @pytest.fixture

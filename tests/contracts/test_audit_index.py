@@ -190,7 +190,7 @@ async def test_a_search_that_no_index_serves_is_bounded_and_goes_on(
 ) -> None:
     monkeypatch.setattr(audit_reads, "SCAN_POSITIONS_MAX", 10)
     history = History(34)
-    head = await play(history, 80, real)
+    head = await play(history, 120, real)
     wanted = AuditFilter(project_id=history.project_ids[0], actor="actor-1", tag="base")
     for newest_first in (False, True):
         span: Span | None = Span(after=0, until=head)

@@ -48,6 +48,9 @@ class FakeJournal:
     async def next_number(self, operation_id: UUID) -> int:
         return self._next.get(operation_id, 0)
 
+    async def forget(self, operation_ids: Sequence[UUID]) -> int:
+        return sum(self._entries.pop(id_, None) is not None for id_ in operation_ids)
+
     async def restart(self, operation_id: UUID) -> None:
         self._entries.pop(operation_id, None)
         self._next[operation_id] = self._next.get(operation_id, -1) + 1

@@ -251,7 +251,8 @@ class FakeGuest:
                 entry.size, entry.mode = len(file.content), file.mode
                 entry.uid, entry.gid = file.uid, file.gid
                 tar.addfile(entry, io.BytesIO(file.content))
-        return out.getvalue()
+            end = tar.offset + 2 * tarfile.BLOCKSIZE  # the real one has no padding after it
+        return out.getvalue()[:end]
 
     def _check(self) -> None:
         if self.lost is not None:

@@ -11,12 +11,13 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from contree.app.reads import FileRow, ImageRow, OperationRow, Page, TokenRow
+from contree.app.reads import FileRow, ImageRow, OperationRow, Page, ProjectRow, TokenRow
 from contree.domain import operation as op
+from contree.domain import project as pr
 from contree.domain.file import FileUploaded, FileUploadedAgain
 from contree.domain.image import ImageCommitted, ImageImported
 from contree.domain.operation import Kind, Status
-from contree.domain.project import ProjectCreated
+from contree.domain.project import ProjectCreated, ProjectErased, RetentionApplied
 from contree.domain.tag import TagAssigned, TagMoved, TagRemoved
 from contree.domain.token import TokenIssued, TokenRevoked
 from tests.fakes.event_log import FakeEventLog
@@ -138,6 +139,7 @@ def _requested(e: op.ImportRequested | op.InstanceRequested) -> OperationRow:
         image_size_bytes=None,
         request=request,
         outcome=None,
+        replay_of=e.replay_of if isinstance(e, op.InstanceRequested) else None,
     )
 
 
@@ -205,6 +207,10 @@ class FakeOperationReads:
         rows.sort(key=lambda r: (r.created_at, r.operation_id), reverse=True)
         return rows[page.offset : page.offset + page.limit]
 
+    async def project_of(self, operation_id: UUID) -> UUID | None:
+        row = self._operations().get(operation_id)
+        return None if row is None else row.project_id
+
     async def counts(self, project_id: UUID) -> Mapping[str, int]:
         counts = {status.value: 0 for status in Status}
         for row in self._operations().values():
@@ -270,12 +276,23 @@ class FakeTokenReads:
         rows = sorted(self._tokens().values(), key=lambda r: (r.created_at, r.token_id))
         return rows[::-1]
 
+    async def active_of(self, project_id: UUID) -> Sequence[UUID]:
+        return sorted(
+            row.token_id
+            for row in self._tokens().values()
+            if row.project_id == project_id and row.revoked_at is None
+        )
+
     def _tokens(self) -> dict[str, TokenRow]:
         names: dict[UUID, str] = {}
+        marks: dict[UUID, dict[str, datetime]] = {}
         rows: dict[UUID, tuple[str, TokenRow]] = {}
         for e in self._log.events:
             if isinstance(e, ProjectCreated):
                 names[e.originator_id] = e.name
+            elif isinstance(e, RetentionApplied | ProjectErased):
+                # The token's row is joined with its project's as it is now.
+                marks.setdefault(e.originator_id, {}).update(_mark(e))
             elif isinstance(e, TokenIssued):
                 row = TokenRow(
                     token_id=e.originator_id,
@@ -290,4 +307,59 @@ class FakeTokenReads:
             elif isinstance(e, TokenRevoked):
                 digest, row = rows[e.originator_id]
                 rows[e.originator_id] = (digest, replace(row, revoked_at=e.timestamp))
-        return dict(rows.values())
+        return {
+            digest: replace(row, **marks.get(row.project_id, {})) for digest, row in rows.values()
+        }
+
+
+def _mark(e: RetentionApplied | ProjectErased) -> dict[str, datetime]:
+    if isinstance(e, RetentionApplied):
+        return {"content_cut": e.cut}
+    return {"erased_at": e.timestamp}
+
+
+class FakeProjectReads:
+    def __init__(self, log: FakeEventLog) -> None:
+        self._log = log
+
+    async def get(self, project_id: UUID) -> ProjectRow | None:
+        return self._projects().get(project_id)
+
+    async def list(self) -> Sequence[ProjectRow]:
+        return sorted(self._projects().values(), key=lambda row: row.name)
+
+    async def to_tend(self) -> Sequence[ProjectRow]:
+        return [
+            row
+            for row in await self.list()
+            if (row.erased_at is not None and row.cleared_at is None)
+            or (
+                row.erased_at is None
+                and row.hold_reason is None
+                and (row.retention_days is not None or row.content_cut != row.swept_cut)
+            )
+        ]
+
+    def _projects(self) -> dict[UUID, ProjectRow]:
+        rows: dict[UUID, ProjectRow] = {}
+        for e in self._log.events:
+            id_ = e.originator_id
+            match e:
+                case pr.ProjectCreated():
+                    rows[id_] = ProjectRow(project_id=id_, name=e.name, created_at=e.timestamp)
+                case pr.ProjectHeld():
+                    rows[id_] = replace(rows[id_], hold_reason=e.reason)
+                case pr.ProjectReleased():
+                    rows[id_] = replace(rows[id_], hold_reason=None)
+                case pr.RetentionSet():
+                    rows[id_] = replace(rows[id_], retention_days=e.days)
+                case pr.RetentionApplied() | pr.ProjectErased():
+                    rows[id_] = replace(rows[id_], **_mark(e))
+                case pr.ContentRemoved(complete=True):
+                    done = (
+                        {"swept_cut": e.cut}
+                        if e.cause == "retention"
+                        else {"cleared_at": e.timestamp}
+                    )
+                    rows[id_] = replace(rows[id_], **done)
+        return rows

@@ -21,7 +21,7 @@ from contree.domain.image import Image, imported_image_id
 from contree.domain.instance import FilePlacement, InstanceSpec, Stdin
 from contree.domain.operation import Operation, Status
 from contree.domain.outcome import CapturedStream, ProcessOutcome
-from contree.domain.project import Project
+from contree.domain.project import Project, Removal
 from contree.domain.subprocess import SubprocessSpec
 from contree.domain.tag import Tag, tag_id_of
 from contree.domain.token import Permission, Token
@@ -62,6 +62,17 @@ def a_subprocess(**fields: object) -> SubprocessSpec:
     return replace(SubprocessSpec(command="cat", args=("-u", "\u00fc")), **fields)  # type: ignore[arg-type]
 
 
+def removed(project: Project, context: Context, cause: Removal) -> None:
+    project.content_removed(
+        context,
+        cause=cause,
+        complete=context.at.microsecond % 2 == 0,
+        journal_count=3,
+        blob_count=2,
+        blob_bytes=1 << 40,
+    )
+
+
 class History:
     """A random walk over the domain's commands, reproducible from its seed.
 
@@ -93,6 +104,7 @@ class History:
             *(self._advance,) * 12,
             *(self._tag, self._tag, self._untag),
             self._look,
+            self._keep_or_remove,
         )
         while True:
             self._clock.advance(self._random.choice((0, 0.000001, 0.5, 3)))
@@ -139,6 +151,29 @@ class History:
                 token.revoke(self._context(self._any_project()))
                 return (token,)
         return ()
+
+    def _keep_or_remove(self) -> Sequence[Aggregate]:
+        """Something becomes of a project's content."""
+        project = self.aggregates[self._any_project()]
+        assert isinstance(project, Project)
+        context = self._context(project.id)
+        if project.hold_reason is not None:
+            project.release(context)
+        elif project.erased_at is not None:
+            removed(project, context, Removal.ERASURE)
+        else:
+            match self._random.randrange(12):
+                case 0:
+                    project.erase(context, reason="asked to")
+                case 1 | 2 | 3:
+                    project.hold(context, reason="case 7")
+                case 4 | 5 | 6 | 7:
+                    project.set_retention(context, days=self._random.choice((None, 1, 30)))
+                case _ if (cut := project.retention_cut(context.at)) is not None:
+                    project.apply_retention(context, cut=cut, operation_count=2)
+                case _ if project.content_cut is not None:
+                    removed(project, context, Removal.RETENTION)
+        return (project,)
 
     def _upload(self) -> Sequence[Aggregate]:
         project_id = self._any_project()
@@ -233,7 +268,8 @@ class History:
                 context,
                 operation_id=operation.id,
                 layer=f"sha256:{digest_of(str(operation.id))}",
-                preserved_env={"LANG": "C"},
+                preserved_env={"LANG": "<SEALED>"},
+                preserved_env_sealed="c2VhbGVk",
                 workdir="/work",
                 size_bytes=self._random.randrange(1 << 40),
             )

@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from contree.adapters.blobs.checkpoint_names import name_of, size_in
-from contree.adapters.blobs.s3 import S3Place, s3_client
+from contree.adapters.blobs.s3_objects import S3Place, s3_client
 from contree.app.checkpoint_store import CheckpointExistsError
 from contree.domain.errors import NotFoundError, UnavailableError
 

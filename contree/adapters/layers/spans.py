@@ -48,12 +48,16 @@ class Span:
     @property
     def key(self) -> str:
         """Name of the merged span: equal for equal layers on equal layers."""
-        told = f"{FORMAT} {self.chain} {self.end - self.start}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        return span_key(self.chain, self.end - self.start)
 
     @property
     def size_class(self) -> int:
         return max(self.size_bytes // _SMALLEST_BYTES, 1).bit_length() - 1 >> (_CLASS_BITS - 1)
+
+
+def span_key(chain: str, layer_count: int) -> str:
+    """Return the name of the merged span of so many layers whose uppermost has this chain id."""
+    return hashlib.sha256(f"{FORMAT} {chain} {layer_count}".encode()).hexdigest()
 
 
 def chain_id(below: str, digest: str) -> str:

@@ -59,9 +59,11 @@ def staging_directory(root: Path) -> Iterator[Path]:
 def publish(source: Path, target: Path) -> bool:
     """Rename `source` (a file or directory already fsynced) to `target`, durably.
 
-    Returns False when the target exists: whoever made it made the same, and `source` stays.
+    Returns False when the target exists: whoever made it made the same, and `source` stays. Its
+    time says then that it was wanted again (removal).
     """
     if target.exists():
+        os.utime(target)
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():

@@ -9,13 +9,14 @@
 A layer's directory appears whole, by one rename, after everything in it was fsynced and its digest
 verified; nothing in it is ever changed, later only squashfs files are added. With a `content` store
 of the fleet, layers made here are put there too, and layers missing here are fetched from there,
-verified and indexed anew; one machine passes None. Nothing here removes layers.
+verified and indexed anew; one machine passes None. Only `removal` removes layers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,10 @@ class LayerDirectory:
     async def add_imported(self, blob: Path, *, media_type: str, diff_id: str) -> Layer:
         digest = hex_of(diff_id)
         async with self._making(digest):
-            if not self._is_local(digest):
+            self._seen.discard(digest)  # another process may have removed it
+            if self._is_local(digest):
+                os.utime(self._root / digest)
+            else:
                 await self._run(partial(self._import, blob, media_type, digest))
                 await self._offer(digest)
         return await self._run(partial(self._describe, digest))

@@ -1,7 +1,7 @@
-"""Leases, sealed secrets, inboxes: what changes beside the log when an operation starts or ends.
+"""Leases, sealed secrets, inboxes, data keys: what changes beside the log together with it.
 
 Written in the transaction of the event, like a read model, but never rebuilt: a lease is a present
-fact, and a secret is gone for good.
+fact, and a secret or a key is gone for good.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contree.domain.operation import (
     OperationRequeued,
     OperationSucceeded,
 )
+from contree.domain.project import ProjectErased
 
 GRANT = (
     "INSERT INTO public.leases (operation_id, worker, until) VALUES ($1, $2, $3) "
@@ -29,12 +30,16 @@ SEAL = (
     "ON CONFLICT (operation_id) DO UPDATE SET sealed = EXCLUDED.sealed"
 )
 DESTROY = "DELETE FROM public.sealed_secrets WHERE operation_id = $1"
+DESTROY_KEY = (
+    "INSERT INTO public.project_keys (project_id, erased_at) VALUES ($1, $2) "
+    "ON CONFLICT (project_id) DO UPDATE SET wrapped = NULL, erased_at = EXCLUDED.erased_at"
+)
 SHUT = "DELETE FROM public.guest_inboxes WHERE operation_id = $1"
 FORGET = "DELETE FROM public.guest_commands WHERE operation_id = $1"
 
 
 def changes_of(event: Event) -> Sequence[Change]:
-    """Return what `event` changes in leases, sealed secrets and guests' inboxes."""
+    """Return what `event` changes in leases, sealed secrets, guests' inboxes and data keys."""
     operation_id = event.originator_id
     lease = ("leases", operation_id)
     match event:
@@ -50,6 +55,11 @@ def changes_of(event: Event) -> Sequence[Change]:
                 Change(statement=DESTROY, arguments=(operation_id,), row=secret),
                 *_shut(event),
             )
+        case ProjectErased():
+            project_id = event.originator_id
+            destroyed = (project_id, event.timestamp)
+            key = ("project_keys", project_id)
+            return (Change(statement=DESTROY_KEY, arguments=destroyed, row=key),)
         case _:
             return ()
 

@@ -56,6 +56,14 @@ WHERE operation_id = $1 AND number > $2 AND spid = $4 ORDER BY number LIMIT $3
 NEXT_NUMBER = "SELECT next_number FROM public.operation_journals WHERE operation_id = $1"
 FORGET = "DELETE FROM public.operation_journal WHERE operation_id = $1"
 
+FORGET_ALL = """
+WITH gone AS (
+    DELETE FROM public.operation_journal WHERE operation_id = ANY($1::uuid[])
+    RETURNING operation_id
+)
+SELECT count(DISTINCT operation_id) FROM gone
+"""
+
 
 class PostgresJournal:
     def __init__(self, pool: asyncpg.Pool) -> None:
@@ -106,6 +114,10 @@ class PostgresJournal:
         with translated():
             number: int | None = await self._pool.fetchval(NEXT_NUMBER, operation_id)
         return number or 0
+
+    async def forget(self, operation_ids: Sequence[UUID]) -> int:
+        with translated():
+            return int(await self._pool.fetchval(FORGET_ALL, list(operation_ids)))
 
     async def restart(self, operation_id: UUID) -> None:
         with translated():

@@ -49,6 +49,10 @@ class PostgresListener:
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name="postgres listener")
 
+    def hears(self, channel: str) -> bool:
+        """Whether every notification of `channel` reaches its subscriber at this moment."""
+        return channel in self._listening
+
     async def listening(self, channel: str) -> None:
         """Wait until `channel` is being heard. Raises UnavailableError after CONNECT_TIMEOUT_S."""
         if channel in self._listening:

@@ -52,7 +52,7 @@ PROGRAMS = {"talk": _talk, "env": _env, "where": _where, "lose-guest": _lose_gue
 
 
 async def output(world: World, row) -> str:
-    return (await world.content.read_bytes(row.outcome["stdout"]["sha256"])).decode()
+    return (await world.content.read_bytes(PROJECT, row.outcome["stdout"]["sha256"])).decode()
 
 
 async def test_a_run_that_writes_leaves_a_new_image_with_one_more_layer() -> None:

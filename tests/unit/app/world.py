@@ -12,6 +12,9 @@ from contree.app.cancel_operation import CancelOperation
 from contree.app.conclude import Conclude
 from contree.app.import_image import ImportImage
 from contree.app.limits import Limits
+from contree.app.project_content import ProjectContent
+from contree.app.project_environment import ProjectEnvironment
+from contree.app.project_journal import ProjectJournal
 from contree.app.reads import OperationRow, TokenRow
 from contree.app.recover import Recover
 from contree.app.request_import import ImportOrder, RequestImport
@@ -22,14 +25,15 @@ from contree.app.upload_file import UploadFile
 from contree.domain.operation import Kind
 from contree.domain.token import Permission
 from contree.worker.loop import Capacity, Worker
+from tests.fakes.blob_store import FakeBlobStore
 from tests.fakes.clock import EPOCH, FakeClock, FakeIds
-from tests.fakes.content_store import FakeContentStore
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.guest_control import FakeGuestControl
 from tests.fakes.image_source import FakeImageSource, PublishedImage
 from tests.fakes.journal import FakeJournal
 from tests.fakes.layers import FakeLayers
 from tests.fakes.microvm import FakeMicroVM, Program
+from tests.fakes.project_keys import FakeProjectKeys
 from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads
 from tests.fakes.sealer import FakeSealer
 from tests.fakes.work_queue import FakeWorkQueue
@@ -58,9 +62,11 @@ class World:
     def __init__(self, programs: Mapping[str, Program] | None = None) -> None:
         self.log = FakeEventLog()
         self.clock, self.ids = FakeClock(), FakeIds()
-        self.content, self.layers = FakeContentStore(), FakeLayers()
+        keys, self.blobs, self.layers = FakeProjectKeys(self.log), FakeBlobStore(), FakeLayers()
+        self.content = ProjectContent(keys=keys, blobs=self.blobs)
+        self.environment = ProjectEnvironment(keys)
         self.source, self.microvm = FakeImageSource(), FakeMicroVM(programs)
-        self.journal, self.sealer = FakeJournal(), FakeSealer()
+        self.sealer = FakeSealer()
         self.control = FakeGuestControl()
         self.images = FakeImageReads(self.log)
         self.operations = FakeOperationReads(self.log)
@@ -76,11 +82,13 @@ class World:
             ),
         )
         self.conclude = Conclude(log=self.log, clock=self.clock, ids=self.ids, actor="worker:w")
+        self.journal = ProjectJournal(FakeJournal(), keys=keys, operations=self.operations)
         self.runs = RequestRun(
             log=self.log,
             images=self.images,
             files=self.files,
             content=self.content,
+            environment=self.environment,
             sealer=self.sealer,
             clock=self.clock,
             ids=self.ids,
@@ -99,6 +107,7 @@ class World:
             control=self.control,
             operations=self.operations,
             content=self.content,
+            environment=self.environment,
             sealer=self.sealer,
         )
         self.uploads = UploadFile(
@@ -114,6 +123,7 @@ class World:
             log=self.log,
             files=self.files,
             content=self.content,
+            environment=self.environment,
             layers=self.layers,
             microvm=self.microvm,
             journal=self.journal,

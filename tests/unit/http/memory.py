@@ -1,63 +1,16 @@
-"""Content and image files in memory, for tests of the HTTP ring."""
+"""Image files in memory, for tests of the HTTP ring."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import posixpath
 import tarfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from contree.app.content_store import READ_CHUNK_BYTES, Content
+from contree.app.content_store import READ_CHUNK_BYTES
 from contree.app.layer_store import EntryType, FileContent, FileEntry
-from contree.domain.errors import (
-    LimitExceededError,
-    NotFoundError,
-    StorageFullError,
-    WrongFileTypeError,
-)
-
-
-class MemoryContent:
-    """A ContentStore. `full` makes it refuse; `reads` counts what was fetched."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[str, bytes] = {}
-        self.full = False
-        self.reads = 0
-
-    async def put(self, chunks: AsyncIterator[bytes], *, bytes_max: int) -> Content:
-        data = bytearray()
-        async for chunk in chunks:
-            data += chunk
-            if len(data) > bytes_max:
-                raise LimitExceededError("upload", f"larger than {bytes_max} bytes")
-        return await self.put_bytes(bytes(data))
-
-    async def put_bytes(self, data: bytes) -> Content:
-        if self.full:
-            raise StorageFullError("the store has no room")
-        sha256 = hashlib.sha256(data).hexdigest()
-        self.blobs[sha256] = data
-        return Content(sha256=sha256, size_bytes=len(data))
-
-    async def read(
-        self, sha256: str, *, offset: int = 0, length: int | None = None
-    ) -> AsyncIterator[bytes]:
-        data = await self.read_bytes(sha256)
-        end = len(data) if length is None else offset + length
-        for start in range(offset, min(end, len(data)), READ_CHUNK_BYTES):
-            yield data[start : min(end, start + READ_CHUNK_BYTES)]
-
-    async def read_bytes(self, sha256: str) -> bytes:
-        self.reads += 1
-        if sha256 not in self.blobs:
-            raise NotFoundError("content", sha256)
-        return self.blobs[sha256]
-
-    async def has(self, sha256: str) -> bool:
-        return sha256 in self.blobs
+from contree.domain.errors import NotFoundError, WrongFileTypeError
 
 
 class MemoryFiles:

@@ -212,12 +212,12 @@ async def test_an_upload_past_the_limit_or_into_a_full_store_is_refused(
     too_many = world.limits.upload_bytes_max + 1
     response = await api.post("/v1/files", data=io.BytesIO(b"x" * too_many))
     assert response.status == 400
-    assert "larger than" in (await response.json())["error"]
-    world.content.full = True
+    assert "over" in (await response.json())["error"]
+    world.blobs.full = True
     response = await api.post("/v1/files", data=b"x")
     assert response.status == 409
     assert (await response.json())["code"] == "storage_full"
-    assert world.content.blobs == {}
+    assert world.blobs.stored == {}
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(
             while not any("path=/v1/files status=400" in r.message for r in caplog.records):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert world.content.blobs == {}
+    assert world.blobs.stored == {}
     assert not any(isinstance(e, FileUploaded) for e in world.log.events)
 
 
@@ -259,7 +259,7 @@ async def test_a_malformed_chunk_is_a_400_and_leaves_nothing(api: Api, world: Wo
     answer = await asyncio.wait_for(reader.read(), 5)
     writer.close()
     assert answer.split(b" ")[1] == b"400"
-    assert world.content.blobs == {}
+    assert world.blobs.stored == {}
 
 
 async def test_a_json_body_past_the_limit_is_refused(api: Api, world: World) -> None:

@@ -222,9 +222,9 @@ async def test_polling_reads_the_output_from_the_store_once(api: Api, world: Wor
     uuid = (await start(api, world))["uuid"]
     await world.succeed(UUID(uuid), await world.outcome(stdout=b"x" * 100))
     first = await look(api, uuid)
-    reads = world.content.reads
+    reads = world.blobs.reads
     assert await look(api, uuid) == first
-    assert world.content.reads == reads
+    assert world.blobs.reads == reads
 
 
 async def test_output_that_the_store_has_lost_leaves_the_operation_readable(
@@ -232,7 +232,7 @@ async def test_output_that_the_store_has_lost_leaves_the_operation_readable(
 ) -> None:
     uuid = (await start(api, world))["uuid"]
     await world.succeed(UUID(uuid), await world.outcome(stdout=b"x"))
-    world.content.blobs.clear()
+    world.blobs.stored.clear()
     stdout = (await look(api, uuid))["metadata"]["result"]["stdout"]
     assert stdout == {"value": "", "encoding": "ascii", "truncated": True}
 

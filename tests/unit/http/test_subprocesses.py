@@ -14,6 +14,8 @@ from contree.app import steer_instance
 from contree.app.guest_control import Action, ControlAnswer, GuestCommand, Outcome
 from contree.app.journal import JournalEntry
 from contree.domain.operation import Operation
+from contree.domain.project import project_id_of
+from contree.domain.subprocess import SubprocessSpec
 from contree.domain.token import Permission
 from contree.http.subprocesses import signal_number
 from tests.unit.http.world import Api, World, bearer
@@ -72,9 +74,14 @@ async def test_a_process_is_started_and_the_answer_says_where_to_look(
     assert response.headers["Location"] == f"/v1/operations/{run}/subprocesses/2"
     [(command, payload)] = came
     assert command.action is Action.SPAWN
-    assert command.facts["env"] == {"A": "1", "B": None, "MY_TOKEN": "<MASKED>"}
+    assert command.facts["env"] == {"A": "<SEALED>", "B": None, "MY_TOKEN": "<MASKED>"}
+    spec = await world.environment.opened(
+        project_id_of("alpha"), SubprocessSpec.from_fact(command.facts)
+    )
+    assert spec.env == {"A": "1", "B": None, "MY_TOKEN": "<MASKED>"}
     assert command.facts["stdin"]["close"] is False
-    assert world.content.blobs[command.facts["stdin"]["sha256"]] == b"hi"
+    stdin = await world.content.read_bytes(project_id_of("alpha"), command.facts["stdin"]["sha256"])
+    assert stdin == b"hi"
     assert b"s3cret" not in repr(command).encode()
     assert payload  # sealed
 

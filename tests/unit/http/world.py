@@ -14,6 +14,8 @@ from contree.app.access import Access, secret_sha256
 from contree.app.ask_audit import AskAudit
 from contree.app.cancel_operation import CancelOperation
 from contree.app.limits import Limits
+from contree.app.project_content import ProjectContent
+from contree.app.project_environment import ProjectEnvironment
 from contree.app.request_import import RequestImport
 from contree.app.request_run import RequestRun
 from contree.app.services import Services
@@ -30,6 +32,7 @@ from contree.domain.tag import Tag
 from contree.domain.token import Permission, Token
 from contree.http.app import create_app
 from tests.fakes.audit import FakeAuditProgress, FakeAuditReads, FakePastReads
+from tests.fakes.blob_store import FakeBlobStore
 from tests.fakes.clock import FakeClock, FakeIds
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.guest_control import FakeGuestControl
@@ -37,10 +40,11 @@ from tests.fakes.image_search import FakeImageSearch
 from tests.fakes.image_source import FakeImageSource
 from tests.fakes.journal import FakeJournal
 from tests.fakes.operation_news import FakeOperationNews
+from tests.fakes.project_keys import FakeProjectKeys
 from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads, FakeTokenReads
 from tests.fakes.recorded_log import FakeRecordedLog
 from tests.fakes.sealer import FakeSealer
-from tests.unit.http.memory import MemoryContent, MemoryFiles
+from tests.unit.http.memory import MemoryFiles
 
 Api = TestClient[web.Request, web.Application]
 LIMITS = Limits(request_body_bytes_max=256 * 1024, upload_bytes_max=4 * 1024**2)
@@ -54,7 +58,10 @@ class World:
         self.clock = FakeClock()
         self.ids = FakeIds()
         self.log = FakeEventLog()
-        self.content = MemoryContent()
+        self.blobs = FakeBlobStore()
+        keys = FakeProjectKeys(self.log)
+        self.content = ProjectContent(keys=keys, blobs=self.blobs)
+        self.environment = ProjectEnvironment(keys)
         self.files = MemoryFiles()
         self.search = FakeImageSearch(self.files)
         self.journal = FakeJournal()
@@ -83,6 +90,7 @@ class World:
                 images=images,
                 files=uploads,
                 content=self.content,
+                environment=self.environment,
                 sealer=FakeSealer(),
                 clock=clock,
                 ids=ids,
@@ -102,6 +110,7 @@ class World:
                 log=log, files=uploads, content=self.content, clock=clock, limits=self.limits
             ),
             content=self.content,
+            environment=self.environment,
             image_files=self.files,
             image_search=self.search,
             journal=self.journal,
@@ -110,6 +119,7 @@ class World:
                 control=self.control,
                 operations=FakeOperationReads(log),
                 content=self.content,
+                environment=self.environment,
                 sealer=FakeSealer(),
             ),
             audit=AskAudit(
@@ -201,10 +211,11 @@ class World:
         signal: int = -1,
         timed_out: bool = False,
         dropped_bytes: int = 0,
+        project: str = "alpha",
     ) -> ProcessOutcome:
         streams = []
         for data in (stdout, stderr):
-            stored = await self.content.put_bytes(data)
+            stored = await self.content.put_bytes(project_id_of(project), data)
             streams.append(
                 CapturedStream(
                     sha256=stored.sha256, size_bytes=len(data), dropped_bytes=dropped_bytes

@@ -18,7 +18,7 @@ PLACEHOLDER = re.compile(r"\$(\d+)")
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    history = History(77)
+    history = History(78)
     return [
         event  # type: ignore[misc]
         for touched in history.steps(1500)

@@ -1,0 +1,145 @@
+"""What content belongs to whom, on PostgreSQL (app.content_index.ContentIndex).
+
+Digests are looked up inside the recorded JSON, not in an index of their own: recording is frequent
+and removal is rare. A lookup reads a project's operations; it is given the time for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from contree.adapters.postgres.failures import translated
+from contree.app.content_index import OperationContent
+from contree.domain.operation import SubprocessSpawned
+
+TIMEOUT_S = 600
+NIL = UUID(int=0)
+
+ENDED_COUNT = """
+SELECT count(*) FROM operations
+WHERE project_id = $1 AND finished_at < $2 AND ($3::timestamptz IS NULL OR finished_at >= $3)
+"""
+ENDED = """
+SELECT operation_id, created_at,
+       request -> 'stdin' ->> 'sha256' AS stdin,
+       outcome -> 'stdout' ->> 'sha256' AS stdout,
+       outcome -> 'stderr' ->> 'sha256' AS stderr
+FROM operations
+WHERE project_id = $1 AND finished_at IS NOT NULL
+  AND ($2::timestamptz IS NULL OR finished_at < $2)
+  AND ($3::timestamptz IS NULL OR finished_at >= $3)
+  AND ($4::timestamptz IS NULL OR (created_at, operation_id) > ($4, $5))
+ORDER BY created_at, operation_id LIMIT $6
+"""
+# Read by the primary key of the log: the events of each operation lie together.
+SUBPROCESSES = """
+SELECT originator_id AS operation_id,
+       convert_from(state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256' AS stdin
+FROM public.stored_events WHERE originator_id = ANY($1::uuid[]) AND topic = $2
+"""
+NEEDED = """
+SELECT sha256 FROM files WHERE project_id = $1 AND sha256 = ANY($2::text[])
+UNION
+SELECT had.sha256 FROM operations o, LATERAL (VALUES
+    (o.request -> 'stdin' ->> 'sha256'),
+    (o.outcome -> 'stdout' ->> 'sha256'),
+    (o.outcome -> 'stderr' ->> 'sha256')) AS had (sha256)
+WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
+  AND had.sha256 = ANY($2::text[])
+UNION
+SELECT given.sha256 FROM operations o
+JOIN public.stored_events e ON e.originator_id = o.operation_id AND e.topic = $4,
+LATERAL (VALUES (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256'))
+    AS given (sha256)
+WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
+  AND given.sha256 = ANY($2::text[])
+"""
+OWN_LAYERS = """
+SELECT DISTINCT layer FROM images, unnest(layers) AS layer WHERE project_id = $1
+EXCEPT SELECT layer FROM images, unnest(layers) AS layer WHERE project_id <> $1
+ORDER BY layer
+"""
+OWN_IMAGES = """
+SELECT layers FROM images WHERE project_id = $1 AND layers && $2::text[] ORDER BY image_id
+"""
+OLDEST_RUN = "SELECT min(started_at) FROM operations WHERE status IN ('ASSIGNED', 'EXECUTING')"
+UNENDED = """
+SELECT operation_id FROM operations
+WHERE project_id = $1 AND status IN ('PENDING', 'ASSIGNED', 'EXECUTING')
+ORDER BY created_at, operation_id
+"""
+
+
+class PostgresContentIndex:
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def ended_count(
+        self, project_id: UUID, *, since: datetime | None, before: datetime
+    ) -> int:
+        (row,) = await self._fetch(ENDED_COUNT, project_id, before, since)
+        return int(row["count"])
+
+    async def ended(
+        self,
+        project_id: UUID,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+        after: OperationContent | None = None,
+        limit: int,
+    ) -> Sequence[OperationContent]:
+        place = (None, NIL) if after is None else (after.created_at, after.operation_id)
+        rows = await self._fetch(ENDED, project_id, before, since, *place, limit)
+        digests = {
+            row["operation_id"]: {row["stdin"], row["stdout"], row["stderr"]} for row in rows
+        }
+        for row in await self._fetch(SUBPROCESSES, list(digests), SubprocessSpawned.TOPIC):
+            digests[row["operation_id"]].add(row["stdin"])
+        return [
+            OperationContent(
+                operation_id=row["operation_id"],
+                created_at=row["created_at"],
+                digests=frozenset(digests[row["operation_id"]] - {None}),
+            )
+            for row in rows
+        ]
+
+    async def needed(
+        self, project_id: UUID, digests: frozenset[str], *, ended_since: datetime
+    ) -> frozenset[str]:
+        if not digests:
+            return frozenset()
+        rows = await self._fetch(
+            NEEDED, project_id, sorted(digests), ended_since, SubprocessSpawned.TOPIC
+        )
+        return frozenset(row["sha256"] for row in rows)
+
+    async def own_images(self, project_id: UUID) -> Sequence[Sequence[str]]:
+        own = await self.own_layers(project_id)
+        return [row["layers"] for row in await self._fetch(OWN_IMAGES, project_id, own)]
+
+    async def own_layers(self, project_id: UUID) -> Sequence[str]:
+        return [row["layer"] for row in await self._fetch(OWN_LAYERS, project_id)]
+
+    async def oldest_run(self) -> datetime | None:
+        (row,) = await self._fetch(OLDEST_RUN)
+        at: datetime | None = row["min"]
+        return at
+
+    async def unended(self, project_id: UUID) -> Sequence[UUID]:
+        return [row["operation_id"] for row in await self._fetch(UNENDED, project_id)]
+
+    async def _fetch(self, statement: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_S}s'")
+                rows: Sequence[asyncpg.Record] = await connection.fetch(
+                    statement, *arguments, timeout=TIMEOUT_S
+                )
+        return rows

@@ -1,0 +1,89 @@
+"""What a run leaves behind: an image of its own, the one it ran on, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from contree.app.layer_store import Layer
+from contree.app.project_environment import ProjectEnvironment
+from contree.domain.context import Context
+from contree.domain.environment import environment_to_preserve, is_secret
+from contree.domain.image import Image
+from contree.domain.instance import InstanceSpec
+from contree.domain.operation import Operation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """What an image's event says beside layers; `changed`: it is not that of the image below."""
+
+    env: Mapping[str, str]
+    preserved_env: Mapping[str, str]
+    preserved_env_sealed: str | None
+    workdir: str
+    changed: bool
+
+
+async def left_behind(
+    environment: ProjectEnvironment,
+    image: Image,
+    spec: InstanceSpec,
+    preserved: Mapping[str, str],
+    request_env: Mapping[str, str | None],
+) -> LeftBehind:
+    """Return what the run described by `spec` leaves of its environment and directory.
+
+    `preserved` are the opened values of `image`; `request_env` has the real values of secrets.
+    """
+    workdir = (spec.cwd if spec.preserve_cwd else "") or image.workdir
+    as_it_was = LeftBehind(
+        env=image.env,
+        preserved_env=image.preserved_env,
+        preserved_env_sealed=image.preserved_env_sealed,
+        workdir=workdir,
+        changed=workdir != image.workdir,
+    )
+    if not spec.preserve_env:
+        return as_it_was
+    # Secrets never enter the log, so they are not kept in an image either.
+    wanted = environment_to_preserve(
+        image_env=image.env,
+        preserved_env=preserved,
+        request_env={n: v for n, v in request_env.items() if v is None or not is_secret(n)},
+    )
+    if not image.env and wanted == preserved:
+        return as_it_was
+    names, sealed = await environment.preserved_sealed(image.project_id, wanted)
+    # What is preserved holds the imported ENV too, but for the names that were deleted.
+    return LeftBehind(
+        env={},
+        preserved_env=names,
+        preserved_env_sealed=sealed,
+        workdir=workdir,
+        changed=True,
+    )
+
+
+def result_image(
+    context: Context,
+    operation: Operation,
+    image: Image,
+    left: LeftBehind,
+    layer: Layer | None,
+) -> Image | None:
+    """Return the image, not yet appended when it is a new one; None for a disposable run."""
+    if operation.spec is None or operation.spec.disposable:
+        return None
+    if layer is None and not left.changed:
+        return image
+    return image.committed(
+        context,
+        operation_id=operation.id,
+        layer=None if layer is None else layer.diff_id,
+        env=left.env,
+        preserved_env=left.preserved_env,
+        preserved_env_sealed=left.preserved_env_sealed,
+        workdir=left.workdir,
+        size_bytes=0 if layer is None else layer.size_bytes,
+    )

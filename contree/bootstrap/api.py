@@ -1,0 +1,71 @@
+"""The use cases behind the HTTP API and the command line."""
+
+from __future__ import annotations
+
+from contree.app.access import Access
+from contree.app.cancel_operation import CancelOperation
+from contree.app.issue_tokens import IssueTokens
+from contree.app.request_import import RequestImport
+from contree.app.request_run import RequestRun
+from contree.app.services import Services
+from contree.app.steer_instance import SteerInstance
+from contree.app.tag_images import TagImages
+from contree.app.upload_file import UploadFile
+from contree.bootstrap.deployment import Core
+
+
+def services(core: Core) -> Services:
+    """The use cases behind the HTTP API."""
+    limits = core.settings.limits
+    return Services(
+        access=Access(tokens=core.tokens, clock=core.clock),
+        images=core.images,
+        operations=core.operations,
+        files=core.files,
+        runs=RequestRun(
+            log=core.log,
+            images=core.images,
+            files=core.files,
+            content=core.content,
+            environment=core.environment,
+            sealer=core.sealer,
+            clock=core.clock,
+            ids=core.ids,
+            limits=limits,
+        ),
+        imports=RequestImport(
+            log=core.log,
+            source=core.source,
+            sealer=core.sealer,
+            clock=core.clock,
+            ids=core.ids,
+            limits=limits,
+        ),
+        cancellation=CancelOperation(log=core.log, clock=core.clock),
+        tags=TagImages(log=core.log, images=core.images, clock=core.clock),
+        uploads=UploadFile(
+            log=core.log, files=core.files, content=core.content, clock=core.clock, limits=limits
+        ),
+        content=core.content,
+        environment=core.environment,
+        image_files=core.image_files,
+        image_search=core.image_search,
+        journal=core.journal,
+        news=core.news,
+        steering=SteerInstance(
+            control=core.control,
+            operations=core.operations,
+            content=core.content,
+            environment=core.environment,
+            sealer=core.sealer,
+        ),
+        audit=core.history.ask,
+        limits=limits,
+        clock=core.clock,
+        ready=core.database.check,
+    )
+
+
+def issue_tokens(core: Core) -> IssueTokens:
+    """The operator's use case."""
+    return IssueTokens(log=core.log, clock=core.clock, ids=core.ids)

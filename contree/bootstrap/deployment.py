@@ -1,0 +1,138 @@
+"""What API, worker and command line share: pool, log, reads, stores, keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from contree import projections
+from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
+from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.removal import LayerRemovals
+from contree.adapters.layers.search import LayerSearch
+from contree.adapters.layers.store import LayerDirectory
+from contree.adapters.postgres.content_index import PostgresContentIndex
+from contree.adapters.postgres.event_log import PostgresEventLog
+from contree.adapters.postgres.guest_control import PostgresGuestControl
+from contree.adapters.postgres.journal import PostgresJournal
+from contree.adapters.postgres.leadership import PostgresLeadership
+from contree.adapters.postgres.listener import PostgresListener
+from contree.adapters.postgres.operation_news import PostgresOperationNews
+from contree.adapters.postgres.pool import PostgresDatabase, open_pool
+from contree.adapters.postgres.project_keys import PostgresProjectKeys
+from contree.adapters.postgres.read_models import guard_of
+from contree.adapters.postgres.work_queue import PostgresWorkQueue
+from contree.adapters.registry.skopeo import SkopeoImageSource
+from contree.adapters.system.clock import SystemClock, SystemIds
+from contree.adapters.system.project_cipher import AesCiphers
+from contree.adapters.system.sealer import FileSealer
+from contree.app.clock import Clock, IdSource
+from contree.app.content_index import ContentIndex
+from contree.app.event_log import EventLog
+from contree.app.guest_control import GuestControl
+from contree.app.image_search import ImageSearch
+from contree.app.image_source import ImageSource
+from contree.app.journal import Journal
+from contree.app.layer_store import ImageFiles, LayerRemoval, LayerStore
+from contree.app.leadership import Leadership
+from contree.app.operation_news import OperationNews
+from contree.app.project_content import ProjectContent
+from contree.app.project_environment import ProjectEnvironment
+from contree.app.project_journal import ProjectJournal
+from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
+from contree.app.recorded_log import RecordedLog
+from contree.app.sealing import Sealer
+from contree.app.work_queue import WorkQueue
+from contree.bootstrap.databases import DatabaseUrls
+from contree.bootstrap.history import History, history
+from contree.bootstrap.proof import Proof, open_proof
+from contree.config import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """What API, worker and command line share."""
+
+    settings: Settings
+    clock: Clock
+    ids: IdSource
+    log: EventLog
+    recorded: RecordedLog
+    proof: Proof
+    leadership: Leadership
+    queue: WorkQueue
+    journal: Journal
+    news: OperationNews
+    control: GuestControl
+    database: PostgresDatabase
+    images: ImageReads
+    operations: OperationReads
+    files: FileReads
+    tokens: TokenReads
+    projects: ProjectReads
+    content_index: ContentIndex
+    layer_removal: LayerRemoval
+    content: ProjectContent
+    environment: ProjectEnvironment
+    layers: LayerStore
+    image_files: ImageFiles
+    image_search: ImageSearch
+    source: ImageSource
+    sealer: Sealer
+    history: History
+
+
+@asynccontextmanager
+async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
+    """Open what every long-running part needs. Raises UnavailableError."""
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(urls.app)
+        stack.push_async_callback(pool.close)
+        listener = PostgresListener(urls.app)
+        stack.push_async_callback(listener.aclose)
+        event_log = PostgresEventLog(pool, projections.ALL)
+        reads = PostgresDatabase(pool, guard=guard_of(projections.ALL))
+        clock, ids = SystemClock(), SystemIds()
+        past = history(pool, listener, log=event_log, clock=clock, ids=ids)
+        proof = open_proof(settings, pool, recorded=past.recorded, clock=clock)
+        operations = projections.SqlOperationReads(reads)
+        data_dir = settings.data_dir
+        sealer = FileSealer(data_dir / "keys")
+        keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
+        layers = LayerDirectory(data_dir / "layers")
+        stack.push_async_callback(asyncio.to_thread, layers.close)
+        image_files = LayerImageFiles(layers)
+        image_search = LayerSearch(layers, data_dir / "search")
+        stack.push_async_callback(asyncio.to_thread, image_files.close)
+        stack.push_async_callback(asyncio.to_thread, image_search.close)
+        yield Core(
+            settings=settings,
+            clock=clock,
+            ids=ids,
+            log=event_log,
+            recorded=past.recorded,
+            proof=await stack.enter_async_context(proof),
+            leadership=PostgresLeadership(urls.app),
+            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
+            journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
+            news=PostgresOperationNews(listener),
+            control=PostgresGuestControl(pool, listener),
+            database=reads,
+            images=projections.SqlImageReads(reads),
+            operations=operations,
+            files=projections.SqlFileReads(reads),
+            tokens=projections.SqlTokenReads(reads),
+            projects=projections.SqlProjectReads(reads),
+            content_index=PostgresContentIndex(pool),
+            layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
+            content=ProjectContent(keys=keys, blobs=DirectoryBlobStore(data_dir / "content")),
+            environment=ProjectEnvironment(keys),
+            layers=layers,
+            image_files=image_files,
+            image_search=image_search,
+            source=SkopeoImageSource(data_dir / "pulls"),
+            sealer=sealer,
+            history=past,
+        )

@@ -1,0 +1,112 @@
+"""The worker: libvirt, the use cases that carry operations out, and its duties for all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from contree.adapters.layers.store import LayerDirectory
+from contree.adapters.microvm.assets import prepare_assets
+from contree.adapters.microvm.runner import LibvirtMicroVM
+from contree.adapters.registry.skopeo import SkopeoImageSource
+from contree.app.conclude import Conclude
+from contree.app.import_image import ImportImage
+from contree.app.recover import Recover
+from contree.app.remove_content import RemovalDuty, RemoveContent
+from contree.app.run_instance import RunInstance
+from contree.bootstrap.deployment import Core
+from contree.config import Settings
+from contree.domain.operation import Kind
+from contree.worker.duties import Duty, duties_kept
+from contree.worker.loop import Capacity, Worker
+
+
+@asynccontextmanager
+async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator[LibvirtMicroVM]:
+    """Connect to libvirt with the guest's kernel and agent at hand. Raises GuestFailure."""
+    assets = await asyncio.to_thread(
+        prepare_assets,
+        settings.guest_kernel_dir,
+        settings.guest_agent,
+        settings.data_dir / "guest",
+    )
+    machines = await LibvirtMicroVM.open(
+        uri=settings.libvirt_uri,
+        runtime_dir=settings.runtime_dir / "guests",
+        cache_dir=settings.data_dir / "cache",
+        assets=assets,
+        accelerator=settings.accelerator,
+        memory_mib=settings.guest_memory_mib,
+        vcpu_count=settings.guest_vcpu_count,
+        reprobe=reprobe,
+    )
+    try:
+        yield machines
+    finally:
+        await machines.aclose()
+
+
+def duties(core: Core) -> list[Duty]:
+    """What one worker of the deployment does for all, beside running operations."""
+    removal = RemoveContent(core, actor=f"worker:{core.settings.worker_name}")
+    return [
+        core.proof.checkpoints(),
+        core.history.follow,
+        RemovalDuty(removal=removal, projects=core.projects, clock=core.clock),
+    ]
+
+
+@asynccontextmanager
+async def worker(core: Core) -> AsyncIterator[Worker]:
+    """A worker that is ready to run, and the duties of the deployment."""
+    settings, limits = core.settings, core.settings.limits
+    if isinstance(core.layers, LayerDirectory):
+        await asyncio.to_thread(core.layers.sweep)
+    if isinstance(core.source, SkopeoImageSource):
+        await asyncio.to_thread(core.source.sweep)
+    conclude = Conclude(
+        log=core.log, clock=core.clock, ids=core.ids, actor=f"worker:{settings.worker_name}"
+    )
+    async with microvm(settings) as machines, duties_kept(duties(core), core.leadership):
+        run_instance = RunInstance(
+            log=core.log,
+            files=core.files,
+            content=core.content,
+            environment=core.environment,
+            layers=core.layers,
+            microvm=machines,
+            journal=core.journal,
+            control=core.control,
+            sealer=core.sealer,
+            clock=core.clock,
+            ids=core.ids,
+            conclude=conclude,
+        )
+        import_image = ImportImage(
+            log=core.log,
+            source=core.source,
+            layers=core.layers,
+            sealer=core.sealer,
+            clock=core.clock,
+            ids=core.ids,
+            conclude=conclude,
+        )
+        yield Worker(
+            name=settings.worker_name,
+            queue=core.queue,
+            execute={Kind.INSTANCE: run_instance.execute, Kind.IMPORT: import_image.execute},
+            capacity={
+                Kind.INSTANCE: Capacity(
+                    here=settings.instances_here, per_project=limits.instance_max_concurrency
+                ),
+                Kind.IMPORT: Capacity(
+                    here=settings.imports_here, per_project=limits.images_import_max_concurrency
+                ),
+            },
+            conclude=conclude,
+            recover=Recover(queue=core.queue, clock=core.clock, conclude=conclude),
+            microvm=machines,
+            clock=core.clock,
+            ids=core.ids,
+        )

@@ -1,0 +1,53 @@
+"""A blob store in memory. tests/contracts/test_blob_store.py holds it to the Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+from contree.app.blob_store import READ_CHUNK_BYTES, Removed
+from contree.domain.errors import NotFoundError, StorageFullError
+
+
+class FakeBlobStore:
+    """`stored` is all there is. `full` makes it refuse; `reads` counts what was fetched."""
+
+    def __init__(self) -> None:
+        self.stored: dict[tuple[UUID, str], tuple[bytes, datetime]] = {}
+        self.full = False
+        self.reads = 0
+
+    async def put(
+        self, space: UUID, chunks: AsyncIterator[bytes], *, name: Callable[[], str]
+    ) -> None:
+        data = b"".join([chunk async for chunk in chunks])
+        if self.full:
+            raise StorageFullError("the store has no room")
+        known, _ = self.stored.get((space, name()), (data, None))
+        self.stored[space, name()] = (known, datetime.now(UTC))
+
+    async def read(self, space: UUID, name: str) -> AsyncIterator[bytes]:
+        self.reads += 1
+        if (space, name) not in self.stored:
+            raise NotFoundError("content", name)
+        data, _ = self.stored[space, name]
+        for at in range(0, len(data), READ_CHUNK_BYTES):
+            yield data[at : at + READ_CHUNK_BYTES]
+
+    async def has(self, space: UUID, name: str) -> bool:
+        return (space, name) in self.stored
+
+    async def remove(self, space: UUID, name: str, *, put_before: datetime) -> Removed | None:
+        data, put_at = self.stored.get((space, name), (None, None))
+        if data is None or put_at is None:
+            return Removed()
+        if put_at >= put_before:
+            return None
+        del self.stored[space, name]
+        return Removed(blob_count=1, blob_bytes=len(data))
+
+    async def clear(self, space: UUID) -> Removed:
+        gone = [key for key in self.stored if key[0] == space]
+        removed = [self.stored.pop(key)[0] for key in gone]
+        return Removed(blob_count=len(removed), blob_bytes=sum(map(len, removed)))

@@ -1,0 +1,409 @@
+"""Erasure, legal hold, retention end to end: real API, log, stores and layers; guests are fake."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from contree import bootstrap
+from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
+from contree.adapters.postgres.chain import verify_chain
+from contree.adapters.postgres.rebuild import compare, rebuild
+from contree.adapters.system.project_cipher import AesCiphers
+from contree.app.conclude import Conclude
+from contree.app.keep_projects import KeepProjects
+from contree.app.project_content import ProjectContent
+from contree.app.remove_content import Outcome, RemoveContent
+from contree.app.run_instance import RunInstance
+from contree.bootstrap import Core, DatabaseUrls
+from contree.config import Settings
+from contree.domain.context import Context
+from contree.domain.errors import (
+    ContentDamagedError,
+    ContentErasedError,
+    InvalidTransitionError,
+    NotFoundError,
+)
+from contree.domain.image import Image
+from contree.domain.operation import Kind
+from contree.domain.project import project_id_of
+from contree.domain.token import Permission
+from contree.http.app import create_app
+from contree.projections import ALL
+from tests.fakes.microvm import PROGRAMS, FakeFile, FakeMicroVM, FakeProcess
+
+pytestmark = pytest.mark.postgres
+
+SECRET = "the plain text that must not lie about"
+VALUE = "value-of-a-variable-4711"
+NOTHING_FRESH = timedelta(seconds=-60)
+
+
+async def _tell(process: FakeProcess) -> int:
+    """Write the argument and the variable, and leave a file of that name."""
+    text = process.spec.argv[1]
+    process.write((text + process.spec.env.get("WHO", "")).encode())
+    process.guest.files[f"/{text.strip('/ ')}"] = FakeFile(b"")
+    return 0
+
+
+class Deployment:
+    """One server without guests. `api` asks as the project's token."""
+
+    def __init__(self, core: Core, dsn: str) -> None:
+        self.core = core
+        self.dsn = dsn
+        self.data_dir = core.settings.data_dir
+        self.keep = KeepProjects(
+            log=core.log,
+            projects=core.projects,
+            tokens=core.tokens,
+            clock=core.clock,
+            ids=core.ids,
+        )
+        self.microvm = FakeMicroVM(PROGRAMS | {"tell": _tell})
+        self.secrets: dict[str, str] = {}
+
+    async def token(self, project: str) -> str:
+        return await bootstrap.issue_tokens(self.core).issue(
+            project=project, permissions=list(Permission), expires_at=None
+        )
+
+    async def image(self, project: str) -> UUID:
+        """An image without layers."""
+        context = Context(
+            actor="worker:w",
+            project_id=project_id_of(project),
+            request_id="r",
+            at=self.core.clock.now(),
+        )
+        image = Image.imported(
+            context,
+            operation_id=self.core.ids.new_id(),
+            registry_url="docker://registry.example/image:latest",
+            manifest_digest="sha256:m",
+            config_digest="sha256:c",
+            layers=[],
+            env={},
+            workdir="/",
+            size_bytes=0,
+        )
+        await self.core.log.append(image)
+        return image.id
+
+    async def work(self) -> None:
+        """Carry out everything that is pending."""
+        core = self.core
+        conclude = Conclude(log=core.log, clock=core.clock, ids=core.ids, actor="worker:w")
+        run = RunInstance(
+            log=core.log,
+            files=core.files,
+            content=core.content,
+            environment=core.environment,
+            layers=core.layers,
+            microvm=self.microvm,
+            journal=core.journal,
+            control=core.control,
+            sealer=core.sealer,
+            clock=core.clock,
+            ids=core.ids,
+            conclude=conclude,
+        )
+        for operation in await self.claim():
+            await run.execute(operation)
+
+    async def claim(self) -> Any:
+        at = self.core.clock.now()
+        return await self.core.queue.claim(
+            worker="w",
+            kind=Kind.INSTANCE,
+            limit=10,
+            running_per_project_max=10,
+            lease_until=at + timedelta(seconds=60),
+            context=Context(actor="worker:w", project_id=UUID(int=0), request_id="r", at=at),
+        )
+
+    def removal(self, **options: Any) -> RemoveContent:
+        return RemoveContent(
+            self.core,
+            actor="worker:w",
+            **{"fresh": NOTHING_FRESH, "settled": NOTHING_FRESH, **options},
+        )
+
+    def layers(self) -> set[str]:
+        return {p.name for p in (self.data_dir / "layers").iterdir() if len(p.name) == 64}
+
+
+class Api:
+    def __init__(self, deployment: Deployment, client: Any) -> None:
+        self._deployment = deployment
+        self._client = client
+
+    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        async with self._client.request(method, path, **options) as response:
+            is_json = response.content_type == "application/json"
+            return response.status, await (response.json() if is_json else response.text())
+
+    async def run(self, image: UUID, text: str, **fields: Any) -> UUID:
+        body = {"image": str(image), "command": "tell", "args": [text], **fields}
+        status, started = await self.ask("POST", "/v1/instances", json=body)
+        assert status == 201, started
+        await self._deployment.work()
+        ended = await self.operation(UUID(started["uuid"]))
+        assert ended["status"] == "SUCCESS", ended["error"]
+        return UUID(started["uuid"])
+
+    async def operation(self, operation_id: UUID) -> dict[str, Any]:
+        status, value = await self.ask("GET", f"/v1/operations/{operation_id}")
+        assert status == 200
+        assert isinstance(value, dict)
+        return value
+
+
+@pytest.fixture
+async def deployment(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Deployment]:
+    settings = Settings(data_dir=tmp_path)
+    async with bootstrap.core(settings, DatabaseUrls(app=postgres_dsn, owner=postgres_dsn)) as core:
+        yield Deployment(core, postgres_dsn)
+
+
+@asynccontextmanager
+async def api_of(deployment: Deployment, project: str) -> AsyncIterator[Api]:
+    headers = {"Authorization": f"Bearer {await deployment.token(project)}"}
+    server = TestServer(create_app(bootstrap.services(deployment.core)))
+    async with TestClient(server, headers=headers) as client:
+        yield Api(deployment, client)
+
+
+def on_disk(root: Path) -> Mapping[Path, bytes]:
+    return {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+async def stored_rows(dsn: str) -> bytes:
+    """Everything that the database holds of log, journals and read models, as bytes."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        parts = [
+            await connection.fetchval(f"SELECT string_agg({column}, '') FROM {table}")
+            for table, column in (
+                ("stored_events", "convert_from(state, 'UTF8')"),
+                ("operation_journal", "data::text"),
+                ("read.operations", "request::text"),
+            )
+        ]
+    finally:
+        await connection.close()
+    return "".join(part or "" for part in parts).encode()
+
+
+async def test_content_lies_encrypted_and_reads_as_it_was_sent(deployment: Deployment) -> None:
+    async with api_of(deployment, "alpha") as api:
+        image = await deployment.image("alpha")
+        status, file = await api.ask("POST", "/v1/files", data=SECRET.encode())
+        assert status == 201
+        run = await api.run(
+            image,
+            "output ",
+            env={"WHO": VALUE, "GONE": None},
+            stdin={"value": SECRET, "encoding": "ascii", "close": True},
+            preserve_env=True,
+        )
+        shown = await api.operation(run)
+        assert shown["metadata"]["env"] == {"WHO": VALUE, "GONE": None}
+        assert shown["metadata"]["stdin"]["value"] == SECRET
+        assert shown["metadata"]["result"]["stdout"]["value"] == "output " + VALUE
+        again = await api.run(UUID(shown["result"]["image"]), "then ")
+        assert (await api.operation(again))["metadata"]["result"]["stdout"]["value"] == (
+            "then " + VALUE
+        )
+        _, events = await api.ask("GET", f"/v1/operations/{run}/events")
+        assert VALUE in events
+    status, found = 0, on_disk(deployment.data_dir / "content")
+    assert len(found) >= 3
+    plain = (SECRET.encode(), VALUE.encode(), file["sha256"].encode())
+    assert not [path for path, data in found.items() for text in plain[:2] if text in data]
+    assert not [path for path in found if file["sha256"] in str(path)]
+    rows = await stored_rows(deployment.dsn)
+    assert VALUE.encode() not in rows
+    assert b"WHO" in rows, "names stay readable"
+
+
+async def test_erasure_takes_the_content_and_leaves_the_facts(deployment: Deployment) -> None:
+    core = deployment.core
+    async with api_of(deployment, "alpha") as api, api_of(deployment, "beta") as other:
+        image, kept = await deployment.image("alpha"), await deployment.image("beta")
+        await api.ask("POST", "/v1/files", data=SECRET.encode())
+        run = await api.run(image, SECRET, env={"WHO": VALUE})
+        digest = (await core.operations.get(project_id_of("alpha"), run)).outcome["stdout"]  # type: ignore[union-attr,index]
+        their_run = await other.run(kept, SECRET)
+        shutil.copytree(deployment.data_dir / "content", deployment.data_dir / "copy")
+        await deployment.keep.erase("alpha", reason="Art. 17")
+        assert (await api.ask("GET", f"/v1/operations/{run}"))[0] == 401
+        outcome = await deployment.removal().clear(project_id_of("alpha"))
+        assert outcome.is_complete
+        assert (outcome.removed.blob_count, outcome.journal_count) == (3, 1)
+        theirs = (await other.operation(their_run))["metadata"]["result"]["stdout"]
+        assert theirs["value"] == SECRET
+    copy = DirectoryBlobStore(deployment.data_dir / "copy")
+    keys = core.content._keys
+    with pytest.raises(ContentErasedError):
+        await ProjectContent(keys=keys, blobs=copy).read_bytes(
+            project_id_of("alpha"), digest["sha256"]
+        )
+    guessed = AesCiphers().cipher(AesCiphers().new_key())
+    for data in on_disk(deployment.data_dir / "copy" / project_id_of("alpha").hex).values():
+        decryption = guessed.decryption(digest["sha256"])
+        decryption.update(data)
+        with pytest.raises(ContentDamagedError):
+            decryption.finish()
+    assert not (deployment.data_dir / "content" / project_id_of("alpha").hex).exists()
+    await assert_log_is_whole(deployment.dsn)
+
+
+async def assert_log_is_whole(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    assert (await verify_chain(connection)).broken_at is None
+    await connection.close()
+    assert (await compare(dsn, projections=ALL)).differences == ()
+    await rebuild(dsn, projections=ALL)
+    assert (await compare(dsn, projections=ALL)).differences == ()
+
+
+async def test_a_reader_of_an_erased_project_sees_facts_and_is_told(deployment: Deployment) -> None:
+    async with api_of(deployment, "alpha") as api:
+        image = await deployment.image("alpha")
+        run = await api.run(image, SECRET, env={"WHO": VALUE})
+        left = (await api.operation(run))["result"]["image"]
+    await deployment.keep.erase("alpha", reason="Art. 17")
+    async with api_of(deployment, "alpha") as api:
+        shown = await api.operation(run)
+        assert shown["status"] == "SUCCESS"
+        assert shown["metadata"]["env"] == {"WHO": "<ERASED>"}
+        assert shown["metadata"]["result"]["stdout"] == {
+            "value": "",
+            "encoding": "ascii",
+            "truncated": True,
+        }
+        body = {"image": str(image), "command": "tell"}
+        for method, path, options in (
+            ("GET", f"/v1/operations/{run}/events", {}),
+            ("GET", f"/v1/operations/{run}/subprocesses/1", {}),
+            ("GET", f"/v1/inspect/{left}/list?path=/", {}),
+            ("POST", "/v1/instances", {"json": body}),
+            ("POST", "/v1/files", {"data": b"x"}),
+        ):
+            status, answer = await api.ask(method, path, **options)
+            assert (status, answer["code"]) == (410, "content_erased"), path
+            assert "erased on 20" in answer["error"]
+
+
+async def test_what_runs_is_stopped_before_anything_is_removed(deployment: Deployment) -> None:
+    async with api_of(deployment, "alpha") as api:
+        body = {"image": str(await deployment.image("alpha")), "command": "tell"}
+        await api.ask("POST", "/v1/instances", json=body)
+        running = await deployment.claim()
+        await api.ask("POST", "/v1/instances", json=body)
+    await deployment.keep.erase("alpha", reason="Art. 17")
+    removal = deployment.removal()
+    assert not (await removal.clear(project_id_of("alpha"))).is_complete
+    unended = await deployment.core.content_index.unended(project_id_of("alpha"))
+    assert unended == [running[0].id], "the pending one is cancelled at once"
+    conclude = Conclude(
+        log=deployment.core.log, clock=deployment.core.clock, ids=deployment.core.ids, actor="w"
+    )
+    await conclude.lose(running[0].id, "stopped")
+    assert (await removal.clear(project_id_of("alpha"))).is_complete
+    row = await deployment.core.projects.get(project_id_of("alpha"))
+    assert row is not None
+    assert row.cleared_at is not None
+
+
+async def test_layers_that_only_the_erased_project_has_are_destroyed(
+    deployment: Deployment,
+) -> None:
+    async with api_of(deployment, "alpha") as api, api_of(deployment, "beta") as other:
+        image, theirs = await deployment.image("alpha"), await deployment.image("beta")
+        shared = (await api.operation(await api.run(image, "/shared")))["result"]["image"]
+        both = deployment.layers()
+        assert len(both) == 1
+        await api.run(UUID(shared), "/private")
+        private = deployment.layers() - both
+        assert len(private) == 1
+        their_run = await other.run(theirs, "/shared")
+        assert deployment.layers() == both | private, "an equal delta is an equal layer"
+        await deployment.keep.erase("alpha", reason="Art. 17")
+        held = deployment.removal(settled=timedelta(hours=1))
+        assert not (await held.clear(project_id_of("alpha"))).is_complete, "it may be wanted"
+        assert deployment.layers() == both | private
+        outcome = await deployment.removal().clear(project_id_of("alpha"))
+        assert outcome.is_complete
+        assert outcome.layers.layer_count == 1
+        assert deployment.layers() == both
+        left = (await other.operation(their_run))["result"]["image"]
+        status, listing = await other.ask("GET", f"/v1/inspect/{left}/list?path=/")
+        assert status == 200
+        assert "shared" in str(listing)
+    await assert_log_is_whole(deployment.dsn)
+
+
+async def test_a_legal_hold_keeps_everything(deployment: Deployment) -> None:
+    async with api_of(deployment, "alpha") as api:
+        run = await api.run(await deployment.image("alpha"), SECRET)
+        await deployment.keep.set_retention("alpha", days=1)
+        await deployment.keep.hold("alpha", reason="case 7")
+        with pytest.raises(InvalidTransitionError, match="case 7"):
+            await deployment.keep.erase("alpha", reason="Art. 17")
+        assert not await deployment.removal().apply_retention(project_id_of("alpha"))
+        assert (await deployment.keep.row("alpha")).hold_reason == "case 7"
+        assert SECRET in str(await api.operation(run))
+        await deployment.keep.release("alpha")
+        await deployment.keep.erase("alpha", reason="Art. 17")
+
+
+async def test_retention_removes_what_nothing_newer_needs(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha, core = project_id_of("alpha"), deployment.core
+    async with api_of(deployment, "alpha") as api:
+        image = await deployment.image("alpha")
+        now = core.clock.now()
+        monkeypatch.setattr(core.clock, "now", lambda: now - timedelta(days=3))
+        old = await api.run(image, "/old")
+        common = await api.run(image, "/common")
+        monkeypatch.setattr(core.clock, "now", lambda: now)
+        new = await api.run(image, "/common")
+        await deployment.keep.set_retention("alpha", days=2)
+        removal = deployment.removal()
+        assert await removal.apply_retention(alpha)
+        assert not await removal.apply_retention(alpha), "once is enough"
+        fresh = deployment.removal(fresh=timedelta(hours=1))
+        outcome = await fresh.sweep(alpha)
+        assert (outcome.is_complete, outcome.journal_count) == (False, 2)
+        outcome = await removal.sweep(alpha)
+        assert outcome == Outcome(is_complete=True, removed=outcome.removed)
+        assert outcome.removed.blob_count == 1, "the common output is still needed"
+        for run in (old, common):
+            shown = await api.operation(run)
+            assert shown["status"] == "SUCCESS"
+            assert shown["metadata"]["result"]["stdout"]["truncated"]
+            status, answer = await api.ask("GET", f"/v1/operations/{run}/events")
+            assert (status, answer["code"]) == (410, "content_expired")
+        kept = (await api.operation(new))["metadata"]["result"]["stdout"]
+        assert (kept["value"], kept["truncated"]) == ("/common", False)
+        row = await deployment.keep.row("alpha")
+        assert row.swept_cut == row.content_cut is not None
+    await assert_log_is_whole(deployment.dsn)
+
+
+async def test_unknown_projects_are_refused(deployment: Deployment) -> None:
+    with pytest.raises(NotFoundError):
+        await deployment.keep.erase("nobody", reason="x")
