@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 from contree.app.clock import Clock
@@ -16,6 +17,9 @@ from contree.domain.errors import (
     UnauthenticatedError,
 )
 from contree.domain.token import READING, Permission
+
+OPERATOR = "operator"
+"""The actor of what is done on the command line."""
 
 
 def secret_sha256(secret: str) -> str:
@@ -50,6 +54,35 @@ class Caller:
     def context(self, at: datetime) -> Context:
         return Context(
             actor=self.actor, project_id=self.project_id, request_id=self.request_id, at=at
+        )
+
+
+class Requester(Protocol):
+    """Whoever asks for something in one project: a Caller, or the Operator."""
+
+    @property
+    def project_id(self) -> UUID: ...
+
+    def require(self, permission: Permission) -> None:
+        """Raise PermissionMissingError unless it has `permission`."""
+        ...
+
+    def context(self, at: datetime) -> Context: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """Whoever runs `contreed` on the server: may do everything, in the project at hand."""
+
+    project_id: UUID
+    request_id: str
+
+    def require(self, permission: Permission) -> None:
+        """Nothing is missing."""
+
+    def context(self, at: datetime) -> Context:
+        return Context(
+            actor=OPERATOR, project_id=self.project_id, request_id=self.request_id, at=at
         )
 
 

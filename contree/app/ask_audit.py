@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from contree.app.access import Caller
+from contree.app.access import OPERATOR, Caller
 from contree.app.audit_index import AuditProgress, Mark
 from contree.app.audit_reads import (
     POSITION_MAX,
@@ -28,7 +28,6 @@ from contree.app.audit_reads import (
 )
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
-from contree.app.issue_tokens import OPERATOR
 from contree.app.recorded_log import RecordedLog
 from contree.domain.audit_reading import NO_PROJECT, AuditReading
 from contree.domain.context import Context

@@ -7,15 +7,13 @@ from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
-from contree.app.access import secret_sha256
+from contree.app.access import OPERATOR, secret_sha256
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
 from contree.domain.context import Context
 from contree.domain.errors import ConflictError, NotFoundError
 from contree.domain.project import Project, project_id_of
 from contree.domain.token import Permission, Token
-
-OPERATOR = "operator"
 
 
 class IssueTokens:

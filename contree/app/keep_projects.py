@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
+from contree.app.access import OPERATOR
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
-from contree.app.issue_tokens import OPERATOR
 from contree.app.reads import ProjectReads, ProjectRow, TokenReads
 from contree.app.retries import retry_conflicts
 from contree.domain.aggregate import Aggregate

@@ -9,6 +9,7 @@ from contree.app.access import Access
 from contree.app.ask_audit import AskAudit
 from contree.app.cancel_operation import CancelOperation
 from contree.app.clock import Clock
+from contree.app.compare_replay import CompareReplay
 from contree.app.image_search import ImageSearch
 from contree.app.journal import Journal
 from contree.app.layer_store import ImageFiles
@@ -18,6 +19,7 @@ from contree.app.project_content import ProjectContent
 from contree.app.project_environment import ProjectEnvironment
 from contree.app.reads import FileReads, ImageReads, OperationReads
 from contree.app.request_import import RequestImport
+from contree.app.request_replay import RequestReplay
 from contree.app.request_run import RequestRun
 from contree.app.steer_instance import SteerInstance
 from contree.app.tag_images import TagImages
@@ -45,6 +47,8 @@ class Services:
     news: OperationNews
     steering: SteerInstance
     audit: AskAudit
+    replays: RequestReplay
+    comparison: CompareReplay
     limits: Limits
     clock: Clock
     ready: Callable[[], Awaitable[None]]

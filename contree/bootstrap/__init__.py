@@ -8,7 +8,7 @@ worker(core)         libvirt, and the use cases that carry operations out
 `proof` and `history` put together what proves the log and what answers questions about it.
 """
 
-from contree.bootstrap.api import issue_tokens, services
+from contree.bootstrap.api import issue_tokens, replay_chain, services
 from contree.bootstrap.databases import (
     DatabaseUrls,
     RebuildReport,
@@ -31,6 +31,7 @@ __all__ = [
     "microvm",
     "owned_data_dir",
     "rebuild_projections",
+    "replay_chain",
     "running_database",
     "services",
     "worker",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from contree.app.access import Access
 from contree.app.cancel_operation import CancelOperation
+from contree.app.compare_replay import CompareReplay
 from contree.app.issue_tokens import IssueTokens
+from contree.app.replay_chain import ReplayChain
 from contree.app.request_import import RequestImport
+from contree.app.request_replay import RequestReplay
 from contree.app.request_run import RequestRun
 from contree.app.services import Services
 from contree.app.steer_instance import SteerInstance
@@ -59,10 +62,47 @@ def services(core: Core) -> Services:
             environment=core.environment,
             sealer=core.sealer,
         ),
+        replays=request_replay(core),
+        comparison=compare_replay(core),
         audit=core.history.ask,
         limits=limits,
         clock=core.clock,
         ready=core.database.check,
+    )
+
+
+def request_replay(core: Core) -> RequestReplay:
+    """What turns a run that has ended into a pending one."""
+    return RequestReplay(
+        log=core.log,
+        images=core.images,
+        files=core.files,
+        content=core.content,
+        sealer=core.sealer,
+        clock=core.clock,
+        ids=core.ids,
+    )
+
+
+def compare_replay(core: Core) -> CompareReplay:
+    """What compares a replay with its original."""
+    return CompareReplay(
+        log=core.log,
+        operations=core.operations,
+        content=core.content,
+        layers=core.comparer,
+        files=core.image_files,
+    )
+
+
+def replay_chain(core: Core) -> ReplayChain:
+    """Replays for the command line: a worker of the running server does them."""
+    return ReplayChain(
+        requests=request_replay(core),
+        comparison=compare_replay(core),
+        images=core.images,
+        operations=core.operations,
+        news=core.news,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from contree import projections
 from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
+from contree.adapters.layers.comparison import IndexComparer
 from contree.adapters.layers.image_files import LayerImageFiles
 from contree.adapters.layers.removal import LayerRemovals
 from contree.adapters.layers.search import LayerSearch
@@ -35,6 +36,7 @@ from contree.app.guest_control import GuestControl
 from contree.app.image_search import ImageSearch
 from contree.app.image_source import ImageSource
 from contree.app.journal import Journal
+from contree.app.layer_comparison import LayerComparer
 from contree.app.layer_store import ImageFiles, LayerRemoval, LayerStore
 from contree.app.leadership import Leadership
 from contree.app.operation_news import OperationNews
@@ -77,6 +79,7 @@ class Core:
     content: ProjectContent
     environment: ProjectEnvironment
     layers: LayerStore
+    comparer: LayerComparer
     image_files: ImageFiles
     image_search: ImageSearch
     source: ImageSource
@@ -130,6 +133,7 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             content=ProjectContent(keys=keys, blobs=DirectoryBlobStore(data_dir / "content")),
             environment=ProjectEnvironment(keys),
             layers=layers,
+            comparer=IndexComparer(layers),
             image_files=image_files,
             image_search=image_search,
             source=SkopeoImageSource(data_dir / "pulls"),

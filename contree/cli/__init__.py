@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from contree.cli import audit, dsn, lineage, project, projections, server, tokens
+from contree.cli import audit, dsn, lineage, project, projections, replay, server, tokens
 from contree.cli import doctor as doctor_command
 from contree.config import load_settings
 from contree.domain.errors import ContreeError
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     projections.add_commands(commands, common)
     audit.add_commands(commands, common)
     lineage.add_commands(commands, common)
+    replay.add_commands(commands, common)
     doctor_command.add_commands(commands, common)
     return parser
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from contree import bootstrap
-from contree.app.issue_tokens import OPERATOR
+from contree.app.access import OPERATOR
 from contree.app.keep_projects import KeepProjects
 from contree.app.reads import ProjectRow
 from contree.app.remove_content import Outcome, RemoveContent

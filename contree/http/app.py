@@ -21,6 +21,7 @@ from contree.http import (
     inspect,
     instances,
     operations,
+    replay,
     subprocesses,
     whoami,
 )
@@ -82,6 +83,8 @@ def _routes() -> list[web.RouteDef]:
         get("/v1/operations", operations.list_operations, allow_head=False),
         get(OPERATION, operations.get_operation, allow_head=False),
         web.delete(OPERATION, operations.cancel_operation),
+        web.post(f"{OPERATION}/replay", replay.request_replay),
+        get(f"{OPERATION}/replay", replay.get_comparison, allow_head=False),
         get(f"{OPERATION}/events", events.stream_events, allow_head=False),
         web.post(f"{OPERATION}/subprocesses", subprocesses.spawn),
         get(SUBPROCESS, subprocesses.get_result, allow_head=False),

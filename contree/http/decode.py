@@ -52,6 +52,10 @@ class _Registry(msgspec.Struct):
     credentials: _Credentials | None = None
 
 
+class _Replay(msgspec.Struct):
+    env: dict[str, str] | None = None
+
+
 class _Import(msgspec.Struct):
     registry: _Registry
     tag: str | None = None
@@ -182,6 +186,11 @@ def decode_stdin(body: bytes) -> tuple[bytes, bool]:
     """Read the body of `POST .../stdin`: the bytes, and whether the end follows them."""
     sent = _decode(body, _Stdin)
     return _stdin_bytes(sent, field=""), sent.close is not False
+
+
+def decode_replay(body: bytes) -> dict[str, str]:
+    """Read the body of `POST .../replay`: the secret values by variable."""
+    return _decode(body, _Replay).env or {}
 
 
 def _decode(body: bytes, type_: type[T], *, within: str = "") -> T:

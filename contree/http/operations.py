@@ -131,6 +131,8 @@ async def _run_metadata(request: web.Request, row: OperationRow) -> dict[str, An
     else:
         stdin = gone_stdin_value(spec.stdin)
     metadata = request_value(spec, stdin)
+    if row.replay_of is not None:
+        metadata["replay_of"] = row.replay_of
     metadata["result"] = None
     if row.outcome is not None:
         outcome = ProcessOutcome.from_fact(row.outcome)

@@ -14,7 +14,7 @@ from tests.acceptance.log_reader import query
 from tests.support.server import CONTREED, RunningServer
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "": ("serve", "api", "worker", "token", "dsn", "projections", "doctor"),
+    "": ("serve", "api", "worker", "token", "dsn", "projections", "replay", "doctor"),
     "serve": ("--listen", "--data-dir", "--accelerator"),
     "token": ("create", "list", "revoke"),
     "token create": ("--project", "--permissions", "spawn_disposable"),

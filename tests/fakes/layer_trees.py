@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import posixpath
 import tarfile
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import zstandard
 
+from contree.app.layer_comparison import LayerEntry
 from contree.app.layer_store import EntryType, FileEntry
 from contree.domain.errors import LayerRefused, NotFoundError
 
@@ -325,3 +327,24 @@ def archived(tree: Tree, top: str) -> bytes:
             info.size = len(file.data) if info.isreg() else 0
             archive.addfile(info, io.BytesIO(file.data) if info.isreg() else None)
     return stream.getvalue()
+
+
+def layer_entry(change: Change) -> LayerEntry:
+    """What a layer says of the path of `change`."""
+    file = change.file
+    if file is None:
+        return LayerEntry(type=None)
+    is_regular = file.type is EntryType.REGULAR
+    return LayerEntry(
+        type=file.type,
+        mode=file.mode,
+        uid=file.uid,
+        gid=file.gid,
+        mtime_s=file.mtime_s,
+        size_bytes=len(file.data),
+        sha256=hashlib.sha256(file.data).hexdigest() if is_regular else "",
+        symlink_to=file.symlink_to,
+        device=file.device,
+        xattrs=file.xattrs,
+        opaque=change.opaque,
+    )

@@ -1,4 +1,6 @@
-"""Layers in memory: LayerStore and ImageFiles over dictionaries, read with Python's `tarfile`.
+"""Layers in memory: LayerStore, ImageFiles and LayerComparer over dictionaries.
+
+Tars are read with Python's `tarfile`.
 
 A second, naive implementation of what a stack of layers shows: whole layers are applied to a dict
 of paths one after the other. tests/contracts/test_layer_store.py and test_image_files.py hold it
@@ -13,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from contree.app.content_store import READ_CHUNK_BYTES
+from contree.app.layer_comparison import EntryDifference, LayerComparison, LayerEntry
 from contree.app.layer_store import EntryType, FileContent, FileEntry, Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError, WrongFileTypeError
 from tests.fakes.layer_trees import (
@@ -25,6 +28,7 @@ from tests.fakes.layer_trees import (
     entry_of,
     guest_changes,
     inflated,
+    layer_entry,
     oci_changes,
     raw,
     real_changes,
@@ -34,7 +38,7 @@ from tests.fakes.layer_trees import (
 
 
 class FakeLayers:
-    """Implements LayerStore and ImageFiles."""
+    """Implements LayerStore, ImageFiles and LayerComparer."""
 
     def __init__(self) -> None:
         self._layers: dict[str, tuple[list[Change], int]] = {}
@@ -111,6 +115,34 @@ class FakeLayers:
         if tree[top].type not in archivable:
             raise WrongFileTypeError(path, "is no directory, regular file or symbolic link")
         return _chunks(archived(tree, top))
+
+    # -- LayerComparer ------------------------------------------------------------------------
+
+    async def compare(
+        self, original: str | None, replay: str | None, *, limit: int
+    ) -> LayerComparison:
+        sides = [self._said(diff_id) for diff_id in (original, replay)]
+        paths = sorted(
+            sides[0].keys() | sides[1].keys(), key=lambda path: posixpath.split(raw(path))
+        )
+        found = [
+            EntryDifference(path=path, original=sides[0].get(path), replay=sides[1].get(path))
+            for path in paths
+        ]
+        differing = [one for one in found if one.original != one.replay]
+        return LayerComparison(
+            equal_count=len(found) - len(differing),
+            differences=differing[:limit],
+            truncated=len(differing) > limit,
+        )
+
+    def _said(self, diff_id: str | None) -> dict[str, LayerEntry]:
+        """What a layer says of each path; the last word counts."""
+        if diff_id is None:
+            return {}
+        if diff_id not in self._layers:
+            raise NotFoundError("layer", diff_id)
+        return {c.path: layer_entry(c) for c in self._layers[diff_id][0]}
 
     # -- trees --------------------------------------------------------------------------------
 

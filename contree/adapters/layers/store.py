@@ -157,6 +157,12 @@ class LayerDirectory:
         with self.indexes.using(paths) as indexes:
             yield Stack(indexes, [part.start for part in parts])
 
+    @contextmanager
+    def index(self, diff_id: str) -> Iterator[LayerIndex]:
+        """Open the index of one layer that is local (`make_local`). Blocking."""
+        with self.indexes.using([self._index_path(hex_of(diff_id))]) as (index,):
+            yield index
+
     # -- work in threads ----------------------------------------------------------------------
 
     def _import(self, blob: Path, media_type: str, digest: str) -> None:

@@ -13,6 +13,7 @@ from contree.app.limits import Limits
 from contree.http.openapi.audit import audit_schemas
 from contree.http.openapi.grep import grep_schemas
 from contree.http.openapi.paths import paths
+from contree.http.openapi.replay import replay_schemas
 from contree.http.openapi.requests import request_schemas
 from contree.http.openapi.schemas import value_schemas
 
@@ -46,6 +47,10 @@ def document(limits: Limits) -> dict[str, Any]:
                     "project; a `Project` header may name that project, by id or name.",
                 }
             },
-            "schemas": value_schemas() | grep_schemas() | audit_schemas() | request_schemas(limits),
+            "schemas": value_schemas()
+            | grep_schemas()
+            | audit_schemas()
+            | replay_schemas()
+            | request_schemas(limits),
         },
     }

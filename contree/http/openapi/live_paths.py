@@ -6,6 +6,7 @@ from typing import Any
 
 from contree.http.openapi.operation import answer_, json_, json_body, operation
 from contree.http.openapi.parameters import FLAG, OPERATION_UUID, SIGNAL, SPID, in_query
+from contree.http.openapi.replay import replay_path
 from contree.http.openapi.schemas import STRING, ref
 
 NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**53}
@@ -16,6 +17,7 @@ def live_paths() -> dict[str, Any]:
     below = "/v1/operations/{operation_uuid}"
     return {
         f"{below}/events": {"get": _events()},
+        f"{below}/replay": replay_path(),
         f"{below}/subprocesses": {"post": _spawn()},
         f"{below}/subprocesses/{{spid}}": {"get": _result(), "delete": _signal()},
         f"{below}/subprocesses/{{spid}}/stdin": {"post": _stdin()},

@@ -206,6 +206,6 @@ def _run_schemas() -> dict[str, Schema]:
             }
         ),
         "Subprocess": answer({"spid": INTEGER | {"minimum": 2, "description": "its number"}}),
-        "InstanceMetadata": answer(request),
+        "InstanceMetadata": answer(request | {"replay_of": UUID}, optional=("replay_of",)),
         "Instance": answer({"uuid": UUID, **request}),
     }

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from contree.app.access import Caller
 from contree.app.cancel_operation import CancelOperation
+from contree.app.compare_replay import CompareReplay
 from contree.app.conclude import Conclude
 from contree.app.import_image import ImportImage
 from contree.app.limits import Limits
@@ -17,7 +18,9 @@ from contree.app.project_environment import ProjectEnvironment
 from contree.app.project_journal import ProjectJournal
 from contree.app.reads import OperationRow, TokenRow
 from contree.app.recover import Recover
+from contree.app.replay_chain import ReplayChain
 from contree.app.request_import import ImportOrder, RequestImport
+from contree.app.request_replay import RequestReplay
 from contree.app.request_run import RequestRun, RunOrder
 from contree.app.run_instance import RunInstance
 from contree.app.steer_instance import SteerInstance
@@ -33,6 +36,7 @@ from tests.fakes.image_source import FakeImageSource, PublishedImage
 from tests.fakes.journal import FakeJournal
 from tests.fakes.layers import FakeLayers
 from tests.fakes.microvm import FakeMicroVM, Program
+from tests.fakes.operation_news import FakeOperationNews
 from tests.fakes.project_keys import FakeProjectKeys
 from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads
 from tests.fakes.sealer import FakeSealer
@@ -116,6 +120,32 @@ class World:
             content=self.content,
             clock=self.clock,
             limits=self.limits,
+        )
+
+        self.replays = RequestReplay(
+            log=self.log,
+            images=self.images,
+            files=self.files,
+            content=self.content,
+            sealer=self.sealer,
+            clock=self.clock,
+            ids=self.ids,
+        )
+        self.comparison = CompareReplay(
+            log=self.log,
+            operations=self.operations,
+            content=self.content,
+            layers=self.layers,
+            files=self.layers,
+        )
+        self.news = FakeOperationNews()
+        self.log.ended = self.news.tell
+        self.chain = ReplayChain(
+            requests=self.replays,
+            comparison=self.comparison,
+            images=self.images,
+            operations=self.operations,
+            news=self.news,
         )
 
     def worker(self) -> Worker:

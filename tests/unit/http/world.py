@@ -13,10 +13,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from contree.app.access import Access, secret_sha256
 from contree.app.ask_audit import AskAudit
 from contree.app.cancel_operation import CancelOperation
+from contree.app.compare_replay import CompareReplay
 from contree.app.limits import Limits
 from contree.app.project_content import ProjectContent
 from contree.app.project_environment import ProjectEnvironment
 from contree.app.request_import import RequestImport
+from contree.app.request_replay import RequestReplay
 from contree.app.request_run import RequestRun
 from contree.app.services import Services
 from contree.app.steer_instance import SteerInstance
@@ -39,6 +41,7 @@ from tests.fakes.guest_control import FakeGuestControl
 from tests.fakes.image_search import FakeImageSearch
 from tests.fakes.image_source import FakeImageSource
 from tests.fakes.journal import FakeJournal
+from tests.fakes.layers import FakeLayers
 from tests.fakes.operation_news import FakeOperationNews
 from tests.fakes.project_keys import FakeProjectKeys
 from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads, FakeTokenReads
@@ -130,6 +133,22 @@ class World:
                 past=FakePastReads(log),
                 clock=clock,
                 ids=ids,
+            ),
+            replays=RequestReplay(
+                log=log,
+                images=images,
+                files=uploads,
+                content=self.content,
+                sealer=FakeSealer(),
+                clock=clock,
+                ids=ids,
+            ),
+            comparison=CompareReplay(
+                log=log,
+                operations=FakeOperationReads(log),
+                content=self.content,
+                layers=FakeLayers(),
+                files=self.files,
             ),
             limits=self.limits,
             clock=clock,
