@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -37,6 +37,7 @@ from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.clock import SystemClock, SystemIds
+from contree.adapters.system.host import LinuxHost
 from contree.adapters.system.sealer import FileSealer
 from contree.app.access import Access
 from contree.app.cancel_operation import CancelOperation
@@ -71,6 +72,7 @@ from contree.domain.errors import UnavailableError
 from contree.domain.operation import Kind
 from contree.worker.duties import Duty, duties_kept
 from contree.worker.loop import Capacity, Worker
+from contree.worker.room import FixedAdmission, GuestAdmission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +319,21 @@ def duties(core: Core) -> list[Duty]:
     return []
 
 
+def guest_admission(
+    settings: Settings, held_bytes: Callable[[], int] = lambda: 0
+) -> GuestAdmission:
+    """How many runs a worker takes on; `held_bytes` is the memory of those that it has."""
+    return GuestAdmission(
+        host=LinuxHost(),
+        held_bytes=held_bytes,
+        memory_bytes=settings.guest_memory_mib * 1024**2,
+        vcpu_count=settings.guest_vcpu_count,
+        cpu_overcommit=settings.cpu_overcommit,
+        reserve_bytes=settings.memory_reserve_mib * 1024**2,
+        most=settings.instances_here,
+    )
+
+
 @asynccontextmanager
 async def worker(core: Core) -> AsyncIterator[Worker]:
     """A worker that is ready to run."""
@@ -357,10 +374,12 @@ async def worker(core: Core) -> AsyncIterator[Worker]:
             execute={Kind.INSTANCE: run_instance.execute, Kind.IMPORT: import_image.execute},
             capacity={
                 Kind.INSTANCE: Capacity(
-                    here=settings.instances_here, per_project=limits.instance_max_concurrency
+                    here=guest_admission(settings, machines.memory_bytes),
+                    per_project=limits.instance_max_concurrency,
                 ),
                 Kind.IMPORT: Capacity(
-                    here=settings.imports_here, per_project=limits.images_import_max_concurrency
+                    here=FixedAdmission(most=settings.imports_here, setting="imports_here"),
+                    per_project=limits.images_import_max_concurrency,
                 ),
             },
             conclude=conclude,

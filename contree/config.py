@@ -12,7 +12,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -34,10 +34,6 @@ def _default_worker_name() -> str:
     return socket.gethostname()
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a deployment decides. Sizes in the unit that the name ends in.
 
@@ -50,7 +46,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guest_kernel_dir      an unpacked kernel package: boot/vmlinuz-*, lib/modules/*
     guest_agent           the static agent binary
     worker_name           stable over restarts of the same worker
-    instances_here        runs at once on this worker
+    instances_here        most runs at once on this worker; unset: as CPU and memory allow
+    cpu_overcommit        vCPUs of running guests for each core
+    memory_reserve_mib    memory of this host that guests leave to others
     imports_here          imports at once on this worker
     """
 
@@ -65,7 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guest_memory_mib: int = 512
     guest_vcpu_count: int = 1
     worker_name: str = msgspec.field(default_factory=_default_worker_name)
-    instances_here: int = msgspec.field(default_factory=_usable_cores)
+    instances_here: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    cpu_overcommit: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    memory_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 512
     imports_here: int = 2
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     instance_max_timeout: int = 3600
