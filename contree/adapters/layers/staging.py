@@ -7,6 +7,7 @@ behind from what a living one is making. No room is StorageFullError, whoever me
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -20,6 +21,8 @@ from typing import Final
 
 from contree.domain.errors import StorageFullError
 
+_LIBC: Final = ctypes.CDLL(None)
+_WRITE_ONLY: Final = 2  # SYNC_FILE_RANGE_WRITE, linux/fs.h
 _STAGING: Final = ".staging"
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -75,6 +78,14 @@ def publish(source: Path, target: Path) -> bool:
         raise
     sync_directory(target.parent)
     return True
+
+
+def start_writeback(descriptor: int) -> None:
+    """Let the kernel begin to write a file to disk, so that its fsync finds little to do.
+
+    Promises nothing and waits for nothing; sync_file_range(2), which Python does not have.
+    """
+    _LIBC.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_ONLY)
 
 
 def sync_directory(path: Path) -> None:

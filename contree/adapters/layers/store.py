@@ -19,7 +19,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -31,6 +31,7 @@ from contree.adapters.layers.feed import Feed, consume
 from contree.adapters.layers.imported import index_layer
 from contree.adapters.layers.index_reader import IndexCache, LayerIndex
 from contree.adapters.layers.index_schema import INDEX_VERSION
+from contree.adapters.layers.live_squashfs import LiveSquashfs
 from contree.adapters.layers.merged_layers import MergedLayers
 from contree.adapters.layers.mount_plans import Mount, MountPlans
 from contree.adapters.layers.mount_variant import mount_variant
@@ -58,6 +59,7 @@ class LayerDirectory:
         self._root = root
         self._content = content
         self._threads = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layers")
+        self._syncs = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layer-syncs")
         # Asked for each layer of a stack at each read: paths are made and looked for once.
         self._index_path = lru_cache(_PATHS_MAX)(lambda digest: root / digest / INDEX_NAME)
         self._seen: set[str] = set()
@@ -76,6 +78,7 @@ class LayerDirectory:
         Merges are given up: they are made again when they are needed.
         """
         self._threads.shutdown()
+        self._syncs.shutdown()
         self._merged.close()
         self.indexes.close()
 
@@ -175,14 +178,24 @@ class LayerDirectory:
         publish(tar.parent, self._root / digest)
 
     def _take_delta(self, below: list[str], feed: Feed) -> Layer | None:
-        with staging_directory(self._root) as staged, self.stack(below) as stack:
+        with (
+            staging_directory(self._root) as staged,
+            self.stack(below) as stack,
+            LiveSquashfs(staged / "live.squashfs") as live,
+        ):
             made = staged / "new"
             made.mkdir()
-            layer = canonical_layer(feed, stack, tar=made / TAR_NAME, index=made / INDEX_NAME)
+            layer = canonical_layer(
+                feed, stack, tar=made / TAR_NAME, index=made / INDEX_NAME, live=live
+            )
             if layer is None:
                 return None
-            self._mountable_at_once(made, stack)
-            sync_file(made / TAR_NAME)
+            synced = self._syncs.submit(sync_file, made / TAR_NAME)
+            try:
+                if layer.rewritten or not self._made_live(made, stack, live):
+                    self._mountable_at_once(made, stack)
+            finally:
+                synced.result()
             publish(made, self._root / layer.digest_hex)
             return Layer(
                 diff_id=_PREFIX + layer.digest_hex,
@@ -190,10 +203,20 @@ class LayerDirectory:
                 entry_count=layer.entry_count,
             )
 
+    def _made_live(self, made: Path, below: Stack, live: LiveSquashfs) -> bool:
+        """Have the squashfs that was made meanwhile, if it is what the layer needs."""
+        with closing(LayerIndex(made / INDEX_NAME)) as index:
+            variant = mount_variant(index, below)
+        if variant.idle or variant.borrowed.keys() - {b""}:
+            return False
+        live.finish()
+        sync_file(live.target)
+        live.target.rename(made / variant.file_name)
+        return True
+
     def _mountable_at_once(self, made: Path, below: Stack) -> None:
         """Build the squashfs of a new delta, while nobody waits for a guest to start on it."""
-        index = LayerIndex(made / INDEX_NAME)
-        try:
+        with closing(LayerIndex(made / INDEX_NAME)) as index:
             variant = mount_variant(index, below)
             build_squashfs(
                 index=index,
@@ -201,8 +224,6 @@ class LayerDirectory:
                 variant=variant,
                 target=made / variant.file_name,
             )
-        finally:
-            index.close()
 
     def _describe(self, digest: str) -> Layer:
         with self.indexes.using([self._index_path(digest)]) as (index,):
