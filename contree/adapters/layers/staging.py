@@ -60,17 +60,16 @@ def staging_directory(root: Path) -> Iterator[Path]:
 
 
 def publish(source: Path, target: Path) -> bool:
-    """Rename `source` (a file or directory already fsynced) to `target`, durably.
+    """Put `source` (a file or directory already fsynced) at `target`, durably.
 
-    Returns False when the target exists: whoever made it made the same, and `source` stays.
+    Returns False when the target exists: whoever made it made the same. It is never replaced: a
+    guest may be about to open it. A directory is gone from `source` then, a file stays there too.
     """
     if target.exists():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        sync_directory(source)
     try:
-        source.rename(target)
+        put_back(source, target)
     except OSError as error:
         # A directory cannot replace one that is not empty: another process was first.
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -78,6 +77,15 @@ def publish(source: Path, target: Path) -> bool:
         raise
     sync_directory(target.parent)
     return True
+
+
+def put_back(source: Path, target: Path) -> None:
+    """Give `source` the name `target`. Raises OSError when there is something there already."""
+    if source.is_dir():
+        sync_directory(source)
+        source.rename(target)
+    else:
+        target.hardlink_to(source)  # a rename would replace it
 
 
 def start_writeback(descriptor: int) -> None:

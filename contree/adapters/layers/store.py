@@ -7,9 +7,9 @@
     <root>/.staging/                   what is being made (staging)
 
 A layer's directory appears whole, by one rename, after everything in it was fsynced and its digest
-verified; nothing in it is ever changed, later only squashfs files are added. With a `content` store
-of the fleet, layers made here are put there too, and layers missing here are fetched from there,
-verified and indexed anew; one machine passes None. Nothing here removes layers.
+verified; nothing in it is ever changed, only squashfs files come and go (`unused`). With a
+`content` store of the fleet, layers made here are put there too, and layers missing here are
+fetched from there, verified and indexed anew; one machine passes None. Nothing here removes layers.
 """
 
 from __future__ import annotations
@@ -69,8 +69,13 @@ class LayerDirectory:
         self._plans = MountPlans(root, self.indexes, self._merged, tar_name=TAR_NAME)
 
     def sweep(self) -> int:
-        """Remove what killed processes left half-made; return how many. Blocking; for the start."""
-        return sweep(self._root)
+        """Remove what killed processes left half-made; return how many. Blocking; for the start.
+
+        What nobody uses any more is removed in the background.
+        """
+        swept = sweep(self._root)
+        self._merged.collect_later()
+        return swept
 
     def close(self) -> None:
         """Stop the threads and close the indexes; running work is finished first. Blocking.
