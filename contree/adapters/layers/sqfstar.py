@@ -22,7 +22,7 @@ from contree.domain.errors import LayerRefused, StorageFullError
 
 # -noI keeps inodes uncompressed, so that the root's can be patched; they are small beside data.
 _COMMAND: Final = (
-    "sqfstar", "-comp", "lz4", "-noI", "-mkfs-time", "0", "-mem", "256M", "-no-progress", "-quiet",
+    "sqfstar", "-comp", "lz4", "-noI", "-mkfs-time", "0", "-mem", "64M", "-no-progress", "-quiet",
 )  # fmt: skip
 _PIPE_BYTES: Final = 1024**2
 """What an unprivileged process may ask for; the default makes both sides wait 16 times as often."""
