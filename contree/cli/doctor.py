@@ -106,7 +106,9 @@ def _room(settings: Settings) -> Finding:
     """How many runs a worker would take on here beside what else runs now."""
     room = bootstrap.guest_admission(settings).room(0)
     return Finding(
-        subject="room", ok=True, detail=f"for {room.more} runs, by {room.bound}: {room.reason}"
+        subject="room",
+        ok=True,
+        detail=f"{room.more} at once, bounded by {room.bound}: {room.reason}",
     )
 
 

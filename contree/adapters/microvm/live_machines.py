@@ -29,7 +29,8 @@ class LiveMachines:
         return frozenset(self._active)
 
     def memory_bytes(self) -> int:
-        return sum(machine.memory_bytes() for machine in self._active.values())
+        live = [machine for machine in self._active.values() if not machine.retiring]
+        return sum(machine.memory_bytes() for machine in live)
 
     @asynccontextmanager
     async def owned(self, machine: Machine) -> AsyncIterator[None]:
