@@ -23,6 +23,9 @@ from contree.adapters.layers.tar_writer import END_OF_ARCHIVE, header, padding
 HELD_BYTES: Final = 1024**2
 """How much of a delta is kept before sqfstar is started."""
 
+_GATHERED_BYTES: Final = 64 * 1024
+"""Less than this is not worth a system call of its own."""
+
 
 class LiveSquashfs:
     """Makes `target` of the entries that it is told of, in the order of a guest's stream.
@@ -69,21 +72,23 @@ class LiveSquashfs:
 
     def write(self, data: bytes | memoryview) -> None:
         """Add content or padding of the latest entry."""
-        if self._sqfstar is not None:
-            self._sqfstar.write(data)
+        if self._sqfstar is not None and len(data) >= _GATHERED_BYTES:
+            self._pass_on().write(data)
             return
         self._held += data
-        if len(self._held) > HELD_BYTES:
-            self._start()
+        if len(self._held) > (HELD_BYTES if self._sqfstar is None else _GATHERED_BYTES):
+            self._pass_on()
 
     def finish(self) -> None:
         """Have `target` whole, though not fsynced. Raises StorageFullError, LayerRefused."""
-        sqfstar = self._sqfstar or self._start()
+        sqfstar = self._pass_on()
         sqfstar.write(END_OF_ARCHIVE)
         sqfstar.finish()
 
-    def _start(self) -> Sqfstar:
-        self._sqfstar = Sqfstar(self.target, self._root)
+    def _pass_on(self) -> Sqfstar:
+        """Give sqfstar what is held, started now if it was not."""
+        if self._sqfstar is None:
+            self._sqfstar = Sqfstar(self.target, self._root)
         self._sqfstar.write(self._held)
         self._held = bytearray()
         return self._sqfstar

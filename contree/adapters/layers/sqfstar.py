@@ -44,13 +44,17 @@ class Sqfstar:
         self._given_up = False
         self._written = 0
         self._complaints = os.memfd_create("sqfstar")
-        self._process = subprocess.Popen(
-            [*_COMMAND, str(target)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._complaints,
-            bufsize=0,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [*_COMMAND, str(target)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._complaints,
+                bufsize=0,
+            )
+        except BaseException:
+            os.close(self._complaints)
+            raise
         assert self._process.stdin is not None
         self._pipe = self._process.stdin.fileno()
         with suppress(OSError):  # only faster
