@@ -21,8 +21,11 @@ from contree.adapters.layers.tar_writer import header
 from contree.domain.errors import LayerRefused, StorageFullError
 
 # -noI keeps inodes uncompressed, so that the root's can be patched; they are small beside data.
+# -no-duplicates: looking for equal files compares each with all of its size, which a guest can make
+# a matter of hours; 20,000 files of 2 KB take 3.2 s with it and 0.13 s without (4.5.1, measured).
 _COMMAND: Final = (
-    "sqfstar", "-comp", "lz4", "-noI", "-mkfs-time", "0", "-mem", "64M", "-no-progress", "-quiet",
+    "sqfstar", "-comp", "lz4", "-noI", "-no-duplicates", "-mkfs-time", "0", "-mem", "64M",
+    "-no-progress", "-quiet",
 )  # fmt: skip
 _PIPE_BYTES: Final = 1024**2
 """What an unprivileged process may ask for; the default makes both sides wait 16 times as often."""
