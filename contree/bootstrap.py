@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -71,8 +71,8 @@ from contree.config import Settings
 from contree.domain.errors import UnavailableError
 from contree.domain.operation import Kind
 from contree.worker.duties import Duty, duties_kept
-from contree.worker.loop import Capacity, Worker
-from contree.worker.room import FixedAdmission, GuestAdmission
+from contree.worker.loop import Worker
+from contree.worker.room import Room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,25 +319,15 @@ def duties(core: Core) -> list[Duty]:
     return []
 
 
-def guest_admission(
-    settings: Settings, held_bytes: Callable[[], int] = lambda: 0
-) -> GuestAdmission:
-    """How many runs a worker takes on; `held_bytes` is the memory of those that it has."""
-    return GuestAdmission(
-        host=LinuxHost(),
-        held_bytes=held_bytes,
-        memory_bytes=settings.guest_memory_mib * 1024**2,
-        vcpu_count=settings.guest_vcpu_count,
-        cpu_overcommit=settings.cpu_overcommit,
-        reserve_bytes=settings.memory_reserve_mib * 1024**2,
-        most=settings.instances_here,
-    )
+def room(settings: Settings) -> Room:
+    """How many runs a worker would take on here, beside what else runs now."""
+    return settings.capacity(LinuxHost(), lambda: 0)[Kind.INSTANCE].here.room(0)
 
 
 @asynccontextmanager
 async def worker(core: Core) -> AsyncIterator[Worker]:
     """A worker that is ready to run."""
-    settings, limits = core.settings, core.settings.limits
+    settings = core.settings
     if isinstance(core.layers, LayerDirectory):
         await asyncio.to_thread(core.layers.sweep)
     if isinstance(core.source, SkopeoImageSource):
@@ -372,16 +362,7 @@ async def worker(core: Core) -> AsyncIterator[Worker]:
             name=settings.worker_name,
             queue=core.queue,
             execute={Kind.INSTANCE: run_instance.execute, Kind.IMPORT: import_image.execute},
-            capacity={
-                Kind.INSTANCE: Capacity(
-                    here=guest_admission(settings, machines.memory_bytes),
-                    per_project=limits.instance_max_concurrency,
-                ),
-                Kind.IMPORT: Capacity(
-                    here=FixedAdmission(most=settings.imports_here, setting="imports_here"),
-                    per_project=limits.images_import_max_concurrency,
-                ),
-            },
+            capacity=settings.capacity(LinuxHost(), machines.memory_bytes),
             conclude=conclude,
             recover=Recover(queue=core.queue, clock=core.clock, conclude=conclude),
             microvm=machines,

@@ -10,14 +10,18 @@ import hashlib
 import os
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from contree.app.host import Host
 from contree.app.limits import Limits
 from contree.domain.errors import InvalidFieldError
+from contree.domain.operation import Kind
+from contree.worker.loop import Capacity
+from contree.worker.room import FixedAdmission, GuestAdmission
 
 PREFIX = "CONTREED_"
 SOURCE_TREE = Path(__file__).resolve().parent.parent
@@ -94,6 +98,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - TCP
             raise InvalidFieldError("listen", f"'{self.listen}' is not HOST:PORT")
         return host.strip("[]"), int(port)
+
+    def capacity(self, host: Host, held_bytes: Callable[[], int]) -> dict[Kind, Capacity]:
+        """What a worker on `host` takes on; `held_bytes` gives the memory of its guests."""
+        guests = GuestAdmission(
+            host=host,
+            held_bytes=held_bytes,
+            memory_bytes=self.guest_memory_mib * 1024**2,
+            vcpu_count=self.guest_vcpu_count,
+            cpu_overcommit=self.cpu_overcommit,
+            reserve_bytes=self.memory_reserve_mib * 1024**2,
+            most=self.instances_here,
+        )
+        imports = FixedAdmission(most=self.imports_here, setting="imports_here")
+        return {
+            Kind.INSTANCE: Capacity(here=guests, per_project=self.instance_max_concurrency),
+            Kind.IMPORT: Capacity(here=imports, per_project=self.images_import_max_concurrency),
+        }
 
     @property
     def limits(self) -> Limits:

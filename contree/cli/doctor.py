@@ -104,7 +104,7 @@ def _disk(settings: Settings) -> Finding:
 
 def _room(settings: Settings) -> Finding:
     """How many runs a worker would take on here beside what else runs now."""
-    room = bootstrap.guest_admission(settings).room(0)
+    room = bootstrap.room(settings)
     return Finding(
         subject="room",
         ok=True,
