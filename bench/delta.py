@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
+from bench._commit import commit_window
 from bench._measure import Report, Target, alternate
 from bench._raw_guest import RawSetup, raw_guest
 from bench._service import Service, service
 from contree.adapters.layers.store import LayerDirectory
-from contree.bootstrap import Core
 
 WRITTEN_MB = 200
 COMMAND = f"dd if=/dev/urandom of=/written bs=1000000 count={WRITTEN_MB} 2>/dev/null; sync"
@@ -26,10 +26,6 @@ ROUNDS = 5
 CHUNK_BYTES = 1024**2
 TARGET = Target(of="ratio", at_most=1.3)
 RAW = "the same tar from a bare QEMU to a file"
-COMMITTED = """
-SELECT recorded_at FROM public.stored_events
-WHERE originator_id = $1 AND topic = 'contree.operation.succeeded'
-"""
 
 
 def main() -> None:
@@ -65,14 +61,8 @@ def _ours(running: Service, image: str) -> float:
     """Return the seconds from the exit of the command to the commit of the image."""
     operation = UUID(running.api.run(image, COMMAND).want_exit().uuid)
 
-    async def times(core: Core) -> float:
-        journal = await core.journal.read(operation)
-        exited = next(n.entry.at for n in journal if n.entry.type == "exit")
-        row = await core.database.fetchrow(COMMITTED, operation)
-        assert row is not None
-        return float((row["recorded_at"] - exited).total_seconds())
-
-    return running.with_core(times)
+    exited, committed = running.with_core(lambda core: commit_window(core, operation))
+    return committed - exited
 
 
 def _raw(tar: Path, setup: RawSetup) -> float:

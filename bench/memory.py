@@ -38,7 +38,7 @@ Sizes = dict[str, list[float]]
 
 def main() -> None:
     report = Report("memory", __doc__.splitlines()[0])
-    with report.running(), service(instances_here=str(RUNS)) as running:
+    with report.running(), service(cpu_overcommit=str(RUNS)) as running:
         image = running.checkpoint()
         for _ in range(WARM_UP_RUNS):
             running.api.run(image, "true").want_exit()

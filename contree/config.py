@@ -10,14 +10,18 @@ import hashlib
 import os
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from contree.app.host import Host
 from contree.app.limits import Limits
 from contree.domain.errors import InvalidFieldError
+from contree.domain.operation import Kind
+from contree.worker.loop import Capacity
+from contree.worker.room import FixedAdmission, GuestAdmission
 
 PREFIX = "CONTREED_"
 SOURCE_TREE = Path(__file__).resolve().parent.parent
@@ -34,10 +38,6 @@ def _default_worker_name() -> str:
     return socket.gethostname()
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a deployment decides. Sizes in the unit that the name ends in.
 
@@ -50,7 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guest_kernel_dir      an unpacked kernel package: boot/vmlinuz-*, lib/modules/*
     guest_agent           the static agent binary
     worker_name           stable over restarts of the same worker
-    instances_here        runs at once on this worker
+    instances_here        most runs at once on this worker; unset: as CPU and memory allow
+    cpu_overcommit        vCPUs of running guests for each core
+    memory_reserve_mib    memory of this host that guests leave to others
     imports_here          imports at once on this worker
     checkpoint_interval   seconds between signed checkpoints of the log, at least
     checkpoints           where they are kept: a directory, or s3://BUCKET/PREFIX; unset: below
@@ -71,7 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guest_memory_mib: int = 512
     guest_vcpu_count: int = 1
     worker_name: str = msgspec.field(default_factory=_default_worker_name)
-    instances_here: int = msgspec.field(default_factory=_usable_cores)
+    instances_here: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    cpu_overcommit: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    memory_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 512
     imports_here: int = 2
     checkpoint_interval: float = 60.0
     checkpoints: str | None = None
@@ -105,6 +109,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - TCP
             raise InvalidFieldError("listen", f"'{self.listen}' is not HOST:PORT")
         return host.strip("[]"), int(port)
+
+    def capacity(self, host: Host, held_bytes: Callable[[], int]) -> dict[Kind, Capacity]:
+        """What a worker on `host` takes on; `held_bytes` gives the memory of its guests."""
+        guests = GuestAdmission(
+            host=host,
+            held_bytes=held_bytes,
+            memory_bytes=self.guest_memory_mib * 1024**2,
+            vcpu_count=self.guest_vcpu_count,
+            cpu_overcommit=self.cpu_overcommit,
+            reserve_bytes=self.memory_reserve_mib * 1024**2,
+            most=self.instances_here,
+        )
+        imports = FixedAdmission(most=self.imports_here, setting="imports_here")
+        return {
+            Kind.INSTANCE: Capacity(here=guests, per_project=self.instance_max_concurrency),
+            Kind.IMPORT: Capacity(here=imports, per_project=self.images_import_max_concurrency),
+        }
 
     @property
     def limits(self) -> Limits:

@@ -187,6 +187,10 @@ class MicroVM(Protocol):
         """
         ...
 
+    def memory_bytes(self) -> int:
+        """Return how much memory of the host running guests have made their own so far."""
+        ...
+
     async def sweep(self) -> int:
         """End every guest and remove every file that an earlier process left; return how many."""
         ...

@@ -24,9 +24,12 @@ class WorkQueue(Protocol):
         lease_until: datetime,
         context: Context,
     ) -> Sequence[Operation]:
-        """Give up to `limit` pending operations of `kind`, oldest first, to `worker`.
+        """Give up to `limit` pending operations of `kind` to `worker`.
 
-        A project never has more than `running_per_project_max` of the kind running at once.
+        Fair between projects, however long their queues: each goes to the project that has the
+        fewest of the kind running, among equals to the one that this queue served longest ago,
+        then to the one that waits longest. Within a project the oldest comes first. A project
+        never has more than `running_per_project_max` of the kind running at once.
 
         Each is locked (SKIP LOCKED), decided by the aggregate and appended as OperationAssigned in
         one transaction; no operation is ever given to two workers. `context.project_id` is replaced

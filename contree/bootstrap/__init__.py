@@ -18,7 +18,7 @@ from contree.bootstrap.databases import (
     running_database,
 )
 from contree.bootstrap.deployment import Core, core
-from contree.bootstrap.work import duties, microvm, worker
+from contree.bootstrap.work import duties, microvm, room, worker
 
 __all__ = [
     "Core",
@@ -32,6 +32,7 @@ __all__ = [
     "owned_data_dir",
     "rebuild_projections",
     "replay_chain",
+    "room",
     "running_database",
     "services",
     "worker",

@@ -10,6 +10,7 @@ from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.microvm.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.registry.skopeo import SkopeoImageSource
+from contree.adapters.system.host import LinuxHost
 from contree.app.conclude import Conclude
 from contree.app.import_image import ImportImage
 from contree.app.recover import Recover
@@ -19,7 +20,8 @@ from contree.bootstrap.deployment import Core
 from contree.config import Settings
 from contree.domain.operation import Kind
 from contree.worker.duties import Duty, duties_kept
-from contree.worker.loop import Capacity, Worker
+from contree.worker.loop import Worker
+from contree.worker.room import Room
 
 
 @asynccontextmanager
@@ -57,10 +59,15 @@ def duties(core: Core) -> list[Duty]:
     ]
 
 
+def room(settings: Settings) -> Room:
+    """How many runs a worker would take on here, beside what else runs now."""
+    return settings.capacity(LinuxHost(), lambda: 0)[Kind.INSTANCE].here.room(0)
+
+
 @asynccontextmanager
 async def worker(core: Core) -> AsyncIterator[Worker]:
     """A worker that is ready to run, and the duties of the deployment."""
-    settings, limits = core.settings, core.settings.limits
+    settings = core.settings
     if isinstance(core.layers, LayerDirectory):
         await asyncio.to_thread(core.layers.sweep)
     if isinstance(core.source, SkopeoImageSource):
@@ -96,14 +103,7 @@ async def worker(core: Core) -> AsyncIterator[Worker]:
             name=settings.worker_name,
             queue=core.queue,
             execute={Kind.INSTANCE: run_instance.execute, Kind.IMPORT: import_image.execute},
-            capacity={
-                Kind.INSTANCE: Capacity(
-                    here=settings.instances_here, per_project=limits.instance_max_concurrency
-                ),
-                Kind.IMPORT: Capacity(
-                    here=settings.imports_here, per_project=limits.images_import_max_concurrency
-                ),
-            },
+            capacity=settings.capacity(LinuxHost(), machines.memory_bytes),
             conclude=conclude,
             recover=Recover(queue=core.queue, clock=core.clock, conclude=conclude),
             microvm=machines,

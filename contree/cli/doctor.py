@@ -80,6 +80,7 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
     for finding in _tools():
         yield finding
     yield _disk(settings)
+    yield _room(settings)
     yield await _database(settings)
     yield await _guest(settings)
 
@@ -109,6 +110,16 @@ def _disk(settings: Settings) -> Finding:
         ok=free_bytes >= DISK_FREE_BYTES_MIN,
         detail=f"{free_bytes / 1024**3:.1f} GiB free for {settings.data_dir}",
         remedy="free some space, or choose another --data-dir",
+    )
+
+
+def _room(settings: Settings) -> Finding:
+    """How many runs a worker would take on here beside what else runs now."""
+    room = bootstrap.room(settings)
+    return Finding(
+        subject="room",
+        ok=True,
+        detail=f"{room.more} at once, bounded by {room.bound}: {room.reason}",
     )
 
 

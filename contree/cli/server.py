@@ -52,7 +52,7 @@ def add_commands(
     for parser in (serve, worker):
         parser.add_argument("--libvirt-uri", metavar="URI", help="default: QEMU embedded here")
         parser.add_argument("--accelerator", metavar="NAME", help="auto, kvm or tcg")
-        parser.add_argument("--instances-here", metavar="N", help="runs at once; default: cores")
+        parser.add_argument("--instances-here", metavar="N", help="most runs at once")
         parser.add_argument("--worker-name", metavar="NAME", help="default: the host's name")
     serve.set_defaults(command=_serve)
     api.set_defaults(command=_api)

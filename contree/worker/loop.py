@@ -28,6 +28,7 @@ from contree.domain.context import Context
 from contree.domain.errors import ContreeError, StorageFullError, UnavailableError
 from contree.domain.operation import Kind, Operation
 from contree.domain.project import NAMESPACE
+from contree.worker.room import Admission
 
 LEASE_S = 60.0
 POLL_S = 2.0
@@ -40,9 +41,9 @@ Execute = Callable[[Operation], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """How many operations of a kind this worker runs at once, and how many a project may have."""
+    """What bounds the operations of a kind: the room here, and how many a project may have."""
 
-    here: int
+    here: Admission
     per_project: int
 
 
@@ -73,6 +74,7 @@ class Worker:
         self._ids = ids
         self._running: dict[UUID, tuple[Kind, asyncio.Task[None]]] = {}
         self._cancelled: set[UUID] = set()
+        self._told: dict[Kind, str] = {}
         self._room = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -114,13 +116,17 @@ class Worker:
 
     async def _claim(self, kind: Kind) -> None:
         capacity = self._capacity[kind]
-        room = capacity.here - sum(1 for k, _ in self._running.values() if k is kind)
-        if room <= 0:
+        running = sum(1 for k, _ in self._running.values() if k is kind)
+        room = capacity.here.room(running)
+        if self._told.get(kind) != room.bound:
+            self._told[kind] = room.bound
+            log.info("%ss here are bounded by %s: %s", kind.value, room.bound, room.reason)
+        if room.more < 1:
             return
         claimed = await self._queue.claim(
             worker=self._name,
             kind=kind,
-            limit=room,
+            limit=room.more,
             running_per_project_max=capacity.per_project,
             lease_until=self._clock.now() + timedelta(seconds=LEASE_S),
             context=self._context(),

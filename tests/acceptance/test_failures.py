@@ -23,7 +23,7 @@ SLOTS = 4
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     """A server for this module alone."""
-    with running_server(environment={"CONTREED_INSTANCES_HERE": str(SLOTS)}) as running:
+    with running_server(environment={"CONTREED_CPU_OVERCOMMIT": str(SLOTS)}) as running:
         yield running
 
 

@@ -150,7 +150,9 @@ class LiveServer:
         services = world.services()
         caller = await services.access.authenticate(self.secret, project=None, request_id="r")
         caller.require(Permission.SPAWN)
-        file = await services.uploads.upload(caller, services.content.read(PROJECT_ID, await one_byte(world)))
+        file = await services.uploads.upload(
+            caller, services.content.read(PROJECT_ID, await one_byte(world))
+        )
         assert str(file.file_id) == FILE_ID
         for state in ("pending", "ended", "running"):
             order = RunOrder(image=IMAGE_ID, command="c")
@@ -158,6 +160,9 @@ class LiveServer:
             self.operation_ids[state] = str(operation_id)
             if state == "ended":
                 await world.succeed(operation_id, await world.outcome(stdout=b"\xff"))
+                replay_id = await services.replays.request(caller, operation_id)
+                await world.succeed(replay_id, await world.outcome(stdout=b"\xfe"))
+                self.operation_ids["replayed"] = str(replay_id)
             if state == "running":
                 await world.begin(operation_id)
                 await world.journal.append(operation_id, a_spawn(world))
@@ -248,6 +253,9 @@ def state_for(case: schemathesis.Case[Any]) -> str:
             parameters["spid"] = 1
         turns[case.operation.label] += 1
         return ("ended", "running", "pending", "running")[turns[case.operation.label] % 4]
+    if case.path.endswith("/replay") and case.method == "GET":
+        turns[case.operation.label] += 1
+        return ("replayed", "ended")[turns[case.operation.label] % 2]
     return "pending" if case.method == "DELETE" else "ended"
 
 

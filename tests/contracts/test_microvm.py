@@ -15,7 +15,7 @@ from contree.app.microvm import MicroVM, SpawnRefused, Stream
 from contree.domain.errors import LayerRefused, NotFoundError, OperationFailure
 from tests.fakes.microvm import FakeMicroVM
 from tests.vm.conversation import Conversation, chunks
-from tests.vm.fixtures import guest_spec
+from tests.vm.fixtures import MIB, guest_spec
 
 KINDS = ["fake", pytest.param("libvirt", marks=pytest.mark.vm)]
 
@@ -52,6 +52,12 @@ async def test_output_comes_before_the_exit_that_ends_it(shared: Conversation) -
     assert done.exited is not None
     assert done.exited.signal == -1
     assert not done.exited.timed_out
+
+
+async def test_a_running_guest_holds_memory_of_the_host(
+    machine: MicroVM, shared: Conversation
+) -> None:
+    assert machine.memory_bytes() > MIB
 
 
 async def test_a_command_that_fails_is_data(shared: Conversation) -> None:

@@ -103,10 +103,44 @@ async def test_an_empty_queue_gives_nothing(house: House) -> None:
 
 
 async def test_the_oldest_come_first_up_to_the_limit(house: House) -> None:
-    ids = await house.requested(IDS.new_id(), count=2) + await house.requested(IDS.new_id())
+    ids = await house.requested(IDS.new_id(), count=3)
     assert ids_of(await house.claim(limit=2)) == ids[:2]
     assert ids_of(await house.claim(limit=2)) == ids[2:]
     assert list(await house.claim(limit=0)) == []
+
+
+async def test_who_comes_later_with_one_is_not_behind_a_long_queue(house: House) -> None:
+    many = await house.requested(IDS.new_id(), count=500)
+    (one,) = await house.requested(IDS.new_id())
+    assert set(ids_of(await house.claim(limit=2))) == {many[0], one}
+
+
+async def test_the_project_with_the_fewest_running_comes_first(house: House) -> None:
+    busy, other = IDS.new_id(), IDS.new_id()
+    ids = await house.requested(busy, count=6)
+    await house.claim(limit=3)
+    later = await house.requested(other, count=4)
+    assert ids_of(await house.claim(limit=3)) == later[:3], "now both have three"
+    assert set(ids_of(await house.claim(limit=2))) == {ids[3], later[3]}
+    assert ids_of(await house.claim(limit=2)) == ids[4:]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+async def test_with_few_slots_projects_still_take_turns(house: House, slots: int) -> None:
+    projects = [IDS.new_id() for _ in range(4)]
+    for project_id in projects:
+        await house.requested(project_id, count=6)
+    running: list[Operation] = []
+    order: list[UUID] = []
+    for _ in range(12):
+        claimed = await house.claim(limit=slots - len(running))
+        order += [operation.project_id for operation in claimed]
+        running += claimed
+        ended = running.pop(0)
+        ended.succeed(context_at(house.clock, ended.project_id), result_image_id=None)
+        await house.log.append(ended)
+    for start in range(0, 12, 4):
+        assert set(order[start : start + 4]) == set(projects)
 
 
 async def test_a_claimed_operation_is_assigned_in_the_log_under_its_own_project(

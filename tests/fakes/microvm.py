@@ -31,6 +31,7 @@ from contree.app.microvm import (
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError, OperationFailure
 
 STDIN_WINDOW_CHUNKS = 4
+GUEST_BYTES = 32 * 1024**2
 
 
 @dataclass(slots=True)
@@ -285,6 +286,9 @@ class FakeMicroVM:
         finally:
             guest.close()
             self.running.remove(guest)
+
+    def memory_bytes(self) -> int:
+        return GUEST_BYTES * len(self.running)
 
     async def sweep(self) -> int:
         left, self.left_behind = self.left_behind, 0

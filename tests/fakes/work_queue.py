@@ -17,6 +17,7 @@ from tests.fakes.event_log import FakeEventLog
 class FakeWorkQueue:
     def __init__(self, log: FakeEventLog) -> None:
         self._log = log
+        self._served: list[UUID] = []
 
     async def claim(
         self,
@@ -30,20 +31,30 @@ class FakeWorkQueue:
     ) -> Sequence[Operation]:
         operations = [o for o in await self._operations() if o.kind is kind]
         running = Counter(o.project_id for o in operations if o.status.is_running)
+        pending = [o for o in operations if o.status is Status.PENDING]
         claimed: list[Operation] = []
-        for operation in operations:
-            if len(claimed) == limit:
+        while len(claimed) < limit:
+            eligible = [o for o in pending if running[o.project_id] < running_per_project_max]
+            if not eligible:
                 break
-            if operation.status is not Status.PENDING:
-                continue
-            if running[operation.project_id] >= running_per_project_max:
-                continue
+            # `min` takes the first of equals: the oldest.
+            operation = min(
+                eligible, key=lambda o: (running[o.project_id], self._turn(o.project_id))
+            )
             own = replace(context, project_id=operation.project_id)
             operation.assign(own, worker=worker, lease_until=lease_until)
             running[operation.project_id] += 1
+            pending.remove(operation)
             claimed.append(operation)
+        claimed.sort(key=operations.index)
         await self._log.append(*claimed)
+        self._served += [operation.project_id for operation in claimed]
         return claimed
+
+    def _turn(self, project_id: UUID) -> int:
+        """When the project was served last; -1 for never."""
+        turns = [number for number, served in enumerate(self._served) if served == project_id]
+        return max(turns, default=-1)
 
     async def renew(self, *, worker: str, lease_until: datetime) -> None:
         for operation_id, (holder, _) in self._log.leases.items():

@@ -31,6 +31,9 @@ def test_numbers_in_variables_are_numbers_and_paths_are_absolute() -> None:
         {"CONTREED_ACCELERATOR": "magic"},
         {"CONTREED_GUEST_MEMORY_MIB": "much"},
         {"CONTREED_CONFIG": "/nonexistent/contreed.toml"},
+        {"CONTREED_INSTANCES_HERE": "0"},
+        {"CONTREED_CPU_OVERCOMMIT": "0"},
+        {"CONTREED_MEMORY_RESERVE_MIB": "-1"},
     ],
 )
 def test_a_bad_setting_is_refused(environment: dict[str, str]) -> None:

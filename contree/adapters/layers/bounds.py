@@ -64,5 +64,8 @@ ACCOUNTS_FILE_BYTES_MAX = 1024 * 1024
 NLINK_EXACT_MAX = 1000
 """Up to this many names of one file, list() counts those that the image still shows."""
 
+CONTENT_CHUNK_BYTES = 1024 * 1024
+"""Piece in which a stream is read: as much as is handed over at once (`feed.PIECE_BYTES`)."""
+
 COPY_CHUNK_BYTES = 256 * 1024
-"""Piece in which file content is copied and hashed."""
+"""Piece in which stored content is read and copied."""

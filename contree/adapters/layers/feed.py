@@ -29,7 +29,8 @@ class Feed:
 
     def __init__(self, *, bytes_max: int, over_limit: Callable[[], Exception]) -> None:
         self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._current = memoryview(b"")
+        self._piece = b""
+        self._at = 0
         self._ended = False
         self._left = bytes_max
         self._over_limit = over_limit
@@ -42,11 +43,11 @@ class Feed:
         """Return up to `size` bytes; empty only at the end. Called in the thread."""
         if self._aborted:
             raise FeedAborted
-        if not self._current and not self._ended:
+        if self._at == len(self._piece) and not self._ended:
             self._next_piece()
-        piece = self._current[:size]
-        self._current = self._current[size:]
-        return bytes(piece)
+        begin, self._at = self._at, min(self._at + size, len(self._piece))
+        # A slice of all of it is the piece itself: large contents are not copied.
+        return self._piece[begin : self._at]
 
     def _next_piece(self) -> None:
         piece = self._pieces.get()
@@ -57,7 +58,7 @@ class Feed:
         self._left -= len(piece)
         if self._left < 0:
             raise self._over_limit()
-        self._current = memoryview(piece)
+        self._piece, self._at = piece, 0
 
     # -- the loop's end -----------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
     <root>/.merged/<key>/index-v1.sqlite   see merging
     <root>/.merged/<key>/mount-v1.squashfs
+    <root>/.merged/<key>/covers            see unused
 
 Derived state: a directory appears whole by one rename, and whoever misses one takes its parts, so
 that anything here may be killed or removed at any time. What is due is made on one thread of low
-priority; nothing waits for it unless an image would otherwise have too many mounts. Blocking
-throughout, safe in several threads. Nothing here removes what a larger span made superfluous: older
-images are mounted by it.
+priority; nothing waits for it unless an image would otherwise have too many mounts. Now and then
+the same thread removes what larger spans cover and nobody uses any more. Blocking throughout, safe
+in several threads.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -32,6 +34,7 @@ from contree.adapters.layers.spans import Span, extended
 from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory
+from contree.adapters.layers.unused import covered, mark_used, remove_unused, write_covers
 from contree.domain.errors import LayerRefused, StorageFullError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ MERGE_PARTS_MAX: Final = 64
 _QUEUE_MAX: Final = 64
 """Images whose merges wait; one that finds no room is asked for again when it is used again."""
 
+_COLLECT_EVERY_S: Final = 600.0
 _REMEMBERED_MAX: Final = 1024
 _NICENESS: Final = 10
 
@@ -64,6 +68,7 @@ class MergedLayers:
         self._queued: set[bytes] = set()
         self._refused: set[str] = set()
         self._stopping = threading.Event()
+        self._collected_at = time.monotonic()
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="layer-merges", initializer=_step_back
         )
@@ -79,8 +84,15 @@ class MergedLayers:
         self._thread.submit(lambda: None).result()
 
     def parts(self, layers: Sequence[str]) -> list[Span]:
-        """Return the fewest spans that are here and together are `layers`, bottom to top."""
-        return self._here(self._spans(layers))
+        """Return the fewest spans that are here and together are `layers`, bottom to top.
+
+        They stay here long enough to be opened.
+        """
+        spans = self._spans(layers)
+        while True:
+            found = self._here(spans)
+            if all(span.is_layer or mark_used(self._directory(span)) for span in found):
+                return found
 
     def index_path(self, layers: Sequence[str], span: Span) -> Path:
         if span.is_layer:
@@ -104,6 +116,12 @@ class MergedLayers:
                 return
             self._queued.add(key)
             self._thread.submit(self._merge, key, list(layers))
+
+    def collect_later(self) -> None:
+        """Have removed what larger spans cover and nobody has used for a while."""
+        with self._lock:
+            if not self._stopping.is_set():
+                self._thread.submit(self._collect)
 
     def merge_now(self, layers: Sequence[str], *, parts_max: int) -> None:
         """Merge until `layers` are `parts_max` spans or fewer, or nothing is left to merge.
@@ -181,6 +199,22 @@ class MergedLayers:
         finally:
             with self._lock:
                 self._queued.discard(key)
+        if time.monotonic() - self._collected_at > _COLLECT_EVERY_S:
+            self._collect()
+
+    def _collect(self) -> None:
+        self._collected_at = time.monotonic()
+        removed = 0
+        try:
+            for path in covered(self._root, self._root / MERGED_NAME):
+                self._pulse()
+                removed += remove_unused(path, self._root)
+        except _StoppedError:
+            pass
+        except OSError as error:
+            _LOG.warning("removing merged layers that are not used failed: %s", error)
+        if removed:
+            _LOG.info("removed %d mountable files that merged ones have replaced", removed)
 
     def _make(self, layers: Sequence[str], span: Span, below: Sequence[Span]) -> None:
         with self._building:
@@ -220,6 +254,11 @@ class MergedLayers:
                     pulse=self._pulse,
                 )
             complete(index_path, sorted(variant.idle))
+            write_covers(
+                made,
+                merged=[self._directory(one) for one in _merged_inside(span)],
+                layers=[self._root / digest for digest in layers[span.start : span.end]],
+            )
             self._publish(made, span)
 
     def _publish(self, made: Path, span: Span) -> None:
@@ -237,6 +276,13 @@ class MergedLayers:
 
 class _StoppedError(Exception):
     """The store is being closed."""
+
+
+def _merged_inside(span: Span) -> Iterator[Span]:
+    for part in span.parts:
+        if not part.is_layer:
+            yield part
+            yield from _merged_inside(part)
 
 
 def _key(layers: Sequence[str]) -> bytes:

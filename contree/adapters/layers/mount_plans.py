@@ -22,6 +22,7 @@ from contree.adapters.layers.spans import Span
 from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory
+from contree.adapters.layers.unused import mark_used
 
 MOUNTS_WANTED: Final = 32
 """A longer plan is used as it is, and has what would shorten it made in the background."""
@@ -113,9 +114,9 @@ class MountPlans:
         if not part.is_layer:
             return Mount(path=self._merged.squashfs_path(part), digest=None)
         digest = layers[part.start]
-        return Mount(
-            path=self._root / digest / file_name, digest=digest, below=tuple(parts[:number])
-        )
+        path = self._root / digest / file_name
+        mark_used(path)  # if it is not there, it is made
+        return Mount(path=path, digest=digest, below=tuple(parts[:number]))
 
     def _decisions(self, layers: Sequence[str], parts: Sequence[Span]) -> list[_Decision]:
         keys = [part.chain if part.is_layer else part.key for part in parts]

@@ -16,12 +16,9 @@ that squashfs can say.
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -31,19 +28,15 @@ from contree.adapters.layers.index_reader import LayerIndex
 from contree.adapters.layers.index_schema import SOURCE_SHIFT, Row
 from contree.adapters.layers.mount_variant import MountVariant
 from contree.adapters.layers.open_tars import OpenTars
+from contree.adapters.layers.sqfstar import Sqfstar
 from contree.adapters.layers.sqfstar_sparse import send_widened, widened
-from contree.adapters.layers.squashfs_root import owner_mark, set_root
 from contree.adapters.layers.staging import sync_file
 from contree.adapters.layers.tar_writer import END_OF_ARCHIVE, header, padding
-from contree.domain.errors import LayerRefused, StorageFullError
 
 _XATTR_PREFIXES: Final = (b"user.", b"trusted.", b"security.")
 _OPAQUE: Final = (b"trusted.overlay.opaque", b"y")
 _HEADERS_BYTES: Final = 64 * 1024
 """How many bytes of small entries are gathered before they are written to the pipe."""
-
-_MEMORY: Final = "256M"
-_COMPLAINT_BYTES_MAX: Final = 2000
 
 
 def build_squashfs(
@@ -60,41 +53,10 @@ def build_squashfs(
     LayerRefused when sqfstar gives up on it.
     """
     root = variant.borrowed.get(b"") or index.root().entry()
-    # -noI keeps inodes uncompressed, so that the root's can be patched; they are small beside data.
-    command = ["sqfstar", "-comp", "lz4", "-noI", "-mkfs-time", "0", "-mem", _MEMORY]
-    command += ["-no-progress", "-quiet", str(target)]
-    # Complaints go to memory: nobody reads a pipe while the other one is being filled, and a file
-    # could not be written when there is no room.
-    complaints = os.memfd_create("sqfstar")
-    try:
-        with closing(OpenTars(tars)) as opened:
-            rows = _with_pulse(index.rows(), pulse)
-            _run_sqfstar(command, complaints, lambda pipe: _feed(pipe, rows, opened, variant, root))
-    finally:
-        os.close(complaints)
-    set_root(target, root)
+    with Sqfstar(target, root) as sqfstar, closing(OpenTars(tars)) as opened:
+        _feed(sqfstar, _with_pulse(index.rows(), pulse), opened, variant)
+        sqfstar.finish()
     sync_file(target)
-
-
-def _run_sqfstar(command: list[str], complaints: int, feed: Callable[[int], None]) -> None:
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints, bufsize=0
-    ) as process:
-        assert process.stdin is not None
-        try:
-            feed(process.stdin.fileno())
-        except BrokenPipeError:
-            pass  # it has said why
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode == 0:
-        return
-    complaint = os.pread(complaints, _COMPLAINT_BYTES_MAX, 0).decode(errors="replace").strip()
-    # sqfstar reports a failed write only in words.
-    if "No space left" in complaint or "Disk quota" in complaint:
-        raise StorageFullError("the layer store has no room; nothing was kept")
-    raise LayerRefused(f"the layer cannot be made mountable: {complaint}")
 
 
 def _with_pulse(rows: Iterator[Row], pulse: Callable[[], None]) -> Iterator[Row]:
@@ -103,23 +65,32 @@ def _with_pulse(rows: Iterator[Row], pulse: Callable[[], None]) -> Iterator[Row]
         yield row
 
 
-def _feed(
-    pipe: int,
-    rows: Iterator[Row],
-    tars: OpenTars,
-    variant: MountVariant,
-    root: TarEntry,
-) -> None:
+def overlay_form(entry: TarEntry) -> TarEntry:
+    """Return the entry as sqfstar is to make it: with what squashfs and overlayfs can hold."""
+    xattrs = entry.xattrs
+    if xattrs:
+        xattrs = tuple(pair for pair in xattrs if pair[0].startswith(_XATTR_PREFIXES))
+    if entry.opaque:
+        xattrs = (*xattrs, _OPAQUE)
+    return replace(entry, mtime_s=squashfs_mtime(entry.mtime_s), xattrs=xattrs)
+
+
+def sendable(entry: TarEntry) -> TarEntry:
+    """Return a sparse file with the segments that sqfstar is sent."""
+    extents = widened(entry.segments or (), entry.size_bytes)
+    sent = entry.size_bytes if extents is None else sum(length for _, length in extents)
+    return replace(entry, segments=extents, stored_bytes=sent)
+
+
+def _feed(sqfstar: Sqfstar, rows: Iterator[Row], tars: OpenTars, variant: MountVariant) -> None:
     """Write the overlay form of the layer to sqfstar."""
     first_names: dict[int, bytes] = {}
     pending = bytearray()
-    if (root.uid, root.gid) != (os.getuid(), os.getgid()):
-        pending += header(owner_mark(root), charset=False)
     for row in rows:
         path = row.path
         if not path or path in variant.idle:
             continue
-        entry = _overlay_form(row, variant.borrowed.get(path) if row.implied else None)
+        entry = overlay_form(_shown(row, variant.borrowed.get(path) if row.implied else None))
         if row.link_count > 1:
             first = first_names.setdefault(row.ino, path)
             if first != path:
@@ -133,69 +104,41 @@ def _feed(
                 )
         stored = entry
         if entry.segments is not None:
-            entry = _sendable(entry)
+            entry = sendable(entry)
         pending += header(entry, charset=False)
         if entry.stored_bytes:
-            _write(pipe, pending)
+            sqfstar.write(pending)
             pending.clear()
-            _content(pipe, tars.descriptor(row.ino >> SOURCE_SHIFT), stored, entry)
+            _content(sqfstar, tars.descriptor(row.ino >> SOURCE_SHIFT), stored, entry)
             pending += padding(entry.stored_bytes)
         elif len(pending) > _HEADERS_BYTES:
-            _write(pipe, pending)
+            sqfstar.write(pending)
             pending.clear()
-    _write(pipe, pending + END_OF_ARCHIVE)
+    sqfstar.write(pending + END_OF_ARCHIVE)
 
 
-def _overlay_form(row: Row, shows: TarEntry | None) -> TarEntry:
+def _shown(row: Row, shows: TarEntry | None) -> TarEntry:
     entry = row.entry()
-    if shows is not None:
-        entry = replace(
-            entry,
-            mode=shows.mode,
-            uid=shows.uid,
-            gid=shows.gid,
-            mtime_s=shows.mtime_s,
-            xattrs=shows.xattrs,
-        )
-    xattrs = entry.xattrs
-    if xattrs:
-        xattrs = tuple(pair for pair in xattrs if pair[0].startswith(_XATTR_PREFIXES))
-    if row.opaque:
-        xattrs = (*xattrs, _OPAQUE)
-    return replace(entry, mtime_s=squashfs_mtime(entry.mtime_s), xattrs=xattrs)
+    if shows is None:
+        return entry
+    return replace(
+        entry,
+        mode=shows.mode,
+        uid=shows.uid,
+        gid=shows.gid,
+        mtime_s=shows.mtime_s,
+        xattrs=shows.xattrs,
+    )
 
 
-def _sendable(entry: TarEntry) -> TarEntry:
-    extents = widened(entry.segments or (), entry.size_bytes)
-    sent = entry.size_bytes if extents is None else sum(length for _, length in extents)
-    return replace(entry, segments=extents, stored_bytes=sent)
-
-
-def _content(pipe: int, source: int, stored: TarEntry, sent: TarEntry) -> None:
+def _content(sqfstar: Sqfstar, source: int, stored: TarEntry, sent: TarEntry) -> None:
     """Send a file's content; `stored` says how it lies in the layer, `sent` what was announced."""
     if stored.segments is None:
-        _send(pipe, source, stored.data_offset, stored.stored_bytes)
+        sqfstar.send(source, stored.data_offset, stored.stored_bytes)
         return
     send_widened(
         stored.segments,
         sent.segments or ((0, stored.size_bytes),),
-        data=lambda at, length: _send(pipe, source, stored.data_offset + at, length),
-        write=partial(_write, pipe),
+        data=lambda at, length: sqfstar.send(source, stored.data_offset + at, length),
+        write=sqfstar.write,
     )
-
-
-def _write(pipe: int, data: bytes | bytearray) -> None:
-    with memoryview(data) as view:
-        done = 0
-        while done < len(data):
-            with view[done:] as rest:
-                done += os.write(pipe, rest)
-
-
-def _send(pipe: int, source: int, offset: int, length: int) -> None:
-    while length:
-        sent = os.sendfile(pipe, source, offset, length)
-        if not sent:
-            raise EOFError("a layer's tar is shorter than its index says")
-        offset += sent
-        length -= sent

@@ -7,6 +7,7 @@ behind from what a living one is making. No room is StorageFullError, whoever me
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -20,6 +21,8 @@ from typing import Final
 
 from contree.domain.errors import StorageFullError
 
+_LIBC: Final = ctypes.CDLL(None)
+_WRITE_ONLY: Final = 2  # SYNC_FILE_RANGE_WRITE, linux/fs.h
 _STAGING: Final = ".staging"
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -57,19 +60,18 @@ def staging_directory(root: Path) -> Iterator[Path]:
 
 
 def publish(source: Path, target: Path) -> bool:
-    """Rename `source` (a file or directory already fsynced) to `target`, durably.
+    """Put `source` (a file or directory already fsynced) at `target`, durably.
 
-    Returns False when the target exists: whoever made it made the same, and `source` stays. Its
-    time says then that it was wanted again (removal).
+    Returns False when the target exists: whoever made it made the same. It is never replaced: a
+    guest may be about to open it. A directory is gone from `source` then, a file stays there too.
+    The time of `target` says then that it was wanted again (removal).
     """
     if target.exists():
         os.utime(target)
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        sync_directory(source)
     try:
-        source.rename(target)
+        put_back(source, target)
     except OSError as error:
         # A directory cannot replace one that is not empty: another process was first.
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -77,6 +79,23 @@ def publish(source: Path, target: Path) -> bool:
         raise
     sync_directory(target.parent)
     return True
+
+
+def put_back(source: Path, target: Path) -> None:
+    """Give `source` the name `target`. Raises OSError when there is something there already."""
+    if source.is_dir():
+        sync_directory(source)
+        source.rename(target)
+    else:
+        target.hardlink_to(source)  # a rename would replace it
+
+
+def start_writeback(descriptor: int) -> None:
+    """Let the kernel begin to write a file to disk, so that its fsync finds little to do.
+
+    Promises nothing and waits for nothing; sync_file_range(2), which Python does not have.
+    """
+    _LIBC.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_ONLY)
 
 
 def sync_directory(path: Path) -> None:

@@ -7,9 +7,10 @@
     <root>/.staging/                   what is being made (staging)
 
 A layer's directory appears whole, by one rename, after everything in it was fsynced and its digest
-verified; nothing in it is ever changed, later only squashfs files are added. With a `content` store
-of the fleet, layers made here are put there too, and layers missing here are fetched from there,
-verified and indexed anew; one machine passes None. Only `removal` removes layers.
+verified; nothing in it is ever changed, only squashfs files come and go (`unused`). With a
+`content` store of the fleet, layers made here are put there too, and layers missing here are
+fetched from there, verified and indexed anew; one machine passes None. Only `removal` removes
+layers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -32,6 +33,7 @@ from contree.adapters.layers.feed import Feed, consume
 from contree.adapters.layers.imported import index_layer
 from contree.adapters.layers.index_reader import IndexCache, LayerIndex
 from contree.adapters.layers.index_schema import INDEX_VERSION
+from contree.adapters.layers.live_squashfs import LiveSquashfs
 from contree.adapters.layers.merged_layers import MergedLayers
 from contree.adapters.layers.mount_plans import Mount, MountPlans
 from contree.adapters.layers.mount_variant import mount_variant
@@ -59,6 +61,7 @@ class LayerDirectory:
         self._root = root
         self._content = content
         self._threads = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layers")
+        self._syncs = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layer-syncs")
         # Asked for each layer of a stack at each read: paths are made and looked for once.
         self._index_path = lru_cache(_PATHS_MAX)(lambda digest: root / digest / INDEX_NAME)
         self._seen: set[str] = set()
@@ -68,8 +71,13 @@ class LayerDirectory:
         self._plans = MountPlans(root, self.indexes, self._merged, tar_name=TAR_NAME)
 
     def sweep(self) -> int:
-        """Remove what killed processes left half-made; return how many. Blocking; for the start."""
-        return sweep(self._root)
+        """Remove what killed processes left half-made; return how many. Blocking; for the start.
+
+        What nobody uses any more is removed in the background.
+        """
+        swept = sweep(self._root)
+        self._merged.collect_later()
+        return swept
 
     def close(self) -> None:
         """Stop the threads and close the indexes; running work is finished first. Blocking.
@@ -77,6 +85,7 @@ class LayerDirectory:
         Merges are given up: they are made again when they are needed.
         """
         self._threads.shutdown()
+        self._syncs.shutdown()
         self._merged.close()
         self.indexes.close()
 
@@ -185,14 +194,24 @@ class LayerDirectory:
         publish(tar.parent, self._root / digest)
 
     def _take_delta(self, below: list[str], feed: Feed) -> Layer | None:
-        with staging_directory(self._root) as staged, self.stack(below) as stack:
+        with (
+            staging_directory(self._root) as staged,
+            self.stack(below) as stack,
+            LiveSquashfs(staged / "live.squashfs") as live,
+        ):
             made = staged / "new"
             made.mkdir()
-            layer = canonical_layer(feed, stack, tar=made / TAR_NAME, index=made / INDEX_NAME)
+            layer = canonical_layer(
+                feed, stack, tar=made / TAR_NAME, index=made / INDEX_NAME, live=live
+            )
             if layer is None:
                 return None
-            self._mountable_at_once(made, stack)
-            sync_file(made / TAR_NAME)
+            synced = self._syncs.submit(sync_file, made / TAR_NAME)
+            try:
+                if layer.rewritten or not self._made_live(made, stack, live):
+                    self._mountable_at_once(made, stack)
+            finally:
+                synced.result()
             publish(made, self._root / layer.digest_hex)
             return Layer(
                 diff_id=_PREFIX + layer.digest_hex,
@@ -200,10 +219,20 @@ class LayerDirectory:
                 entry_count=layer.entry_count,
             )
 
+    def _made_live(self, made: Path, below: Stack, live: LiveSquashfs) -> bool:
+        """Have the squashfs that was made meanwhile, if it is what the layer needs."""
+        with closing(LayerIndex(made / INDEX_NAME)) as index:
+            variant = mount_variant(index, below)
+        if variant.idle or variant.borrowed.keys() - {b""}:
+            return False
+        live.finish()
+        sync_file(live.target)
+        live.target.rename(made / variant.file_name)
+        return True
+
     def _mountable_at_once(self, made: Path, below: Stack) -> None:
         """Build the squashfs of a new delta, while nobody waits for a guest to start on it."""
-        index = LayerIndex(made / INDEX_NAME)
-        try:
+        with closing(LayerIndex(made / INDEX_NAME)) as index:
             variant = mount_variant(index, below)
             build_squashfs(
                 index=index,
@@ -211,8 +240,6 @@ class LayerDirectory:
                 variant=variant,
                 target=made / variant.file_name,
             )
-        finally:
-            index.close()
 
     def _describe(self, digest: str) -> Layer:
         with self.indexes.using([self._index_path(digest)]) as (index,):

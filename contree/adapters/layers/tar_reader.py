@@ -85,7 +85,7 @@ class TarReader:
     def chunks(self) -> Iterator[bytes]:
         """Yield the stored bytes of the latest entry, once; what is not taken is skipped later."""
         while self._content_left:
-            piece = self._some(min(self._content_left, bounds.COPY_CHUNK_BYTES))
+            piece = self._some(min(self._content_left, bounds.CONTENT_CHUNK_BYTES))
             self._content_left -= len(piece)
             yield piece
 

@@ -18,6 +18,9 @@ from contree.adapters.microvm.messages import GuestErrorCode, GuestFrame
 from contree.domain.errors import LayerRefused
 
 READ_BYTES = 1024**2
+GATHER_S = 0.002
+"""How long more is let come before it is read, unless the agent has said that this is all."""
+
 _REFUSALS = (GuestErrorCode.LIMIT, GuestErrorCode.BAD_NAME)
 
 
@@ -55,6 +58,8 @@ class CaptureStream:
                 if reading in done:
                     data, reading = reading.result(), None
                     yield await self._account(data)
+                    # QEMU sends 32 KiB at a time; woken for each, we would take the guest's CPU.
+                    await asyncio.wait({answer}, timeout=GATHER_S)
         except OSError as error:
             raise await self._channel.lose(PORT_CLOSED) from error
         finally:

@@ -28,6 +28,10 @@ class LiveMachines:
     def keys(self) -> frozenset[str]:
         return frozenset(self._active)
 
+    def memory_bytes(self) -> int:
+        live = [machine for machine in self._active.values() if not machine.retiring]
+        return sum(machine.memory_bytes() for machine in live)
+
     @asynccontextmanager
     async def owned(self, machine: Machine) -> AsyncIterator[None]:
         """End `machine` on exit. Raises ValueError when its key is taken."""

@@ -199,6 +199,13 @@ class Machine:
         self._channel.watch()
         self.phases.configure_s = time.monotonic() - began
 
+    def memory_bytes(self) -> int:
+        """Return the memory that is this guest's alone; a clone shares its template's pages."""
+        if self._process is None:
+            return 0
+        private, shared = self._process.memory_bytes()
+        return private if self._template is not None else private + shared
+
     async def save(self, state: Path) -> None:
         """Stop a template's guest and write its device state. Raises GuestFailure."""
         self._step = asyncio.create_task(self._connection.save(self.spec.name, state))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 
 _PROC = Path("/proc")
+_KIB = 1024
 _QEMU_COMM_PREFIX = "qemu-system"
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
@@ -73,6 +74,17 @@ class QemuProcess:
                 return cls(pid, fd)
             os.close(fd)
         return None
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return its private and its shared memory that is in use; zeros once it is gone."""
+        try:
+            text = (_PROC / str(self.pid) / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0, 0
+        sizes = dict(line.split(":", 1) for line in text.splitlines())
+        # A zombie has no such lines.
+        anonymous, shared = (sizes.get(name, "0").split()[0] for name in ("RssAnon", "RssShmem"))
+        return int(anonymous) * _KIB, int(shared) * _KIB
 
     def kill(self) -> None:
         """SIGKILL it, at once; nothing happens when it is gone."""

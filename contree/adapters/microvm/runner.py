@@ -136,6 +136,9 @@ class LibvirtMicroVM:
     def start(self, spec: GuestSpec) -> AbstractAsyncContextManager[Guest]:
         return self._start(spec)
 
+    def memory_bytes(self) -> int:
+        return self._machines.memory_bytes()
+
     async def sweep(self) -> int:
         left = self._runtime.guest_keys() - self._machines.keys()
         marks = [f"{self._runtime.guest_dir(key)}/" for key in left]

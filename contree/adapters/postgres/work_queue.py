@@ -2,7 +2,8 @@
 
 A claim first takes the log's own lock, then reads: so it sees every running operation, a project's
 bound holds however many workers race, and no claim can deadlock with an append. While nothing is
-pending a claim takes no lock at all. The queue keeps no status of its own.
+pending a claim takes no lock at all. The queue keeps no status of its own, but for the order in
+which it served projects last: forgetting it, as a restart does, costs a project one turn.
 """
 
 from __future__ import annotations
@@ -27,10 +28,15 @@ from contree.domain.errors import InvalidTransitionError
 from contree.domain.operation import Kind, Operation
 
 RECONNECT_S = 1.0
+SERVED_MAX = 1000
+"""Projects whose last turn is remembered."""
+
 ANY_PENDING = "SELECT EXISTS (SELECT FROM operations WHERE status = 'PENDING' AND kind = $1)"
 
 # Steps from project to project along the index of pending operations, so that the cost follows the
-# number of projects that wait and not the length of the queue.
+# number of projects that wait and not the length of the queue. Each project's operations are
+# numbered after what it has running: so turns go round, and a project that is served again while
+# others wait must have no more than they. $4 are projects, the one served longest ago first.
 PENDING = """
 WITH RECURSIVE waiting AS (
     (SELECT project_id FROM operations WHERE status = 'PENDING' AND kind = $1
@@ -48,12 +54,15 @@ WITH RECURSIVE waiting AS (
     FROM waiting w
     LEFT JOIN running r USING (project_id)
     CROSS JOIN LATERAL (
-        SELECT operation_id, created_at FROM operations
+        SELECT operation_id, created_at,
+               coalesce(r.held, 0) + row_number() OVER (ORDER BY created_at, operation_id) AS turn
+        FROM operations
         WHERE status = 'PENDING' AND kind = $1 AND project_id = w.project_id
         ORDER BY created_at, operation_id
         LIMIT greatest(0, least($2::bigint, $3::bigint - coalesce(r.held, 0)))
     ) o
-    ORDER BY o.created_at, o.operation_id
+    ORDER BY o.turn, array_position($4::uuid[], w.project_id) NULLS FIRST,
+             o.created_at, o.operation_id
     LIMIT $2
 )
 SELECT operation_id FROM operations WHERE operation_id IN (SELECT operation_id FROM eligible)
@@ -87,6 +96,7 @@ class PostgresWorkQueue:
         self._pool = pool
         self._event_log = log
         self._dsn = dsn
+        self._served: dict[Kind, dict[UUID, None]] = {kind: {} for kind in Kind}
 
     async def claim(
         self,
@@ -103,8 +113,11 @@ class PostgresWorkQueue:
                 return ()
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.execute(LOCK_LOG)
+                served = list(self._served[kind])
                 ids = _ids(
-                    await connection.fetch(PENDING, kind.value, limit, running_per_project_max)
+                    await connection.fetch(
+                        PENDING, kind.value, limit, running_per_project_max, served
+                    )
                 )
                 rows = await connection.fetch(EVENTS_OF, ids)
                 operations = self._event_log.folded(Operation, rows)
@@ -115,7 +128,16 @@ class PostgresWorkQueue:
                     and _assigned(operations[id_], context, worker=worker, lease_until=lease_until)
                 ]
                 await self._event_log.append_within(connection, claimed)
+            self._remember(kind, claimed)
             return claimed
+
+    def _remember(self, kind: Kind, claimed: Sequence[Operation]) -> None:
+        served = self._served[kind]
+        for operation in claimed:
+            served.pop(operation.project_id, None)
+            served[operation.project_id] = None
+        while len(served) > SERVED_MAX:
+            del served[next(iter(served))]
 
     async def renew(self, *, worker: str, lease_until: datetime) -> None:
         with translated():

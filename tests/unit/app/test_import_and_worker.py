@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -10,13 +11,29 @@ from contree.app.request_import import ImportOrder
 from contree.app.request_run import RunOrder
 from contree.domain.errors import InvalidFieldError, PermissionMissingError
 from contree.domain.image import ImageImported
-from contree.domain.operation import Kind, OperationRequeued, Status
+from contree.domain.operation import Kind, OperationAssigned, OperationRequeued, Status
 from contree.domain.token import Permission
 from contree.worker import loop
+from contree.worker.room import FixedAdmission, Room
 from tests.fakes.image_source import PublishedImage
 from tests.support.registry import tar_of
 from tests.unit.app.world import PROJECT, URL, World, a_caller
 
+
+class Narrow:
+    """Room for one more than run, never for more than three; `passed` if that was not kept."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.passed = False
+
+    def room(self, running: int) -> Room:
+        self.asked.append(running)
+        self.passed |= running > 3
+        return Room(more=1 if running < 3 else 0, bound="test", reason="of the test")
+
+
+AN_IMPORT = ImportOrder(registry_url=URL)
 PRIVATE = "docker://registry.example/private:1"
 
 
@@ -189,6 +206,35 @@ async def test_a_database_without_room_is_waited_for_and_the_operation_ends(
         world.log.full = False
         row = await world.end_of(operation_id)
     assert row.status is Status.SUCCESS
+
+
+async def test_a_project_that_comes_later_is_served_in_turn_through_the_worker() -> None:
+    # One at a time: the hardest case. The long queue is there before the worker looks.
+    world = World(admission=FixedAdmission(most=1, setting="here"), per_project=10)
+    many, one = a_caller(), a_caller(project_id=UUID(int=2))
+    async with world.working():
+        imported = [await world.imports.request(caller, AN_IMPORT) for caller in (many, one)]
+        images = [await world.image_of(operation_id) for operation_id in imported]
+    queued = [
+        (await world.runs.request(many, RunOrder(image=str(images[0]), command="echo")))[0]
+        for _ in range(30)
+    ]
+    later, _ = await world.runs.request(one, RunOrder(image=str(images[1]), command="echo"))
+    async with world.working():
+        await asyncio.gather(*map(world.image_of, [*queued, later]))
+    order = [e.originator_id for e in world.log.events if isinstance(e, OperationAssigned)]
+    assert order[len(imported) :].index(later) == 1
+
+
+async def test_the_worker_takes_on_what_admission_has_room_for_and_asks_again() -> None:
+    room = Narrow()
+    world = World(admission=room, per_project=10)
+    async with world.working():
+        base = await world.imported()
+        rows = await asyncio.gather(*(world.ran(base, "sleep", "0.02") for _ in range(6)))
+    assert {row.status for row in rows} == {Status.SUCCESS}
+    assert room.passed is False
+    assert max(room.asked) >= 1
 
 
 async def test_no_more_runs_at_once_than_there_is_room_for() -> None:

@@ -25,9 +25,10 @@ from contree.app.request_run import RequestRun, RunOrder
 from contree.app.run_instance import RunInstance
 from contree.app.steer_instance import SteerInstance
 from contree.app.upload_file import UploadFile
-from contree.domain.operation import Kind
+from contree.domain.operation import Kind, Operation, Status
 from contree.domain.token import Permission
 from contree.worker.loop import Capacity, Worker
+from contree.worker.room import Admission, FixedAdmission
 from tests.fakes.blob_store import FakeBlobStore
 from tests.fakes.clock import EPOCH, FakeClock, FakeIds
 from tests.fakes.event_log import FakeEventLog
@@ -47,10 +48,10 @@ PROJECT = UUID(int=1)
 URL = "docker://registry.example/base:latest"
 
 
-def a_caller(*permissions: Permission) -> Caller:
+def a_caller(*permissions: Permission, project_id: UUID = PROJECT) -> Caller:
     token = TokenRow(
         token_id=UUID(int=99),
-        project_id=PROJECT,
+        project_id=project_id,
         project_name="demo",
         permissions=frozenset(p.value for p in permissions or tuple(Permission)),
         created_at=EPOCH,
@@ -63,7 +64,15 @@ def a_caller(*permissions: Permission) -> Caller:
 class World:
     """The fakes, the use cases over them, and one worker named `w`."""
 
-    def __init__(self, programs: Mapping[str, Program] | None = None) -> None:
+    def __init__(
+        self,
+        programs: Mapping[str, Program] | None = None,
+        *,
+        admission: Admission | None = None,
+        per_project: int = 2,
+    ) -> None:
+        self.per_project = per_project
+        self.admission = admission or FixedAdmission(most=2, setting="here")
         self.log = FakeEventLog()
         self.clock, self.ids = FakeClock(), FakeIds()
         keys, self.blobs, self.layers = FakeProjectKeys(self.log), FakeBlobStore(), FakeLayers()
@@ -176,7 +185,9 @@ class World:
             name="w",
             queue=self.queue,
             execute={Kind.INSTANCE: run.execute, Kind.IMPORT: pull.execute},
-            capacity={kind: Capacity(here=2, per_project=2) for kind in Kind},
+            capacity={
+                kind: Capacity(here=self.admission, per_project=self.per_project) for kind in Kind
+            },
             conclude=self.conclude,
             recover=Recover(queue=self.queue, clock=self.clock, conclude=self.conclude),
             microvm=self.microvm,
@@ -207,6 +218,17 @@ class World:
                 row = await self.row(operation_id)
                 if row.status.is_terminal:
                     return row
+        raise AssertionError("wakeups do not end")
+
+    async def image_of(self, operation_id: UUID) -> UUID | None:
+        """Wait until an operation of any project has succeeded; return the image that it left."""
+        async with asyncio.timeout(10):
+            async for _ in self.queue.wakeups(poll_s=0.01):
+                operation = await self.log.load(Operation, operation_id)
+                assert operation is not None
+                if operation.status.is_terminal:
+                    assert operation.status is Status.SUCCESS, operation.error
+                    return operation.result_image_id
         raise AssertionError("wakeups do not end")
 
     async def imported(self, **order: object) -> UUID:

@@ -63,8 +63,8 @@ def listed(image: Path) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
-def killed_while_merging(root: Path, layers: list[str]) -> int:
-    command = [sys.executable, "-c", KILLED, str(root), *layers]
+def killed_while_merging(root: Path, step: str, moment: str, layers: list[str]) -> int:
+    command = [sys.executable, "-c", KILLED, str(root), step, moment, *layers]
     return subprocess.run(command, check=False, cwd=Path(__file__).parents[4]).returncode
 
 
@@ -149,33 +149,61 @@ from contree.adapters.layers import merged_layers
 from contree.adapters.layers.store import LayerDirectory
 from tests.support import layer_tars as tars
 
-build = merged_layers.build_squashfs
-def then_die(**given):
-    build(**given)
+# This process is the victim: it dies before or after a step, and nothing is checked in it.
+root, step, moment, *layers = sys.argv[1:]
+def die():
     os.kill(os.getpid(), signal.SIGKILL)
-merged_layers.build_squashfs = then_die  # this process is the victim: nothing is checked in it
+if step == "pulse":
+    pulses = iter(range(int(moment)))
+    merged_layers.MergedLayers._pulse = lambda self: next(pulses, None) is None and die()
+else:
+    real = getattr(merged_layers, step)
+    def dying(*given, **named):
+        if moment == "before":
+            die()
+        real(*given, **named)
+        die()
+    setattr(merged_layers, step, dying)
 
 async def main():
-    store = LayerDirectory(Path(sys.argv[1]))
+    store = LayerDirectory(Path(root))
     stream = tars.stream_of(tars.guest_bytes([tars.root(), tars.file("dies")]))
-    await store.add_delta(stream, below=sys.argv[2:], bytes_max=1 << 30)
+    await store.add_delta(stream, below=layers, bytes_max=1 << 30)
     store.wait_for_merges()
 asyncio.run(main())
 """
 
 
-async def test_a_killed_merge_harms_nothing(store: LayerDirectory, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [
+        ("merge_indexes", "before"),
+        ("pulse", "0"),  # while the index is merged
+        ("merge_indexes", "after"),
+        ("pulse", "3"),  # while sqfstar is fed
+        ("build_squashfs", "after"),
+        ("complete", "after"),
+        ("write_covers", "after"),
+        ("publish", "after"),
+    ],
+)
+async def test_a_merge_killed_at_any_point_harms_nothing(
+    store: LayerDirectory, tmp_path: Path, step: str, moment: str
+) -> None:
     layers = await chain(store, tmp_path, FAN_IN)
+    shown = await names(store, layers)
     before = await store.mount_plan(layers)
+    contents = [path.read_bytes() for path in before.squashfs]
     (mount,) = merged(before)
     shutil.rmtree(mount.parent)
-    assert killed_while_merging(tmp_path / "layers", layers) == -signal.SIGKILL
-    assert not mount.exists()
-    assert merged(await store.mount_plan(layers)) == []
+    assert killed_while_merging(tmp_path / "layers", step, moment, layers) == -signal.SIGKILL
+    assert merged(await store.mount_plan(layers)) == ([mount] if step == "publish" else [])
+    assert await names(store, layers) == shown
     assert store.sweep() == 1
     await grown(store, layers, file("after"))
     store.wait_for_merges()
     assert await store.mount_plan(layers) == before
+    assert [path.read_bytes() for path in before.squashfs] == contents
 
 
 async def test_closing_gives_up_merges_and_another_store_makes_them(

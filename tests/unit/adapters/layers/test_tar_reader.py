@@ -411,7 +411,7 @@ def test_memory_does_not_grow_with_content() -> None:
     try:
         next(iter(reader))
         for _, chunk in zip(range(400), reader.chunks(), strict=False):
-            assert len(chunk) <= bounds.COPY_CHUNK_BYTES
+            assert len(chunk) <= bounds.CONTENT_CHUNK_BYTES
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
