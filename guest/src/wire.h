@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     HEADER_BYTES = 8,
     MAX_GUEST_PAYLOAD_BYTES = 65536,
     MAX_HOST_PAYLOAD_BYTES = 1048576,
@@ -18,6 +18,7 @@ enum {
     MAX_PATH_BYTES = 4095,
     MAX_ARGUMENTS = 16384,
     MAX_LAYERS = 200,
+    LAYERS_AT_BYTES = 4096, /* where the first layer begins on its disk */
     MAX_HOSTNAME_BYTES = 64,
     ENTROPY_BYTES = 32,
     BOOT_ID_BYTES = 16,
@@ -37,6 +38,7 @@ enum host_frame {
     FRAME_SIGNAL = 0x0009,
     FRAME_CAPTURE = 0x000a,
     FRAME_SHUTDOWN = 0x000b,
+    FRAME_PREPARE = 0x000c,
 };
 
 enum guest_frame {
@@ -52,6 +54,7 @@ enum guest_frame {
     FRAME_EXITED = 0x800a,
     FRAME_CAPTURED = 0x800b,
     FRAME_ERROR = 0x800c,
+    FRAME_PREPARED = 0x800d,
 };
 
 enum agent_state { STATE_BLANK = 0, STATE_CONFIGURED = 1, STATE_CAPTURED = 2, STATE_FAILED = 3 };
@@ -79,6 +82,7 @@ enum spawn_stage {
     STAGE_EXEC = 8,
 };
 
+enum { CONFIGURE_OTHER_SCRATCH = 1 };
 enum { SPAWN_STDIN_OPEN = 1 };
 enum { EXITED_CORE_DUMPED = 1, EXITED_TIMED_OUT = 2 };
 

@@ -1,7 +1,7 @@
 """One microVM from its private directory to the last trace of it.
 
     prepare (files made) -> create (QEMU there) -> connect (agent READY) -> configure (root mounted)
-                                                               or, for a template, -> save
+                                           or, for a template, -> mount_common -> save
     any of these, at any moment -> kill (at once, no waiting) -> retire (reaped, let go)
 
 A clone's QEMU waits, stopped, with the template's state loaded until its sockets are connected: so
@@ -99,6 +99,8 @@ class Machine:
         self._console: Console | None = None
         self._channel: AgentChannel | None = None
         self._writers: list[asyncio.StreamWriter] = []
+        self.layer_bytes: tuple[int, ...] = ()  # of the disk that was prepared
+        self.other_scratch = False  # than the one which the template's guest has mounted
         self._created = False
         self._configured = False
         self.retiring = False
@@ -166,7 +168,15 @@ class Machine:
         self.phases.ready_s = time.monotonic() - began
         return ready
 
-    async def configure(self, ready: messages.Ready, *, hostname: str, layer_count: int) -> None:
+    async def mount_common(self) -> None:
+        """Make a template's guest mount what depends on no image. Raises GuestFailure."""
+        assert self._channel is not None
+        frame = commands.prepare(PciAddress(slot=SCRATCH_SLOT))
+        answer = await self._channel.ask(frame, (HostFrameType.PREPARE, 0))
+        if isinstance(answer, messages.GuestError):
+            raise await self._channel.lose(f"it could not be prepared: {answer.message}")
+
+    async def configure(self, ready: messages.Ready, *, hostname: str) -> None:
         """Give the guest its identity and disks; `guest` is usable then. Raises GuestFailure."""
         assert self._channel is not None
         began = time.monotonic()
@@ -177,7 +187,8 @@ class Machine:
                 realtime_ns=time.time_ns(),
                 boot_id=boot_id.bytes,
                 hostname=hostname,
-                layer_count=layer_count,
+                layer_bytes=self.layer_bytes,
+                other_scratch=self.other_scratch,
                 layers_disk=PciAddress(slot=LAYERS_SLOT),
                 scratch_disk=PciAddress(slot=SCRATCH_SLOT),
             )
