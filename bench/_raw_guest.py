@@ -122,7 +122,7 @@ class RawGuest:
             realtime_ns=time.time_ns(),
             boot_id=uuid.uuid4().bytes,  # noqa: TID251 - not an id of ours
             hostname="raw",
-            layer_bytes=[layer.stat().st_size for layer in self._setup.layers],
+            layer_count=len(self._setup.layers),
             layers_disk=PciAddress(slot=LAYERS_SLOT),
             scratch_disk=PciAddress(slot=SCRATCH_SLOT),
         )
@@ -235,7 +235,7 @@ def raw_guest(directory: Path, setup: RawSetup) -> Iterator[RawGuest]:
 
     `directory` must be empty.
     """
-    layers_disk = write_layers_disk(directory, setup.layers).descriptor
+    layers_disk = write_layers_disk(directory, setup.layers)
     scratch = directory / "scratch.img"
     blank = setup.blank_scratch if setup.template is None else setup.template.scratch
     copy_sparsely(blank, scratch)

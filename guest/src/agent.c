@@ -47,37 +47,46 @@ static int refuse(const char *what, struct error *err)
 }
 
 /* What needs neither the image nor an identity: a template is saved after it. */
-static int prepare(const struct pci_address *scratch_disk, struct error *err)
+static int prepare(const struct prepare *m, unsigned layers_max, struct error *err)
 {
-    struct disk scratch;
+    struct disk layers, scratch;
 
-    if (disk_find(scratch_disk, &scratch, err) < 0 || mount_scratch(&scratch, err) < 0 ||
+    if (layers_max > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
+                           disk_part(&layers, layers_max, LAYER_ROOM_BYTES, err) < 0))
+        return -1;
+    if (disk_find(&m->scratch_disk, &scratch, err) < 0 || mount_scratch(&scratch, err) < 0 ||
         mount_inside(err) < 0)
         return -1;
     agent.prepared = true;
     return 0;
 }
 
+static int change_scratch(const struct pci_address *where, struct error *err)
+{
+    struct disk scratch;
+
+    if (unmount_scratch(err) < 0 || disk_find(where, &scratch, err) < 0)
+        return -1;
+    return mount_scratch(&scratch, err);
+}
+
 static int configure_disks(const struct configure *m, uint64_t *disks_us, struct error *err)
 {
+    struct prepare disks = {.layers_disk = m->layers_disk, .scratch_disk = m->scratch_disk};
     uint64_t started_us = monotonic_us();
-    struct disk layers, scratch;
+    struct disk layers;
 
     if (m->layer_count > MAX_LAYERS)
         return error_set(err, ERROR_LIMIT, 0, "%u layers, allowed %d", m->layer_count, MAX_LAYERS);
     if (identity_take(m, err) < 0)
         return -1;
-    if (!agent.prepared) {
-        if (prepare(&m->scratch_disk, err) < 0)
-            return -1;
-    } else if (m->other_scratch) {
-        if (unmount_scratch(err) < 0 || disk_find(&m->scratch_disk, &scratch, err) < 0 ||
-            mount_scratch(&scratch, err) < 0)
-            return -1;
-    }
+    if (!agent.prepared && prepare(&disks, m->layer_count, err) < 0)
+        return -1;
+    if (m->other_scratch && change_scratch(&m->scratch_disk, err) < 0)
+        return -1;
     *disks_us = monotonic_us() - started_us;
     if (m->layer_count > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
-                               mount_layers(&layers, m->layer_sizes, err) < 0))
+                               mount_layers(&layers, m->layer_count, err) < 0))
         return -1;
     return mount_workload(m->layer_count, &agent.workload, err);
 }
@@ -93,13 +102,13 @@ static int configure_hosted(struct error *err)
 static int on_prepare(struct reader *r, struct error *err)
 {
     uint64_t started_us = monotonic_us();
-    struct pci_address scratch_disk;
+    struct prepare m;
 
-    if (!decode_prepare(r, &scratch_disk))
+    if (!decode_prepare(r, &m))
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed PREPARE");
     if (agent.state != STATE_BLANK || agent.prepared || agent.config.hosted)
         return refuse("PREPARE", err);
-    if (prepare(&scratch_disk, err) < 0) {
+    if (prepare(&m, MAX_LAYERS, err) < 0) {
         agent.state = STATE_FAILED;
         return -1;
     }

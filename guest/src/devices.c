@@ -82,22 +82,24 @@ int disk_find(const struct pci_address *where, struct disk *disk, struct error *
     return 0;
 }
 
-int disk_add_partition(const struct disk *disk, unsigned number, uint64_t start_bytes,
-                       uint64_t size_bytes, struct error *err)
+int disk_part(const struct disk *disk, unsigned count, uint64_t size_bytes, struct error *err)
 {
-    struct blkpg_partition partition = {
-        .start = (long long)start_bytes, .length = (long long)size_bytes, .pno = (int)number};
-    struct blkpg_ioctl_arg request = {
-        .op = BLKPG_ADD_PARTITION, .datalen = sizeof(partition), .data = &partition};
     cleanup_close int fd = -1;
     char node[64];
 
     if (disk_node(disk, 0, node, sizeof(node), err) < 0)
         return -1;
     fd = open(node, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || ioctl(fd, BLKPG, &request) < 0)
-        return error_set(err, ERROR_DEVICE, errno, "partition %u of disk %s: %s", number,
-                         disk->name, strerror(errno));
+    for (unsigned n = 1; n <= count; n++) {
+        struct blkpg_partition partition = {.start = (long long)(n * size_bytes),
+                                            .length = (long long)size_bytes, .pno = (int)n};
+        struct blkpg_ioctl_arg request = {.op = BLKPG_ADD_PARTITION,
+                                          .datalen = sizeof(partition), .data = &partition};
+
+        if (fd < 0 || ioctl(fd, BLKPG, &request) < 0)
+            return error_set(err, ERROR_DEVICE, errno, "partition %u of disk %s: %s", n,
+                             disk->name, strerror(errno));
+    }
     return 0;
 }
 

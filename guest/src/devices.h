@@ -15,9 +15,9 @@ int read_line(const char *path, char *text, size_t size, struct error *err);
 
 /* Finds the block device of the virtio disk at this address. */
 int disk_find(const struct pci_address *where, struct disk *disk, struct error *err);
-/* Tells the kernel of a partition, numbered from 1, that no table on the disk names. */
-int disk_add_partition(const struct disk *disk, unsigned number, uint64_t start_bytes,
-                       uint64_t size_bytes, struct error *err);
+/* Tells the kernel of partitions 1..count that no table on the disk names: partition n from n *
+ * size_bytes on, of that size. */
+int disk_part(const struct disk *disk, unsigned count, uint64_t size_bytes, struct error *err);
 /* Makes a node for partition 1.. of the disk (0: the disk) and waits until it opens. node receives
  * its path. */
 int disk_node(const struct disk *disk, unsigned partition, char *node, size_t size,

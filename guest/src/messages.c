@@ -21,9 +21,10 @@ static struct pci_address read_pci_address(struct reader *r)
     return a;
 }
 
-bool decode_prepare(struct reader *r, struct pci_address *scratch_disk)
+bool decode_prepare(struct reader *r, struct prepare *m)
 {
-    *scratch_disk = read_pci_address(r);
+    m->layers_disk = read_pci_address(r);
+    m->scratch_disk = read_pci_address(r);
     return read_done(r);
 }
 
@@ -44,7 +45,6 @@ bool decode_configure(struct reader *r, struct configure *m)
     m->layers_disk = read_pci_address(r);
     m->scratch_disk = read_pci_address(r);
     m->hostname = read_str(r, MAX_HOSTNAME_BYTES);
-    m->layer_sizes = read_bytes(r, m->layer_count * sizeof(uint64_t));
     return read_done(r) && m->hostname.length > 0;
 }
 

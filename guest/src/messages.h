@@ -14,12 +14,15 @@ struct pci_address {
     uint8_t bus, slot, function;
 };
 
+struct prepare {
+    struct pci_address layers_disk, scratch_disk;
+};
+
 struct configure {
     struct span entropy, boot_id, hostname;
     uint64_t realtime_ns;
     bool other_scratch; /* not the disk that PREPARE mounted */
     uint16_t layer_count;
-    struct span layer_sizes; /* a u64 of bytes for each */
     struct pci_address layers_disk, scratch_disk;
 };
 
@@ -40,7 +43,7 @@ struct spawn {
 
 /* Each returns false on a malformed payload. decode_spawn writes into the payload: strings are
  * moved down over their length fields to make room for terminators. */
-bool decode_prepare(struct reader *r, struct pci_address *scratch_disk);
+bool decode_prepare(struct reader *r, struct prepare *m);
 bool decode_configure(struct reader *r, struct configure *m);
 bool decode_file_begin(struct reader *r, struct file_begin *m);
 bool decode_spawn(uint8_t *payload, size_t length, struct spawn *m);

@@ -11,7 +11,6 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "frames.h"
 #include "identity.h"
 
 #define ROOT_DIR "/new"
@@ -105,23 +104,17 @@ int mount_agent(struct error *err)
     return make_nodes("/dev", err);
 }
 
-int mount_layers(const struct disk *layers, struct span sizes, struct error *err)
+int mount_layers(const struct disk *layers, unsigned count, struct error *err)
 {
-    struct reader r = {.data = sizes.data, .length = sizes.length};
-    uint64_t at = LAYERS_AT_BYTES;
     char node[64], target[32];
 
-    for (unsigned i = 0; i < sizes.length / sizeof(uint64_t); i++) {
-        uint64_t size = read_u64(&r);
-
+    for (unsigned i = 0; i < count; i++) {
         (void)snprintf(target, sizeof(target), LAYERS_DIR "/%u", i);
-        if (disk_add_partition(layers, i + 1, at, size, err) < 0 ||
-            disk_node(layers, i + 1, node, sizeof(node), err) < 0 ||
+        if (disk_node(layers, i + 1, node, sizeof(node), err) < 0 ||
             make_directory(target, err) < 0)
             return -1;
         if (mount(node, target, "squashfs", MS_RDONLY | MS_NOATIME, NULL) < 0)
             return error_set(err, ERROR_MOUNT, errno, "mount layer %u: %s", i, strerror(errno));
-        at += size;
     }
     return 0;
 }

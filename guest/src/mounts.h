@@ -17,8 +17,8 @@ int mount_scratch(const struct disk *scratch, struct error *err);
 int mount_inside(struct error *err);
 /* Lets go of a scratch disk on which nothing was written. */
 int unmount_scratch(struct error *err);
-/* Layers of these sizes (a u64 of bytes for each), end to end on their disk, bottom first. */
-int mount_layers(const struct disk *layers, struct span sizes, struct error *err);
+/* Layers, bottom first: partitions 1..count of their disk. */
+int mount_layers(const struct disk *layers, unsigned count, struct error *err);
 /* The overlay with what `mount_inside` made inside it; fills where. */
 int mount_workload(unsigned layer_count, struct workload *where, struct error *err);
 

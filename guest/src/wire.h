@@ -18,13 +18,15 @@ enum {
     MAX_PATH_BYTES = 4095,
     MAX_ARGUMENTS = 16384,
     MAX_LAYERS = 200,
-    LAYERS_AT_BYTES = 4096, /* where the first layer begins on its disk */
     MAX_HOSTNAME_BYTES = 64,
     ENTROPY_BYTES = 32,
     BOOT_ID_BYTES = 16,
     OUTPUT_GRACE_MS = 100,
     MAX_MESSAGE_BYTES = 1024,
 };
+
+/* Layer i begins at (i + 1) * LAYER_ROOM_BYTES of its disk. */
+static const uint64_t LAYER_ROOM_BYTES = 1ULL << 36;
 
 enum host_frame {
     FRAME_HELLO = 0x0001,

@@ -19,7 +19,7 @@ STDIN_WINDOW_BYTES = 65_536
 MAX_PATH_BYTES = 4_095
 MAX_ARGUMENTS = 16_384
 MAX_LAYERS = 200
-LAYERS_AT_BYTES = 4096
+LAYER_ROOM_BYTES = 1 << 36
 MAX_HOSTNAME_BYTES = 64
 ENTROPY_BYTES = 32
 BOOT_ID_BYTES = 16
@@ -78,8 +78,7 @@ class Configure:
     realtime_ns      wall clock, nanoseconds since 1970 UTC
     boot_id          BOOT_ID_BYTES, a UUID's bytes
     hostname         1..MAX_HOSTNAME_BYTES bytes of UTF-8
-    layer_bytes      sizes of the 0..MAX_LAYERS layers, which lie end to end on the layers disk from
-                     LAYERS_AT_BYTES on, bottom first; whole pages
+    layer_count      0..MAX_LAYERS layers on their disk, LAYER_ROOM_BYTES apart, bottom first
     other_scratch    the scratch disk is not the one that PREPARE mounted
     """
 
@@ -87,7 +86,7 @@ class Configure:
     realtime_ns: int
     boot_id: bytes
     hostname: str
-    layer_bytes: Sequence[int]
+    layer_count: int
     layers_disk: PciAddress
     scratch_disk: PciAddress
     other_scratch: bool = False
@@ -122,9 +121,9 @@ def hello() -> bytes:
     return _frame(HostFrameType.HELLO, struct.pack("<HH", PROTOCOL_VERSION, 0))
 
 
-def prepare(scratch_disk: PciAddress) -> bytes:
+def prepare(*, layers_disk: PciAddress, scratch_disk: PciAddress) -> bytes:
     """Return the frame that makes a blank guest mount what depends on no image."""
-    return _frame(HostFrameType.PREPARE, _pci(scratch_disk))
+    return _frame(HostFrameType.PREPARE, _pci(layers_disk) + _pci(scratch_disk))
 
 
 def configure(request: Configure) -> bytes:
@@ -132,19 +131,18 @@ def configure(request: Configure) -> bytes:
     _check_range("entropy", len(request.entropy), ENTROPY_BYTES, ENTROPY_BYTES)
     _check_range("boot_id", len(request.boot_id), BOOT_ID_BYTES, BOOT_ID_BYTES)
     _check_range("realtime_ns", request.realtime_ns, 0, _MAX_U64)
-    _check_range("layer_bytes", len(request.layer_bytes), 0, MAX_LAYERS)
+    _check_range("layer_count", request.layer_count, 0, MAX_LAYERS)
     hostname = request.hostname.encode()
     _check_range("hostname", len(hostname), 1, MAX_HOSTNAME_BYTES)
     return _frame(
         HostFrameType.CONFIGURE,
         struct.pack(
             "<32sQ16sIHH", request.entropy, request.realtime_ns, request.boot_id,
-            _FLAG_OTHER_SCRATCH if request.other_scratch else 0, len(request.layer_bytes), 0,
+            _FLAG_OTHER_SCRATCH if request.other_scratch else 0, request.layer_count, 0,
         )
         + _pci(request.layers_disk)
         + _pci(request.scratch_disk)
-        + _string("hostname", hostname)
-        + struct.pack(f"<{len(request.layer_bytes)}Q", *request.layer_bytes),
+        + _string("hostname", hostname),
     )  # fmt: skip
 
 

@@ -1,70 +1,59 @@
-"""One read-only disk out of many squashfs files, laid end to end, nothing copied.
+"""One read-only disk out of many squashfs files, by their names: nothing is copied.
 
-A VMDK descriptor names the files as they lie in the store. No table on the disk says where a layer
-begins: the guest is told their sizes (docs/guest-protocol.md, CONFIGURE), so it reads nothing to
-find them, and a template may have the disk bound before there is any. It trusts the layer files.
+A VMDK descriptor gives each file LAYER_ROOM_BYTES of the disk, where it begins; what is behind its
+end reads as zeros. So layer i is always at the same place, whatever its size: a template's guest can
+have the disk bound and cut into partitions before there is any layer, and a clone has nothing to do
+but to mount them. It trusts the layer files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from contree.adapters.microvm.commands import LAYERS_AT_BYTES, MAX_LAYERS
+from contree.adapters.microvm.commands import LAYER_ROOM_BYTES, MAX_LAYERS
 from contree.domain.errors import GuestFailure
 
 SECTOR_BYTES = 512
 DESCRIPTOR_NAME = "layers.vmdk"
 ALIGNMENT_BYTES = 4096  # squashfs-tools pad to it; the guest reads in pages
 LAYERS_MAX = MAX_LAYERS
-DISK_BYTES_MAX = 1 << 40
-"""What a template's guest believes the size of the disk to be: it has seen only the placeholder."""
+DISK_BYTES = (LAYERS_MAX + 1) * LAYER_ROOM_BYTES
+"""A disk with room for all of them: 12.6 TiB, a file system's files may be larger."""
 
 EXTENT_PATH_BYTES_MAX = 511  # QEMU, block/vmdk.c: the buffer that an extent's name is read into
 
 _LEAD_NAME = "lead.bin"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayersDisk:
-    """`descriptor` is what QEMU opens; `layer_bytes` are the sizes of the layers, bottom first."""
+def write_layers_disk(directory: Path, squashfs: Sequence[Path]) -> Path:
+    """Write the disk of `squashfs` (bottom to top, may be empty) and return its descriptor.
 
-    descriptor: Path
-    layer_bytes: tuple[int, ...]
-
-
-def write_layers_disk(directory: Path, squashfs: Sequence[Path]) -> LayersDisk:
-    """Write the disk of `squashfs` (bottom to top, may be empty) into `directory`.
-
-    Before the layers lies a page of zeros, in which no kernel will see a partition table. Raises
-    GuestFailure when a layer file is missing or cannot be a part of it.
+    It and the zeros before the first layer, in which no kernel sees a partition table, go into
+    `directory`. Raises GuestFailure when a layer file is missing or cannot be a part of a disk.
     """
     if len(squashfs) > LAYERS_MAX:
         raise GuestFailure(f"{len(squashfs)} layers to mount, at most {LAYERS_MAX}: merge some")
-    layer_bytes = tuple(map(_size_bytes, squashfs))
-    total_bytes = LAYERS_AT_BYTES + sum(layer_bytes)
-    if total_bytes > DISK_BYTES_MAX:
-        raise GuestFailure(f"layers of {total_bytes} bytes in all, at most {DISK_BYTES_MAX}")
+    for path in squashfs:
+        _check_size(path)
     lead = directory / _LEAD_NAME
-    lead.write_bytes(bytes(LAYERS_AT_BYTES))
+    lead.write_bytes(bytes(ALIGNMENT_BYTES))
     descriptor = directory / DESCRIPTOR_NAME
-    descriptor.write_text(
-        _vmdk([(LAYERS_AT_BYTES, lead), *zip(layer_bytes, squashfs, strict=True)])
-    )
-    return LayersDisk(descriptor=descriptor, layer_bytes=layer_bytes)
+    descriptor.write_text(_vmdk([lead, *squashfs]))
+    return descriptor
 
 
-def _vmdk(extents: Sequence[tuple[int, Path]]) -> str:
-    """Virtual Disk Format 5.0: flat extents (bytes, file), as QEMU's block/vmdk.c reads them."""
-    cylinders = max(1, sum(size for size, _ in extents) // SECTOR_BYTES // (16 * 63))
+def _vmdk(files: Sequence[Path]) -> str:
+    """Virtual Disk Format 5.0: flat extents of one size, as QEMU's block/vmdk.c reads them."""
+    sectors = LAYER_ROOM_BYTES // SECTOR_BYTES
+    cylinders = len(files) * sectors // (16 * 63)
     lines = [
         "# Disk DescriptorFile",
         "version=1",
         "CID=12345678",
         "parentCID=ffffffff",
         'createType="twoGbMaxExtentFlat"',
-        *(f'RW {size // SECTOR_BYTES} FLAT "{_extent_path(path)}" 0' for size, path in extents),
+        *(f'RW {sectors} FLAT "{_extent_path(path)}" 0' for path in files),
         'ddb.virtualHWVersion = "4"',
         'ddb.adapterType = "ide"',
         f'ddb.geometry.cylinders = "{cylinders}"',
@@ -86,7 +75,7 @@ def _extent_path(path: Path) -> str:
     return text
 
 
-def _size_bytes(path: Path) -> int:
+def _check_size(path: Path) -> None:
     try:
         size_bytes = path.stat().st_size
     except OSError as error:
@@ -95,4 +84,7 @@ def _size_bytes(path: Path) -> int:
         raise GuestFailure(
             f"layer file {path} has {size_bytes} bytes, must be a multiple of {ALIGNMENT_BYTES}"
         )
-    return size_bytes
+    if size_bytes > LAYER_ROOM_BYTES:
+        raise GuestFailure(
+            f"layer file {path} has {size_bytes} bytes, a disk has room for {LAYER_ROOM_BYTES}"
+        )

@@ -99,7 +99,6 @@ class Machine:
         self._console: Console | None = None
         self._channel: AgentChannel | None = None
         self._writers: list[asyncio.StreamWriter] = []
-        self.layer_bytes: tuple[int, ...] = ()  # of the disk that was prepared
         self.other_scratch = False  # than the one which the template's guest has mounted
         self._created = False
         self._configured = False
@@ -171,12 +170,14 @@ class Machine:
     async def mount_common(self) -> None:
         """Make a template's guest mount what depends on no image. Raises GuestFailure."""
         assert self._channel is not None
-        frame = commands.prepare(PciAddress(slot=SCRATCH_SLOT))
+        frame = commands.prepare(
+            layers_disk=PciAddress(slot=LAYERS_SLOT), scratch_disk=PciAddress(slot=SCRATCH_SLOT)
+        )
         answer = await self._channel.ask(frame, (HostFrameType.PREPARE, 0))
         if isinstance(answer, messages.GuestError):
             raise await self._channel.lose(f"it could not be prepared: {answer.message}")
 
-    async def configure(self, ready: messages.Ready, *, hostname: str) -> None:
+    async def configure(self, ready: messages.Ready, *, hostname: str, layer_count: int) -> None:
         """Give the guest its identity and disks; `guest` is usable then. Raises GuestFailure."""
         assert self._channel is not None
         began = time.monotonic()
@@ -187,7 +188,7 @@ class Machine:
                 realtime_ns=time.time_ns(),
                 boot_id=boot_id.bytes,
                 hostname=hostname,
-                layer_bytes=self.layer_bytes,
+                layer_count=layer_count,
                 other_scratch=self.other_scratch,
                 layers_disk=PciAddress(slot=LAYERS_SLOT),
                 scratch_disk=PciAddress(slot=SCRATCH_SLOT),

@@ -28,7 +28,7 @@ from contree.adapters.microvm.connection import EMULATOR, MACHINE, LibvirtConnec
 from contree.adapters.microvm.domain_xml import NAME_PREFIX, DomainSpec, Role
 from contree.adapters.microvm.layers_disk import (
     DESCRIPTOR_NAME,
-    DISK_BYTES_MAX,
+    DISK_BYTES,
     write_layers_disk,
 )
 from contree.adapters.microvm.live_machines import LiveMachines
@@ -51,6 +51,7 @@ _PROBE = GuestSpec(
 )
 _FIRST_BIT = 1 << 127
 MIB = 1024**2
+SCRATCH_BYTES_MAX = 1 << 40
 
 _Up = tuple[Machine, Ready]
 
@@ -200,7 +201,9 @@ class LibvirtMicroVM:
     async def _start(self, spec: GuestSpec) -> AsyncIterator[Guest]:
         async with AsyncExitStack() as stack:
             machine, ready = await self._restored(spec, stack) or await self._booted(spec, stack)
-            await machine.configure(ready, hostname=spec.hostname)
+            await machine.configure(
+                ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs)
+            )
             log.debug("guest %s: %s", machine.spec.name, machine.phases)
             yield machine.guest
 
@@ -294,10 +297,7 @@ class LibvirtMicroVM:
     ) -> None:
         domain = machine.spec
         _make_directory(domain.directory)
-        layers = await asyncio.to_thread(
-            write_layers_disk, domain.directory, spec.mounts.squashfs
-        )
-        machine.layer_bytes = layers.layer_bytes
+        await asyncio.to_thread(write_layers_disk, domain.directory, spec.mounts.squashfs)
         same_size = bucket_mib(spec.max_layer_bytes) == bucket_mib(self._max_layer_bytes)
         if template is not None and same_size:
             await asyncio.to_thread(copy_sparsely, template.scratch, domain.scratch_image)
@@ -308,15 +308,15 @@ class LibvirtMicroVM:
     async def _write_placeholders(self, domain: DomainSpec) -> None:
         """Make a template's disks: no layers, and a scratch disk of the usual size.
 
-        Its guest takes both to be as large as any clone's: it will not be told their sizes again.
+        Its guest takes both to be as large as any clone's: it is not told their sizes again.
         """
         _make_directory(domain.directory)
         with domain.layers_vmdk.open("xb") as file:
-            file.truncate(DISK_BYTES_MAX)
+            file.truncate(DISK_BYTES)
         await self._scratch.copy_to(
             domain.scratch_image, max_layer_bytes=self._max_layer_bytes
         )
-        os.truncate(domain.scratch_image, DISK_BYTES_MAX)
+        os.truncate(domain.scratch_image, SCRATCH_BYTES_MAX)
 
 
 def _make_directory(directory: Path) -> None:
