@@ -252,7 +252,9 @@ def raw_guest(directory: Path, setup: RawSetup) -> Iterator[RawGuest]:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, pass_fds=[end.fileno() for end in theirs]
         )
-        guest = RawGuest(setup, began=began, pid=process.pid, control=guest_control, data=guest_data)
+        guest = RawGuest(
+            setup, began=began, pid=process.pid, control=guest_control, data=guest_data
+        )
         stack.callback(_reap, process, guest.phases)
         for end in theirs:
             end.close()

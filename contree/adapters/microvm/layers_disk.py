@@ -1,9 +1,9 @@
 """One read-only disk out of many squashfs files, by their names: nothing is copied.
 
-A VMDK descriptor gives each file LAYER_ROOM_BYTES of the disk, where it begins; what is behind its
-end reads as zeros. So layer i is always at the same place, whatever its size: a template's guest can
-have the disk bound and cut into partitions before there is any layer, and a clone has nothing to do
-but to mount them. It trusts the layer files.
+A VMDK descriptor gives each file LAYER_ROOM_BYTES of the disk; behind the file's end they read as
+zeros. So layer i is always at the same place, whatever the sizes: a template's guest has the disk
+bound and cut into partitions before there is any layer, and a clone need only mount them. It trusts
+the layer files.
 """
 
 from __future__ import annotations

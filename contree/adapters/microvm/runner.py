@@ -11,7 +11,6 @@ earlier process left is ended by pid, not by asking it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -54,8 +53,6 @@ MIB = 1024**2
 SCRATCH_BYTES_MAX = 1 << 40
 
 _Up = tuple[Machine, Ready]
-
-log = logging.getLogger(__name__)
 
 
 class LibvirtMicroVM:
@@ -201,10 +198,7 @@ class LibvirtMicroVM:
     async def _start(self, spec: GuestSpec) -> AsyncIterator[Guest]:
         async with AsyncExitStack() as stack:
             machine, ready = await self._restored(spec, stack) or await self._booted(spec, stack)
-            await machine.configure(
-                ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs)
-            )
-            log.debug("guest %s: %s", machine.spec.name, machine.phases)
+            machine.configure(ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs))
             yield machine.guest
 
     async def _restored(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:
@@ -313,9 +307,7 @@ class LibvirtMicroVM:
         _make_directory(domain.directory)
         with domain.layers_vmdk.open("xb") as file:
             file.truncate(DISK_BYTES)
-        await self._scratch.copy_to(
-            domain.scratch_image, max_layer_bytes=self._max_layer_bytes
-        )
+        await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=self._max_layer_bytes)
         os.truncate(domain.scratch_image, SCRATCH_BYTES_MAX)
 
 
@@ -325,4 +317,3 @@ def _make_directory(directory: Path) -> None:
     except OSError as error:
         reason = f"guest directory {directory}: {error.strerror}"
         raise GuestFailure(reason, retryable=True) from error
-
