@@ -180,7 +180,10 @@ class MicroVM(Protocol):
     """Starts guests and leaves nothing behind."""
 
     def start(self, spec: GuestSpec) -> AbstractAsyncContextManager[Guest]:
-        """Boot a guest with its disks mounted and its identity set; on exit it is gone.
+        """Start a guest that has said what it is; on exit it is gone.
+
+        It sets its identity and mounts its disks meanwhile, before whatever it is asked to do; if
+        it cannot, all that it is asked raises GuestFailure.
 
         Leaving the context ends the VM at once, whatever happened, and removes its files; waiting
         for QEMU to be reaped is not on the caller's path. Raises GuestFailure.

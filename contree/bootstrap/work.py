@@ -41,6 +41,7 @@ async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator
         accelerator=settings.accelerator,
         memory_mib=settings.guest_memory_mib,
         vcpu_count=settings.guest_vcpu_count,
+        max_layer_bytes=settings.limits.instance_max_layer_bytes,
         reprobe=reprobe,
     )
     try:

@@ -31,6 +31,7 @@ struct agent {
     enum agent_state state;
     struct workload workload;
     struct transfer transfer;
+    bool prepared; /* the scratch disk and what goes inside the root are mounted */
     bool capturing; /* CAPTURE came; waiting for the last process to be gone */
     uint64_t capture_max_bytes;
     int signal_fd;
@@ -45,21 +46,47 @@ static int refuse(const char *what, struct error *err)
     return error_set(err, ERROR_STATE, 0, "%s is not possible in state %d", what, (int)agent.state);
 }
 
+/* What needs neither the image nor an identity: a template is saved after it. */
+static int prepare(const struct prepare *m, unsigned layers_max, struct error *err)
+{
+    struct disk layers, scratch;
+
+    if (layers_max > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
+                           disk_part(&layers, layers_max, LAYER_ROOM_BYTES, err) < 0))
+        return -1;
+    if (disk_find(&m->scratch_disk, &scratch, err) < 0 || mount_scratch(&scratch, err) < 0 ||
+        mount_inside(err) < 0)
+        return -1;
+    agent.prepared = true;
+    return 0;
+}
+
+static int change_scratch(const struct pci_address *where, struct error *err)
+{
+    struct disk scratch;
+
+    if (unmount_scratch(err) < 0 || disk_find(where, &scratch, err) < 0)
+        return -1;
+    return mount_scratch(&scratch, err);
+}
+
 static int configure_disks(const struct configure *m, uint64_t *disks_us, struct error *err)
 {
+    struct prepare disks = {.layers_disk = m->layers_disk, .scratch_disk = m->scratch_disk};
     uint64_t started_us = monotonic_us();
-    struct disk layers = {.name = ""}, scratch;
+    struct disk layers;
 
     if (m->layer_count > MAX_LAYERS)
         return error_set(err, ERROR_LIMIT, 0, "%u layers, allowed %d", m->layer_count, MAX_LAYERS);
     if (identity_take(m, err) < 0)
         return -1;
-    if (m->layer_count > 0 && disk_bind(&m->layers_disk, &layers, err) < 0)
+    if (!agent.prepared && prepare(&disks, m->layer_count, err) < 0)
         return -1;
-    if (disk_bind(&m->scratch_disk, &scratch, err) < 0)
+    if (m->other_scratch && change_scratch(&m->scratch_disk, err) < 0)
         return -1;
     *disks_us = monotonic_us() - started_us;
-    if (mount_disks(&layers, &scratch, m->layer_count, err) < 0)
+    if (m->layer_count > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
+                               mount_layers(&layers, m->layer_count, err) < 0))
         return -1;
     return mount_workload(m->layer_count, &agent.workload, err);
 }
@@ -69,6 +96,24 @@ static int configure_hosted(struct error *err)
     agent.workload.root_fd = open(agent.config.root, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (agent.workload.root_fd < 0)
         return error_set(err, ERROR_MOUNT, errno, "open %s", agent.config.root);
+    return 0;
+}
+
+static int on_prepare(struct reader *r, struct error *err)
+{
+    uint64_t started_us = monotonic_us();
+    struct prepare m;
+
+    if (!decode_prepare(r, &m))
+        return error_set(err, ERROR_BAD_FRAME, 0, "malformed PREPARE");
+    if (agent.state != STATE_BLANK || agent.prepared || agent.config.hosted)
+        return refuse("PREPARE", err);
+    if (prepare(&m, MAX_LAYERS, err) < 0) {
+        agent.state = STATE_FAILED;
+        return -1;
+    }
+    sync(); /* what is dirty now would be written once more by every clone */
+    send_prepared(&channel.out, monotonic_us() - started_us);
     return 0;
 }
 
@@ -191,6 +236,8 @@ static int dispatch(const struct frame *f, uint32_t *spid, struct error *err)
     switch ((enum host_frame)f->type) {
     case FRAME_HELLO:
         return on_hello(&r, err);
+    case FRAME_PREPARE:
+        return on_prepare(&r, err);
     case FRAME_CONFIGURE:
         return on_configure(&r, err);
     case FRAME_FILE_BEGIN:

@@ -4,8 +4,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/blkpg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -15,7 +17,6 @@
 enum { READY_TIMEOUT_MS = 10000, READY_RETRY_MS = 2 };
 
 static const char PORTS[] = "/sys/class/virtio-ports";
-static const char BIND[] = "/sys/bus/virtio/drivers/virtio_blk/bind";
 
 int read_line(const char *path, char *text, size_t size, struct error *err)
 {
@@ -26,17 +27,6 @@ int read_line(const char *path, char *text, size_t size, struct error *err)
         return error_set(err, ERROR_DEVICE, errno, "read %s: %s", path, strerror(errno));
     text[got] = '\0';
     text[strcspn(text, "\n")] = '\0';
-    return 0;
-}
-
-int write_line(const char *path, const char *text, struct error *err)
-{
-    cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
-    size_t length = strlen(text);
-
-    if (fd < 0 || write(fd, text, length) != (ssize_t)length)
-        return error_set(err, ERROR_DEVICE, errno, "write %s to %s: %s", text, path,
-                         strerror(errno));
     return 0;
 }
 
@@ -75,7 +65,7 @@ static int make_node(const char *dev_file, const char *node, mode_t type, struct
     return 0;
 }
 
-int disk_bind(const struct pci_address *where, struct disk *disk, struct error *err)
+int disk_find(const struct pci_address *where, struct disk *disk, struct error *err)
 {
     char pci[64], virtio[32], path[112];
 
@@ -83,15 +73,33 @@ int disk_bind(const struct pci_address *where, struct disk *disk, struct error *
                    where->bus, where->slot, where->function);
     if (find_entry(pci, "virtio", virtio, sizeof(virtio), err) < 0)
         return -1;
-    (void)snprintf(path, sizeof(path), "%s/%s/driver", pci, virtio);
-    if (access(path, F_OK) < 0 && write_line(BIND, virtio, err) < 0)
-        return -1;
     (void)snprintf(path, sizeof(path), "%s/%s/block", pci, virtio);
     if (find_entry(path, "vd", disk->name, sizeof(disk->name), err) < 0)
         return -1;
     if (snprintf(disk->sysfs, sizeof(disk->sysfs), "%s/%s", path, disk->name) >=
         (int)sizeof(disk->sysfs))
         return error_set(err, ERROR_DEVICE, ENAMETOOLONG, "path of disk %s", disk->name);
+    return 0;
+}
+
+int disk_part(const struct disk *disk, unsigned count, uint64_t size_bytes, struct error *err)
+{
+    cleanup_close int fd = -1;
+    char node[64];
+
+    if (disk_node(disk, 0, node, sizeof(node), err) < 0)
+        return -1;
+    fd = open(node, O_RDONLY | O_CLOEXEC);
+    for (unsigned n = 1; n <= count; n++) {
+        struct blkpg_partition partition = {.start = (long long)(n * size_bytes),
+                                            .length = (long long)size_bytes, .pno = (int)n};
+        struct blkpg_ioctl_arg request = {.op = BLKPG_ADD_PARTITION,
+                                          .datalen = sizeof(partition), .data = &partition};
+
+        if (fd < 0 || ioctl(fd, BLKPG, &request) < 0)
+            return error_set(err, ERROR_DEVICE, errno, "partition %u of disk %s: %s", n,
+                             disk->name, strerror(errno));
+    }
     return 0;
 }
 
@@ -119,7 +127,7 @@ int disk_node(const struct disk *disk, unsigned partition, char *node, size_t si
                 return 0;
             errno_value = errno; /* ENXIO: the node is there before the disk is */
         }
-        /* Partitions appear before bind returns: a missing one will not come. */
+        /* Partitions are there once they are added: a missing one will not come. */
         if (partition > 0 && errno_value == ENOENT)
             return error_set(err, ERROR_DEVICE, ENOENT, "disk %s has no partition %u", disk->name,
                              partition);

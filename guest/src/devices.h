@@ -12,12 +12,12 @@ struct disk {
 
 /* Reads one line, without its newline, into text. */
 int read_line(const char *path, char *text, size_t size, struct error *err);
-/* Writes a whole string to a sysfs file. */
-int write_line(const char *path, const char *text, struct error *err);
 
-/* Binds virtio_blk to the device at this address, unless it is bound, and finds its block device.
- * */
-int disk_bind(const struct pci_address *where, struct disk *disk, struct error *err);
+/* Finds the block device of the virtio disk at this address. */
+int disk_find(const struct pci_address *where, struct disk *disk, struct error *err);
+/* Tells the kernel of partitions 1..count that no table on the disk names: partition n from n *
+ * size_bytes on, of that size. */
+int disk_part(const struct disk *disk, unsigned count, uint64_t size_bytes, struct error *err);
 /* Makes a node for partition 1.. of the disk (0: the disk) and waits until it opens. node receives
  * its path. */
 int disk_node(const struct disk *disk, unsigned partition, char *node, size_t size,

@@ -1,15 +1,12 @@
-/* Reseed, set the clock, take the host name and boot id, raise the loopback interface. Runs before
- * any code of the workload. */
+/* Reseed, set the clock, take the host name and boot id. Runs before any code of the workload. */
 #include "identity.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,18 +46,6 @@ static int write_boot_id(struct span id, struct error *err)
     return 0;
 }
 
-/* Test suites talk to themselves on 127.0.0.1; there is no other interface. */
-static int raise_loopback(struct error *err)
-{
-    struct ifreq request = {.ifr_name = "lo"};
-    cleanup_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-    request.ifr_flags = IFF_UP | IFF_RUNNING;
-    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
-        return error_set(err, ERROR_IO, errno, "raise lo");
-    return 0;
-}
-
 int identity_take(const struct configure *request, struct error *err)
 {
     struct timespec now = {
@@ -74,7 +59,5 @@ int identity_take(const struct configure *request, struct error *err)
         return error_set(err, ERROR_IO, errno, "set the clock");
     if (sethostname((const char *)request->hostname.data, request->hostname.length) < 0)
         return error_set(err, ERROR_IO, errno, "set the host name");
-    if (write_boot_id(request->boot_id, err) < 0)
-        return -1;
-    return raise_loopback(err);
+    return write_boot_id(request->boot_id, err);
 }

@@ -21,13 +21,24 @@ static struct pci_address read_pci_address(struct reader *r)
     return a;
 }
 
+bool decode_prepare(struct reader *r, struct prepare *m)
+{
+    m->layers_disk = read_pci_address(r);
+    m->scratch_disk = read_pci_address(r);
+    return read_done(r);
+}
+
 bool decode_configure(struct reader *r, struct configure *m)
 {
+    uint32_t flags;
+
     m->entropy = read_bytes(r, ENTROPY_BYTES);
     m->realtime_ns = read_u64(r);
     m->boot_id = read_bytes(r, BOOT_ID_BYTES);
-    if (read_u32(r) != 0)
+    flags = read_u32(r);
+    if ((flags & ~(uint32_t)CONFIGURE_OTHER_SCRATCH) != 0)
         r->bad = true;
+    m->other_scratch = (flags & CONFIGURE_OTHER_SCRATCH) != 0;
     m->layer_count = read_u16(r);
     if (read_u16(r) != 0)
         r->bad = true;
@@ -128,6 +139,12 @@ void send_ready(struct queue *q, enum agent_state state)
     put_u64(q, monotonic_us());
     put_text(q, name.release);
     put_text(q, name.machine);
+}
+
+void send_prepared(struct queue *q, uint64_t elapsed_us)
+{
+    if (frame_start(q, FRAME_PREPARED, 8))
+        put_u64(q, elapsed_us);
 }
 
 void send_configured(struct queue *q, uint64_t disks_us, uint64_t mounts_us)

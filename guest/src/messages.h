@@ -14,9 +14,14 @@ struct pci_address {
     uint8_t bus, slot, function;
 };
 
+struct prepare {
+    struct pci_address layers_disk, scratch_disk;
+};
+
 struct configure {
     struct span entropy, boot_id, hostname;
     uint64_t realtime_ns;
+    bool other_scratch; /* not the disk that PREPARE mounted */
     uint16_t layer_count;
     struct pci_address layers_disk, scratch_disk;
 };
@@ -38,6 +43,7 @@ struct spawn {
 
 /* Each returns false on a malformed payload. decode_spawn writes into the payload: strings are
  * moved down over their length fields to make room for terminators. */
+bool decode_prepare(struct reader *r, struct prepare *m);
 bool decode_configure(struct reader *r, struct configure *m);
 bool decode_file_begin(struct reader *r, struct file_begin *m);
 bool decode_spawn(uint8_t *payload, size_t length, struct spawn *m);
@@ -51,6 +57,7 @@ struct exited {
 };
 
 void send_ready(struct queue *q, enum agent_state state);
+void send_prepared(struct queue *q, uint64_t elapsed_us);
 void send_configured(struct queue *q, uint64_t disks_us, uint64_t mounts_us);
 void send_file_ok(struct queue *q, uint64_t size);
 void send_spawned(struct queue *q, uint32_t spid, uint32_t pid);

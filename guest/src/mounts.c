@@ -14,6 +14,8 @@
 #include "identity.h"
 
 #define ROOT_DIR "/new"
+#define INSIDE_DIR "/i" /* what belongs inside the root, until there is one */
+#define WORK_DIR SCRATCH_DIR "/w"
 #define SKELETON "k" /* relative to LAYERS_DIR, like the layers' own names */
 
 enum { TTY_GROUP = 5 };
@@ -30,13 +32,15 @@ static const struct mount_spec AGENT_MOUNTS[] = {
     {"sysfs", "/sys", 0, NULL},
 };
 static const struct mount_spec WORKLOAD_MOUNTS[] = {
-    {"proc", ROOT_DIR "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
-    {"sysfs", ROOT_DIR "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
-    {"tmpfs", ROOT_DIR "/dev", MS_NOSUID, "mode=0755,size=1m"},
-    {"devpts", ROOT_DIR "/dev/pts", MS_NOSUID | MS_NOEXEC,
+    {"proc", INSIDE_DIR "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+    {"sysfs", INSIDE_DIR "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL},
+    {"tmpfs", INSIDE_DIR "/dev", MS_NOSUID, "mode=0755,size=1m"},
+    {"devpts", INSIDE_DIR "/dev/pts", MS_NOSUID | MS_NOEXEC,
      "newinstance,ptmxmode=0666,mode=0620,gid=5"},
-    {"tmpfs", ROOT_DIR "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"},
+    {"tmpfs", INSIDE_DIR "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"},
 };
+
+static const char *const INSIDE[] = {"proc", "sys", "dev"};
 
 struct node_spec {
     const char *path;
@@ -54,7 +58,7 @@ static const char *const LINKS[][2] = {
 };
 static const char *const SKELETON_DIRS[] = {
     LAYERS_DIR, LAYERS_DIR "/" SKELETON, LAYERS_DIR "/" SKELETON "/dev",
-    LAYERS_DIR "/" SKELETON "/proc", LAYERS_DIR "/" SKELETON "/sys", SCRATCH_DIR, ROOT_DIR, "/dev",
+    LAYERS_DIR "/" SKELETON "/proc", LAYERS_DIR "/" SKELETON "/sys", SCRATCH_DIR, ROOT_DIR, INSIDE_DIR, "/dev",
 };
 
 static int make_directory(const char *path, struct error *err)
@@ -100,12 +104,11 @@ int mount_agent(struct error *err)
     return make_nodes("/dev", err);
 }
 
-int mount_disks(const struct disk *layers, const struct disk *scratch, unsigned layer_count,
-                struct error *err)
+int mount_layers(const struct disk *layers, unsigned count, struct error *err)
 {
     char node[64], target[32];
 
-    for (unsigned i = 0; i < layer_count; i++) {
+    for (unsigned i = 0; i < count; i++) {
         (void)snprintf(target, sizeof(target), LAYERS_DIR "/%u", i);
         if (disk_node(layers, i + 1, node, sizeof(node), err) < 0 ||
             make_directory(target, err) < 0)
@@ -113,11 +116,25 @@ int mount_disks(const struct disk *layers, const struct disk *scratch, unsigned 
         if (mount(node, target, "squashfs", MS_RDONLY | MS_NOATIME, NULL) < 0)
             return error_set(err, ERROR_MOUNT, errno, "mount layer %u: %s", i, strerror(errno));
     }
+    return 0;
+}
+
+int mount_scratch(const struct disk *scratch, struct error *err)
+{
+    char node[64];
+
     if (disk_node(scratch, 0, node, sizeof(node), err) < 0)
         return -1;
     /* The disk dies with the guest: nothing needs to reach it in order, or at all. */
     if (mount(node, SCRATCH_DIR, "ext4", MS_NOATIME, "nobarrier,noauto_da_alloc,noinit_itable") < 0)
         return error_set(err, ERROR_MOUNT, errno, "mount scratch: %s", strerror(errno));
+    return make_directory(UPPER_DIR, err) < 0 ? -1 : make_directory(WORK_DIR, err);
+}
+
+int unmount_scratch(struct error *err)
+{
+    if (umount(SCRATCH_DIR) < 0)
+        return error_set(err, ERROR_MOUNT, errno, "unmount scratch: %s", strerror(errno));
     return 0;
 }
 
@@ -150,7 +167,7 @@ static int mount_overlay(unsigned layer_count, struct error *err)
     for (unsigned i = layer_count; i-- > 0;)
         at += (size_t)snprintf(options + at, sizeof(options) - at, ":%u", i);
     (void)snprintf(options + at, sizeof(options) - at,
-                   ",upperdir=" UPPER_DIR ",workdir=" SCRATCH_DIR "/w,redirect_dir=nofollow,"
+                   ",upperdir=" UPPER_DIR ",workdir=" WORK_DIR ",redirect_dir=nofollow,"
                    "metacopy=off,index=off,xino=off,volatile");
     if (chdir(LAYERS_DIR) < 0 || mount("overlay", ROOT_DIR, "overlay", 0, options) < 0)
         return error_set(err, ERROR_MOUNT, errno, "mount the overlay of %u layers: %s", layer_count,
@@ -158,19 +175,32 @@ static int mount_overlay(unsigned layer_count, struct error *err)
     return chdir("/") < 0 ? error_set(err, ERROR_MOUNT, errno, "chdir /") : 0;
 }
 
-static int mount_inside(struct error *err)
+int mount_inside(struct error *err)
 {
     for (size_t i = 0; i < ARRAY_LEN(WORKLOAD_MOUNTS); i++)
         if (mount_one(&WORKLOAD_MOUNTS[i], err) < 0)
             return -1;
-    if (make_nodes(ROOT_DIR "/dev", err) < 0)
+    if (make_nodes(INSIDE_DIR "/dev", err) < 0)
         return -1;
     for (size_t i = 0; i < ARRAY_LEN(LINKS); i++) {
         char path[64];
 
-        (void)snprintf(path, sizeof(path), ROOT_DIR "/dev/%s", LINKS[i][1]);
+        (void)snprintf(path, sizeof(path), INSIDE_DIR "/dev/%s", LINKS[i][1]);
         if (symlink(LINKS[i][0], path) < 0)
             return error_set(err, ERROR_MOUNT, errno, "link %s", path);
+    }
+    return 0;
+}
+
+static int move_inside(struct error *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(INSIDE); i++) {
+        char from[32], to[32];
+
+        (void)snprintf(from, sizeof(from), INSIDE_DIR "/%s", INSIDE[i]);
+        (void)snprintf(to, sizeof(to), ROOT_DIR "/%s", INSIDE[i]);
+        if (mount(from, to, NULL, MS_MOVE, NULL) < 0)
+            return error_set(err, ERROR_MOUNT, errno, "move %s: %s", from, strerror(errno));
     }
     if (mount(BOOT_ID_FILE, ROOT_DIR "/proc/sys/kernel/random/boot_id", NULL, MS_BIND, NULL) < 0)
         return error_set(err, ERROR_MOUNT, errno, "bind the boot id");
@@ -197,9 +227,8 @@ static int make_namespace(struct workload *where, struct error *err)
 
 int mount_workload(unsigned layer_count, struct workload *where, struct error *err)
 {
-    if (make_directory(UPPER_DIR, err) < 0 || make_directory(SCRATCH_DIR "/w", err) < 0 ||
-        dress_upper(layer_count, err) < 0 || mount_overlay(layer_count, err) < 0 ||
-        mount_inside(err) < 0)
+    if (dress_upper(layer_count, err) < 0 || mount_overlay(layer_count, err) < 0 ||
+        move_inside(err) < 0)
         return -1;
     return make_namespace(where, err);
 }

@@ -11,10 +11,15 @@
 
 /* /proc, /sys and the few device nodes that the agent itself needs. */
 int mount_agent(struct error *err);
-/* Layers and scratch, bottom first. */
-int mount_disks(const struct disk *layers, const struct disk *scratch, unsigned layer_count,
-                struct error *err);
-/* The overlay and what is mounted inside it; fills where. */
+/* What does not depend on the image: the scratch disk with its directories, and, aside, what is to
+ * be mounted inside the root. */
+int mount_scratch(const struct disk *scratch, struct error *err);
+int mount_inside(struct error *err);
+/* Lets go of a scratch disk on which nothing was written. */
+int unmount_scratch(struct error *err);
+/* Layers, bottom first: partitions 1..count of their disk. */
+int mount_layers(const struct disk *layers, unsigned count, struct error *err);
+/* The overlay with what `mount_inside` made inside it; fills where. */
 int mount_workload(unsigned layer_count, struct workload *where, struct error *err);
 
 #endif

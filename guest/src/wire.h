@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     HEADER_BYTES = 8,
     MAX_GUEST_PAYLOAD_BYTES = 65536,
     MAX_HOST_PAYLOAD_BYTES = 1048576,
@@ -25,6 +25,9 @@ enum {
     MAX_MESSAGE_BYTES = 1024,
 };
 
+/* Layer i begins at (i + 1) * LAYER_ROOM_BYTES of its disk. */
+static const uint64_t LAYER_ROOM_BYTES = 1ULL << 36;
+
 enum host_frame {
     FRAME_HELLO = 0x0001,
     FRAME_CONFIGURE = 0x0002,
@@ -37,6 +40,7 @@ enum host_frame {
     FRAME_SIGNAL = 0x0009,
     FRAME_CAPTURE = 0x000a,
     FRAME_SHUTDOWN = 0x000b,
+    FRAME_PREPARE = 0x000c,
 };
 
 enum guest_frame {
@@ -52,6 +56,7 @@ enum guest_frame {
     FRAME_EXITED = 0x800a,
     FRAME_CAPTURED = 0x800b,
     FRAME_ERROR = 0x800c,
+    FRAME_PREPARED = 0x800d,
 };
 
 enum agent_state { STATE_BLANK = 0, STATE_CONFIGURED = 1, STATE_CAPTURED = 2, STATE_FAILED = 3 };
@@ -79,6 +84,7 @@ enum spawn_stage {
     STAGE_EXEC = 8,
 };
 
+enum { CONFIGURE_OTHER_SCRATCH = 1 };
 enum { SPAWN_STDIN_OPEN = 1 };
 enum { EXITED_CORE_DUMPED = 1, EXITED_TIMED_OUT = 2 };
 

@@ -35,6 +35,7 @@ static int encode(void)
     exited.usage.ru_nvcsw = 10;
     exited.usage.ru_nivcsw = 11;
     send_ready(&q, STATE_CONFIGURED);
+    send_prepared(&q, 12);
     send_configured(&q, 1000, UINT64_MAX);
     send_file_ok(&q, 1ULL << 40);
     send_spawned(&q, 1, 77);
@@ -63,6 +64,7 @@ static void print_frame(const struct frame *f)
     static struct file_begin file;
     static struct spawn spawn;
     struct configure configure;
+    struct prepare prepare;
     struct reader r = {.data = f->payload, .length = f->length};
 
     (void)printf("%04x", f->type);
@@ -73,8 +75,13 @@ static void print_frame(const struct frame *f)
         print_hex("hostname", configure.hostname);
         print_pci("layers", &configure.layers_disk);
         print_pci("scratch", &configure.scratch_disk);
-        (void)printf(" ns=%llu layers=%u", (unsigned long long)configure.realtime_ns,
-                     configure.layer_count);
+        (void)printf(" ns=%llu layers=%u other_scratch=%d",
+                     (unsigned long long)configure.realtime_ns, configure.layer_count,
+                     configure.other_scratch);
+    } else if (f->type == FRAME_PREPARE) {
+        CHECK(decode_prepare(&r, &prepare));
+        print_pci("layers", &prepare.layers_disk);
+        print_pci("scratch", &prepare.scratch_disk);
     } else if (f->type == FRAME_FILE_BEGIN) {
         CHECK(decode_file_begin(&r, &file));
         (void)printf(" %u %u %o %llu %s", file.uid, file.gid, file.mode,

@@ -8,12 +8,14 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from contree.adapters.microvm import commands
+from contree.adapters.microvm.commands import PciAddress
 from contree.adapters.microvm.initramfs import build_initramfs, find_modules
 from contree.adapters.microvm.messages import (
     AgentState,
@@ -21,11 +23,12 @@ from contree.adapters.microvm.messages import (
     GuestError,
     GuestErrorCode,
     Output,
+    Prepared,
     Signalled,
     Spawned,
 )
 from infra.images.registry import PACKAGES_DIR
-from tests.guest.raw_guest import RawGuest, boot, configuration
+from tests.guest.raw_guest import LAYERS_SLOT, SCRATCH_SLOT, RawGuest, boot, configuration
 from tests.guest.session import Session
 
 pytestmark = pytest.mark.vm
@@ -319,6 +322,25 @@ def test_as_many_layers_as_allowed_are_stacked(start: Boot, base: Path, tmp_path
         assert len(session.capture()) == 512 + 1024
 
 
+def test_a_prepared_guest_takes_its_layers_and_another_scratch_disk(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        prepare = commands.prepare(
+            layers_disk=PciAddress(slot=LAYERS_SLOT), scratch_disk=PciAddress(slot=SCRATCH_SLOT)
+        )
+        session.send(prepare)
+        session.expect(Prepared)
+        assert session.hello().state is AgentState.BLANK
+        session.send(prepare)
+        assert session.expect(GuestError).code is GuestErrorCode.STATE
+        session.send(commands.configure(replace(configuration(1), other_scratch=True)))
+        session.expect(Configured)
+        assert session.shell(1, "echo here >/made; cat /made") == b"here\n"
+        assert [member.name for member in members(session.capture())] == [".", "made"]
+
+
 def test_a_layer_count_beyond_the_disk_fails_and_says_so(
     start: Boot, base: Path, tmp_path: Path
 ) -> None:
@@ -326,8 +348,8 @@ def test_a_layer_count_beyond_the_disk_fails_and_says_so(
         session = guest.session
         session.send(commands.configure(configuration(2)))
         error = session.expect(GuestError)
-        assert error.code is GuestErrorCode.DEVICE
-        assert "partition 2" in error.message
+        assert error.code is GuestErrorCode.MOUNT
+        assert "layer 1" in error.message
         assert session.hello().state is AgentState.FAILED
         session.send(commands.capture(1 << 20))
         assert session.expect(GuestError).code is GuestErrorCode.STATE

@@ -20,6 +20,7 @@ from contree.adapters.microvm.messages import (
     GuestFrame,
     GuestFrameType,
     Output,
+    Prepared,
     Ready,
     ResourceUsage,
     Signalled,
@@ -63,6 +64,7 @@ EXITED = Exited(
     usage=USAGE,
 )
 EXPECTED: list[GuestFrame] = [
+    Prepared(elapsed_us=12),
     Configured(disks_us=1000, mounts_us=2**64 - 1),
     FileOk(size=1 << 40),
     Spawned(spid=1, pid=77),
@@ -123,13 +125,21 @@ def test_configure_written_in_python_is_read_in_c(built: Path) -> None:
         layer_count=7,
         layers_disk=PciAddress(domain=1, bus=2, slot=3, function=4),
         scratch_disk=PciAddress(slot=31),
+        other_scratch=True,
     )
     (line,) = decoded_in_c(built, commands.configure(request))
     assert line == (
         f"0002 entropy={bytes(range(32)).hex()} boot_id={bytes(range(16, 32)).hex()} "
         f"hostname={'höst'.encode().hex()} layers=1:2:3.4 scratch=0:0:31.0 "
-        "ns=1700000000123456789 layers=7"
+        "ns=1700000000123456789 layers=7 other_scratch=1"
     )
+
+
+def test_prepare_written_in_python_is_read_in_c(built: Path) -> None:
+    frame = commands.prepare(
+        layers_disk=PciAddress(slot=5), scratch_disk=PciAddress(bus=1, slot=6)
+    )
+    assert decoded_in_c(built, frame) == ["000c layers=0:0:5.0 scratch=0:1:6.0"]
 
 
 def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
@@ -163,7 +173,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
 @pytest.mark.parametrize(
     ("frame", "line"),
     [
-        (commands.hello(), "0001 payload=01000000"),
+        (commands.hello(), "0001 payload=02000000"),
         (commands.file_end(), "0005 payload="),
         (commands.stdin(258, b"x"), "0007 payload=0201000078"),
         (commands.stdin_eof(1), "0008 payload=01000000"),

@@ -26,6 +26,7 @@ AGENT = ROOT / "guest" / "build" / "agent"
 BUSYBOX = PACKAGES / "busybox-static" / "bin" / "busybox"
 MIB = 1024**2
 
+LAYER_BYTES_MAX = 256 * MIB
 TEST_DEADLINES = Deadlines(boot_s=120, answer_s=30, silence_s=6, capture_stall_s=30)
 """Silence is short: one test waits for it."""
 
@@ -34,7 +35,9 @@ def run_id() -> UUID:
     return UUID(bytes=os.urandom(16), version=4)
 
 
-def guest_spec(*layers: Path, hostname: str = "box", max_layer_bytes: int = 256 * MIB) -> GuestSpec:
+def guest_spec(
+    *layers: Path, hostname: str = "box", max_layer_bytes: int = LAYER_BYTES_MAX
+) -> GuestSpec:
     return GuestSpec(
         run_id=run_id(),
         mounts=MountPlan(squashfs=layers),
@@ -101,6 +104,7 @@ async def microvm(short_dir: Path, guest_assets: GuestAssets) -> AsyncIterator[L
         assets=guest_assets,
         accelerator="auto",
         memory_mib=256,
+        max_layer_bytes=LAYER_BYTES_MAX,
         deadlines=TEST_DEADLINES,
     )
     yield opened

@@ -144,15 +144,16 @@ async def test_a_layer_file_that_is_not_there_fails_the_start_and_leaves_nothing
     await gone(short_dir, spec)
 
 
-async def test_a_damaged_layer_fails_the_start_with_the_agent_s_reason(
+async def test_a_damaged_layer_fails_the_command_with_the_agent_s_reason(
     microvm: LibvirtMicroVM, short_dir: Path
 ) -> None:
     damaged = short_dir / "damaged.sqfs"
     damaged.write_bytes(os.urandom(8192))
     spec = guest_spec(damaged)
-    with pytest.raises(GuestFailure, match="could not mount its disks"):
-        async with microvm.start(spec):
-            pass
+    async with microvm.start(spec) as guest:
+        with pytest.raises(GuestFailure, match="could not mount its disks") as failure:
+            await Conversation(guest).sh("true")
+        assert failure.value.retryable
     await gone(short_dir, spec)
 
 

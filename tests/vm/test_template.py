@@ -19,13 +19,13 @@ import pytest
 from contree.adapters.microvm.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.microvm.runtime_dir import RuntimeDir
-from contree.adapters.microvm.scratch_disk import ScratchDisks
+from contree.adapters.microvm.scratch_disk import ScratchDisks, bucket_mib
 from contree.adapters.microvm.sealed_file import SealedFile
 from contree.adapters.microvm.template import Template
 from contree.adapters.microvm.template_keeper import CLONE_FAILURES_MAX, TemplateKeeper
 from contree.app.microvm import GuestSpec, Origin
 from tests.vm.conversation import Conversation
-from tests.vm.fixtures import TEST_DEADLINES, guest_spec
+from tests.vm.fixtures import LAYER_BYTES_MAX, TEST_DEADLINES, guest_spec
 
 pytestmark = pytest.mark.vm
 
@@ -79,6 +79,7 @@ async def another(
         memory_mib=256,
         vcpu_count=vcpu_count,
         deadlines=TEST_DEADLINES,
+        max_layer_bytes=LAYER_BYTES_MAX,
     )
     opened.accelerator = beside.accelerator
     await opened.use_templates(cache / "templates", uri=None)
@@ -136,6 +137,18 @@ async def test_the_next_start_opens_the_template_that_is_there(
         await identity(second, guest_spec(base_layer))
         counts = keeper(second).counts
         assert (counts.built, counts.loaded, counts.clones) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("max_layer_bytes", [1024**2, 4 * LAYER_BYTES_MAX])
+async def test_a_clone_may_have_a_scratch_disk_of_another_size_than_the_template(
+    microvm: LibvirtMicroVM, base_layer: Path, max_layer_bytes: int
+) -> None:
+    spec = guest_spec(base_layer, max_layer_bytes=max_layer_bytes)
+    async with microvm.start(spec) as guest:
+        assert guest.info.origin is Origin.TEMPLATE
+        said = await Conversation(guest).sh("echo x >/x; sync; df -k / | tail -1")
+    size_kib = int(said.text.split()[1])
+    assert bucket_mib(max_layer_bytes) * 0.9 < size_kib / 1024 <= bucket_mib(max_layer_bytes)
 
 
 async def test_without_templates_a_guest_boots(

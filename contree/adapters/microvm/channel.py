@@ -210,6 +210,8 @@ def answered_by(frame: GuestFrame) -> AnswerKey | None:
     match frame:
         case messages.Ready():
             return HostFrameType.HELLO, 0
+        case messages.Prepared():
+            return HostFrameType.PREPARE, 0
         case messages.Configured():
             return HostFrameType.CONFIGURE, 0
         case messages.FileOk():
@@ -236,7 +238,12 @@ def _answered_by_error(frame: messages.GuestError) -> AnswerKey | None:
             return None
         case HostFrameType.SIGNAL:
             return request, frame.spid
-        case HostFrameType.CONFIGURE | HostFrameType.FILE_END | HostFrameType.CAPTURE:
+        case (
+            HostFrameType.PREPARE
+            | HostFrameType.CONFIGURE
+            | HostFrameType.FILE_END
+            | HostFrameType.CAPTURE
+        ):
             return request, 0
         case _:
             raise GuestProtocolError(f"ERROR about {request.name}: {frame.message}")

@@ -19,11 +19,13 @@ STDIN_WINDOW_BYTES = 65_536
 MAX_PATH_BYTES = 4_095
 MAX_ARGUMENTS = 16_384
 MAX_LAYERS = 200
+LAYER_ROOM_BYTES = 1 << 36
 MAX_HOSTNAME_BYTES = 64
 ENTROPY_BYTES = 32
 BOOT_ID_BYTES = 16
 
 _HEADER = struct.Struct("<IHH")
+_FLAG_OTHER_SCRATCH = 1
 _FLAG_STDIN_OPEN = 1
 _MAX_MODE = 0o7777
 _MAX_SIGNAL = 64
@@ -46,6 +48,7 @@ class HostFrameType(IntEnum):
     SIGNAL = 0x0009
     CAPTURE = 0x000A
     SHUTDOWN = 0x000B
+    PREPARE = 0x000C
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,8 @@ class Configure:
     realtime_ns      wall clock, nanoseconds since 1970 UTC
     boot_id          BOOT_ID_BYTES, a UUID's bytes
     hostname         1..MAX_HOSTNAME_BYTES bytes of UTF-8
-    layer_count      0..MAX_LAYERS partitions of the layers disk, bottom first
+    layer_count      0..MAX_LAYERS layers on their disk, LAYER_ROOM_BYTES apart, bottom first
+    other_scratch    the scratch disk is not the one that PREPARE mounted
     """
 
     entropy: bytes
@@ -85,6 +89,7 @@ class Configure:
     layer_count: int
     layers_disk: PciAddress
     scratch_disk: PciAddress
+    other_scratch: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +121,11 @@ def hello() -> bytes:
     return _frame(HostFrameType.HELLO, struct.pack("<HH", PROTOCOL_VERSION, 0))
 
 
+def prepare(*, layers_disk: PciAddress, scratch_disk: PciAddress) -> bytes:
+    """Return the frame that makes a blank guest mount what depends on no image."""
+    return _frame(HostFrameType.PREPARE, _pci(layers_disk) + _pci(scratch_disk))
+
+
 def configure(request: Configure) -> bytes:
     """Return the CONFIGURE frame of `request`. Raises ValueError naming the field."""
     _check_range("entropy", len(request.entropy), ENTROPY_BYTES, ENTROPY_BYTES)
@@ -127,8 +137,8 @@ def configure(request: Configure) -> bytes:
     return _frame(
         HostFrameType.CONFIGURE,
         struct.pack(
-            "<32sQ16sIHH", request.entropy, request.realtime_ns, request.boot_id, 0,
-            request.layer_count, 0,
+            "<32sQ16sIHH", request.entropy, request.realtime_ns, request.boot_id,
+            _FLAG_OTHER_SCRATCH if request.other_scratch else 0, request.layer_count, 0,
         )
         + _pci(request.layers_disk)
         + _pci(request.scratch_disk)

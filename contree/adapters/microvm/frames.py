@@ -24,6 +24,7 @@ from contree.adapters.microvm.messages import (
     GuestFrame,
     GuestFrameType,
     Output,
+    Prepared,
     Ready,
     ResourceUsage,
     Signalled,
@@ -35,7 +36,7 @@ from contree.adapters.microvm.messages import (
     Truncated,
 )
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MAX_GUEST_PAYLOAD_BYTES = 65_536
 MAX_OUTPUT_CHUNK_BYTES = 32_768
@@ -186,6 +187,11 @@ def _ready(payload: _Payload) -> GuestFrame:
     )
 
 
+def _prepared(payload: _Payload) -> GuestFrame:
+    (elapsed_us,) = payload.take(_U64)
+    return Prepared(elapsed_us=elapsed_us)
+
+
 def _configured(payload: _Payload) -> GuestFrame:
     disks_us, mounts_us = payload.take(_TWO_U64)
     return Configured(disks_us=disks_us, mounts_us=mounts_us)
@@ -285,6 +291,7 @@ def _member(kind: type[_Member], value: int) -> _Member:
 
 _DECODERS: dict[GuestFrameType, Callable[[_Payload], GuestFrame]] = {
     GuestFrameType.READY: _ready,
+    GuestFrameType.PREPARED: _prepared,
     GuestFrameType.CONFIGURED: _configured,
     GuestFrameType.FILE_OK: _file_ok,
     GuestFrameType.SPAWNED: _spawned,

@@ -35,6 +35,8 @@ class AgentGuest:
 
     def __init__(self) -> None:
         self.buffer = EventBuffer()
+        self.mounted = asyncio.Event()
+        """Its disks are there, or never will be: then the channel has failed."""
         self._ledger = ProcessLedger()
         self._putting = asyncio.Lock()
         self._stdin_locks: dict[int, asyncio.Lock] = {}
@@ -64,6 +66,7 @@ class AgentGuest:
         except ValueError as error:
             raise OperationFailure(f"file {path}: {error}") from error
         async with self._putting:
+            await self.mounted.wait()
             await self._channel.send(begin)
             sent_bytes = 0
             async for data in content:
@@ -85,6 +88,7 @@ class AgentGuest:
             frame = commands.spawn(_spawn_request(spid, spec))
         except ValueError as error:
             raise SpawnRefused(exit_code=EXIT_NOT_STARTED, reason=str(error)) from error
+        await self.mounted.wait()
         self._ledger.start(spid, output_bytes_max=spec.output_bytes_max, stdin_open=spec.stdin_open)
         answer = await self._channel.ask(frame, (HostFrameType.SPAWN, spid))
         match answer:
@@ -126,6 +130,7 @@ class AgentGuest:
             raise NotFoundError("live process", spid)
 
     async def capture(self, *, bytes_max: int) -> AsyncIterator[bytes]:
+        await self.mounted.wait()
         await self.buffer.drop_overflow()
         stream = CaptureStream(self._channel, self._data, bytes_max=bytes_max)
         async for data in stream.chunks():
@@ -160,6 +165,7 @@ class AgentGuest:
 
     async def lost(self, failure: GuestFailure | None) -> None:
         """Let nobody wait any more; None when the guest is closed in good order."""
+        self.mounted.set()
         await self.buffer.end(failure)
         await self._wake_writers()
 

@@ -1,7 +1,7 @@
 """One microVM from its private directory to the last trace of it.
 
     prepare (files made) -> create (QEMU there) -> connect (agent READY) -> configure (root mounted)
-                                                               or, for a template, -> save
+                                           or, for a template, -> mount_common -> save
     any of these, at any moment -> kill (at once, no waiting) -> retire (reaped, let go)
 
 A clone's QEMU waits, stopped, with the template's state loaded until its sockets are connected: so
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Coroutine
@@ -50,6 +51,8 @@ REAP_TIMEOUT_S = 30.0
 EXIT_NEWS_TIMEOUT_S = 0.5
 NO_ROOM = "there is no room left on the worker's disk for what it writes"
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class BootPhases:
@@ -57,7 +60,7 @@ class BootPhases:
 
     create_s     until QEMU runs, a clone's with the state loaded
     ready_s      until the agent's first answer
-    configure_s  until the root is mounted
+    configure_s  until the root is mounted; the caller goes on meanwhile
     """
 
     create_s: float = 0.0
@@ -95,10 +98,12 @@ class Machine:
         self._pid_file = pid_file
         self._template = template
         self._step: asyncio.Task[None] | None = None
+        self._mounting: asyncio.Task[None] | None = None
         self._process: QemuProcess | None = None
         self._console: Console | None = None
         self._channel: AgentChannel | None = None
         self._writers: list[asyncio.StreamWriter] = []
+        self.other_scratch = False  # than the one which the template's guest has mounted
         self._created = False
         self._configured = False
         self.retiring = False
@@ -166,10 +171,23 @@ class Machine:
         self.phases.ready_s = time.monotonic() - began
         return ready
 
-    async def configure(self, ready: messages.Ready, *, hostname: str, layer_count: int) -> None:
-        """Give the guest its identity and disks; `guest` is usable then. Raises GuestFailure."""
+    async def mount_common(self) -> None:
+        """Make a template's guest mount what depends on no image. Raises GuestFailure."""
         assert self._channel is not None
-        began = time.monotonic()
+        frame = commands.prepare(
+            layers_disk=PciAddress(slot=LAYERS_SLOT), scratch_disk=PciAddress(slot=SCRATCH_SLOT)
+        )
+        answer = await self._channel.ask(frame, (HostFrameType.PREPARE, 0))
+        if isinstance(answer, messages.GuestError):
+            raise await self._channel.lose(f"it could not be prepared: {answer.message}")
+
+    def configure(self, ready: messages.Ready, *, hostname: str, layer_count: int) -> None:
+        """Begin to give the guest its identity and disks.
+
+        `guest` may be asked for something at once; it waits. When it cannot mount its disks, it is
+        lost.
+        """
+        assert self._channel is not None
         boot_id = UUID(bytes=os.urandom(16), version=4)
         frame = commands.configure(
             commands.Configure(
@@ -178,14 +196,11 @@ class Machine:
                 boot_id=boot_id.bytes,
                 hostname=hostname,
                 layer_count=layer_count,
+                other_scratch=self.other_scratch,
                 layers_disk=PciAddress(slot=LAYERS_SLOT),
                 scratch_disk=PciAddress(slot=SCRATCH_SLOT),
             )
         )
-        answer = await self._channel.ask(frame, (HostFrameType.CONFIGURE, 0))
-        if isinstance(answer, messages.GuestError):
-            raise await self._channel.lose(f"it could not mount its disks: {answer.message}")
-        self._configured = True
         info = GuestInfo(
             accelerator=self.spec.accelerator,
             kernel=ready.kernel_release,
@@ -196,8 +211,22 @@ class Machine:
             origin=Origin.COLD if self._template is None else Origin.TEMPLATE,
         )
         self.guest.attach(self._channel, self._data, info)
-        self._channel.watch()
+        self._mounting = asyncio.create_task(self._configure(self._channel, frame))
+
+    async def _configure(self, channel: AgentChannel, frame: bytes) -> None:
+        began = time.monotonic()
+        try:
+            answer = await channel.ask(frame, (HostFrameType.CONFIGURE, 0))
+            if isinstance(answer, messages.GuestError):
+                raise await channel.lose(f"it could not mount its disks: {answer.message}")
+        except GuestFailure:
+            return  # whoever asks the guest for something is told
+        finally:
+            self.guest.mounted.set()
+        self._configured = True
+        channel.watch()
         self.phases.configure_s = time.monotonic() - began
+        log.debug("guest %s: %s", self.spec.name, self.phases)
 
     def memory_bytes(self) -> int:
         """Return the memory that is this guest's alone; a clone shares its template's pages."""
@@ -221,6 +250,9 @@ class Machine:
         """Wait until QEMU is reaped and libvirt has let go, whatever state this is in."""
         if self._channel is not None:
             await self._channel.aclose()
+        if self._mounting is not None:
+            self._mounting.cancel()
+            await asyncio.wait({self._mounting})
         await self.guest.lost(None)
         if self._step is not None:
             await asyncio.wait({self._step})

@@ -23,6 +23,7 @@ class GuestFrameType(IntEnum):
     EXITED = 0x800A
     CAPTURED = 0x800B
     ERROR = 0x800C
+    PREPARED = 0x800D
 
 
 class AgentState(IntEnum):
@@ -78,6 +79,13 @@ class Ready:
     uptime_us: int
     kernel_release: str
     machine: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What depends on no image is mounted; a template may be saved."""
+
+    elapsed_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +225,7 @@ class GuestError:
 
 GuestFrame = (
     Ready
+    | Prepared
     | Configured
     | FileOk
     | Spawned

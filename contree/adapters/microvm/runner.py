@@ -11,7 +11,6 @@ earlier process left is ended by pid, not by asking it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -26,12 +25,17 @@ from contree.adapters.microvm.assets import GuestAssets
 from contree.adapters.microvm.channel import Deadlines
 from contree.adapters.microvm.connection import EMULATOR, MACHINE, LibvirtConnection
 from contree.adapters.microvm.domain_xml import NAME_PREFIX, DomainSpec, Role
-from contree.adapters.microvm.layers_disk import DESCRIPTOR_NAME, write_layers_disk
+from contree.adapters.microvm.layers_disk import (
+    DESCRIPTOR_NAME,
+    DISK_BYTES,
+    write_layers_disk,
+)
 from contree.adapters.microvm.live_machines import LiveMachines
 from contree.adapters.microvm.machine import Machine
 from contree.adapters.microvm.messages import Ready
 from contree.adapters.microvm.runtime_dir import RuntimeDir
-from contree.adapters.microvm.scratch_disk import ScratchDisks
+from contree.adapters.microvm.scratch_disk import FORMAT_VERSION as SCRATCH_FORMAT
+from contree.adapters.microvm.scratch_disk import ScratchDisks, bucket_mib, copy_sparsely
 from contree.adapters.microvm.template import Template, TemplateStore, template_key
 from contree.adapters.microvm.template_keeper import TemplateKeeper
 from contree.app.layer_store import MountPlan
@@ -40,15 +44,15 @@ from contree.domain.errors import GuestFailure
 
 MEMORY_MIB_DEFAULT = 512
 VCPU_COUNT_DEFAULT = 1
+LAYER_BYTES_DEFAULT = 12 * 1024**3
 _PROBE = GuestSpec(
     run_id=UUID(int=0), mounts=MountPlan(squashfs=()), hostname="probe", max_layer_bytes=1
 )
 _FIRST_BIT = 1 << 127
-_PLACEHOLDER_BYTES = 4096
+MIB = 1024**2
+SCRATCH_BYTES_MAX = 1 << 40
 
 _Up = tuple[Machine, Ready]
-
-log = logging.getLogger(__name__)
 
 
 class LibvirtMicroVM:
@@ -64,6 +68,7 @@ class LibvirtMicroVM:
         memory_mib: int,
         vcpu_count: int,
         deadlines: Deadlines,
+        max_layer_bytes: int = LAYER_BYTES_DEFAULT,
     ) -> None:
         self.accelerator = accelerators.TCG
         self._connection = connection
@@ -73,6 +78,7 @@ class LibvirtMicroVM:
         self._memory_mib = memory_mib
         self._vcpu_count = vcpu_count
         self._deadlines = deadlines
+        self._max_layer_bytes = max_layer_bytes
         self._machines = LiveMachines(runtime)
         self.templates: TemplateKeeper | None = None
         """None: every guest boots."""
@@ -88,6 +94,7 @@ class LibvirtMicroVM:
         accelerator: str = accelerators.AUTO,
         memory_mib: int = MEMORY_MIB_DEFAULT,
         vcpu_count: int = VCPU_COUNT_DEFAULT,
+        max_layer_bytes: int = LAYER_BYTES_DEFAULT,
         deadlines: Deadlines | None = None,
         reprobe: bool = False,
         templates: bool = True,
@@ -98,6 +105,7 @@ class LibvirtMicroVM:
         runtime_dir  short (unix sockets lie below it), private, on this host
         accelerator  auto, kvm or tcg; `reprobe` ignores an earlier verdict
         memory_mib, vcpu_count   of each guest
+        max_layer_bytes   what guests are usually allowed: the template has such a scratch disk
         templates    False: boot every guest from cold
 
         Raises GuestFailure with what is missing, also when another process has `runtime_dir`.
@@ -117,6 +125,7 @@ class LibvirtMicroVM:
             memory_mib=memory_mib,
             vcpu_count=vcpu_count,
             deadlines=deadlines or Deadlines(),
+            max_layer_bytes=max_layer_bytes,
         )
         try:
             microvm.accelerator = await accelerators.choose(
@@ -167,6 +176,7 @@ class LibvirtMicroVM:
             await self._connection.versions(),
             host,
             f"user {os.geteuid()} libvirt {uri or 'embedded'}",
+            f"scratch {bucket_mib(self._max_layer_bytes)} MiB, format {SCRATCH_FORMAT}",
         ]
         shape = replace(
             self._machine(_PROBE.run_id).spec,
@@ -191,10 +201,7 @@ class LibvirtMicroVM:
     async def _start(self, spec: GuestSpec) -> AsyncIterator[Guest]:
         async with AsyncExitStack() as stack:
             machine, ready = await self._restored(spec, stack) or await self._booted(spec, stack)
-            await machine.configure(
-                ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs)
-            )
-            log.debug("guest %s: %s", machine.spec.name, machine.phases)
+            machine.configure(ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs))
             yield machine.guest
 
     async def _restored(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:
@@ -204,7 +211,7 @@ class LibvirtMicroVM:
             return None
         machine = self._machine(spec.run_id, role=Role.CLONE, template=template)
         await stack.enter_async_context(self._machines.owned(machine))
-        await machine.prepare(self._write_files(machine, spec))
+        await machine.prepare(self._write_files(machine, spec, template))
         try:
             await machine.create()
             ready = await machine.connect(within_s=self._deadlines.restore_s)
@@ -228,17 +235,21 @@ class LibvirtMicroVM:
         return machine, await machine.connect(within_s=self._deadlines.boot_s)
 
     async def _build_template(self, partial: Path) -> None:
-        """Boot a guest without disks and leave its RAM and state in `partial`. Raises GuestFailure.
+        """Boot a guest without layers and leave all of it in `partial`. Raises GuestFailure.
 
         It runs nothing but the kernel and the agent, which has not been told anything yet.
         """
         run_id = UUID(bytes=os.urandom(16), version=4)
         machine = self._machine(run_id, role=Role.TEMPLATE, ram=TemplateStore.ram_in(partial))
         async with self._machines.owned(machine):
-            await machine.prepare(asyncio.to_thread(_write_placeholders, machine.spec))
+            await machine.prepare(self._write_placeholders(machine.spec))
             await machine.create()
             await machine.connect(within_s=self._deadlines.boot_s)
+            await machine.mount_common()
             await machine.save(TemplateStore.state_in(partial))
+            scratch = TemplateStore.scratch_in(partial)
+            await asyncio.to_thread(copy_sparsely, machine.spec.scratch_image, scratch)
+            os.truncate(scratch, bucket_mib(self._max_layer_bytes) * MIB)
         await machine.gone.wait()  # only then nobody writes to its RAM any more
 
     def _machine(
@@ -278,11 +289,29 @@ class LibvirtMicroVM:
             template=template,
         )
 
-    async def _write_files(self, machine: Machine, spec: GuestSpec) -> None:
+    async def _write_files(
+        self, machine: Machine, spec: GuestSpec, template: Template | None = None
+    ) -> None:
         domain = machine.spec
         _make_directory(domain.directory)
         await asyncio.to_thread(write_layers_disk, domain.directory, spec.mounts.squashfs)
-        await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=spec.max_layer_bytes)
+        same_size = bucket_mib(spec.max_layer_bytes) == bucket_mib(self._max_layer_bytes)
+        if template is not None and same_size:
+            await asyncio.to_thread(copy_sparsely, template.scratch, domain.scratch_image)
+        else:
+            machine.other_scratch = template is not None
+            await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=spec.max_layer_bytes)
+
+    async def _write_placeholders(self, domain: DomainSpec) -> None:
+        """Make a template's disks: no layers, and a scratch disk of the usual size.
+
+        Its guest takes both to be as large as any clone's: it is not told their sizes again.
+        """
+        _make_directory(domain.directory)
+        with domain.layers_vmdk.open("xb") as file:
+            file.truncate(DISK_BYTES)
+        await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=self._max_layer_bytes)
+        os.truncate(domain.scratch_image, SCRATCH_BYTES_MAX)
 
 
 def _make_directory(directory: Path) -> None:
@@ -291,10 +320,3 @@ def _make_directory(directory: Path) -> None:
     except OSError as error:
         reason = f"guest directory {directory}: {error.strerror}"
         raise GuestFailure(reason, retryable=True) from error
-
-
-def _write_placeholders(domain: DomainSpec) -> None:
-    """Make disks that hold nothing, in the slots of a clone's; the template's guest reads none."""
-    _make_directory(domain.directory)
-    for disk in (domain.layers_vmdk, domain.scratch_image):
-        disk.write_bytes(bytes(_PLACEHOLDER_BYTES))

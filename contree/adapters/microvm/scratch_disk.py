@@ -49,7 +49,7 @@ class ScratchDisks:
     async def copy_to(self, target: Path, *, max_layer_bytes: int) -> None:
         """Make `target` a blank disk. Raises GuestFailure (mkfs), StorageFullError."""
         blank = await self._blank(bucket_mib(max_layer_bytes))
-        await asyncio.to_thread(_copy_sparsely, blank, target)
+        await asyncio.to_thread(copy_sparsely, blank, target)
 
     async def _blank(self, size_mib: int) -> Path:
         blank = self._directory / f"scratch-{size_mib}m-v{FORMAT_VERSION}.img"
@@ -78,8 +78,11 @@ class ScratchDisks:
             partial.unlink(missing_ok=True)
 
 
-def _copy_sparsely(source: Path, target: Path) -> None:
-    """Copy data but not holes; by reference where the filesystem can (FICLONE)."""
+def copy_sparsely(source: Path, target: Path) -> None:
+    """Copy data but not holes; by reference where the filesystem can (FICLONE). Blocks.
+
+    Raises StorageFullError.
+    """
     try:
         with source.open("rb") as src, target.open("xb") as dst:
             try:

@@ -1,6 +1,7 @@
 """A template: a booted, blank guest as one unit of RAM, device state and what it is valid for.
 
     TEMPLATES/KEY/ram, state       the guest
+                  scratch          its scratch disk, which it has mounted: clones get a copy
                   kernel, initrd   next to nothing, for QEMU to load; the guest's are in its RAM
                   meta.json        digests
     TEMPLATES/KEY.*.partial/       being made; held by flock, swept when nobody holds it
@@ -31,14 +32,16 @@ from pathlib import Path
 from contree.adapters.microvm.domain_xml import DomainSpec, domain_xml
 from contree.adapters.microvm.sealed_file import Holder, SealedFile, copy_pages
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of every key: raise it when what is saved changes though nothing else in the key does."""
 
 TEMPLATES_KEPT = 4
 """Of different keys, the newest: after a change one may want to go back, or two may share this."""
 
 RAM_NAME, STATE_NAME, KERNEL_NAME, INITRD_NAME = "ram", "state", "kernel", "initrd"
+SCRATCH_NAME = "scratch"
 META_NAME = "meta.json"
+_CHECKED = (STATE_NAME, RAM_NAME, KERNEL_NAME, SCRATCH_NAME)
 _QEMU_RAM_NAME = "ram.qemu"  # as the template's QEMU left it, before zero pages are taken out
 _PARTIAL_SUFFIX = ".partial"
 _KEY_CHARS = 32
@@ -62,6 +65,7 @@ class Template:
     holder: Holder
     kernel: Path
     initrd: Path
+    scratch: Path
 
     @property
     def memory_file(self) -> Path:
@@ -90,7 +94,7 @@ class TemplateStore:
         """
         try:
             meta = json.loads((self._unit / META_NAME).read_text())
-            expected = {name: meta[name] for name in (STATE_NAME, RAM_NAME, KERNEL_NAME)}
+            expected = {name: meta[name] for name in _CHECKED}
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
@@ -126,6 +130,10 @@ class TemplateStore:
     def state_in(partial: Path) -> Path:
         return partial / STATE_NAME
 
+    @staticmethod
+    def scratch_in(partial: Path) -> Path:
+        return partial / SCRATCH_NAME
+
     def keep(self, partial: Path, *, kernel: Path) -> None:
         """Make the files in `partial` the template; its QEMU has ended. Blocks. Raises OSError.
 
@@ -142,6 +150,7 @@ class TemplateStore:
             RAM_NAME: ram_digest,
             STATE_NAME: _digest(self.state_in(partial)),
             KERNEL_NAME: _digest(partial / KERNEL_NAME),
+            SCRATCH_NAME: _digest(self.scratch_in(partial)),
         }
         (partial / META_NAME).write_text(json.dumps(meta, indent=1))
         try:
@@ -159,8 +168,12 @@ class TemplateStore:
         """Return the template if its files are what they were when it was made."""
         opened: list[SealedFile] = []
         kernel, initrd = self._unit / KERNEL_NAME, self._unit / INITRD_NAME
+        scratch = self._unit / SCRATCH_NAME
         try:
-            if _digest(kernel) != expected[KERNEL_NAME] or not initrd.exists():
+            small = {KERNEL_NAME: kernel, SCRATCH_NAME: scratch}
+            if any(_digest(file) != expected[name] for name, file in small.items()):
+                return None
+            if not initrd.exists():
                 return None
             for name in (STATE_NAME, RAM_NAME):
                 opened.append(SealedFile.copy_of(self._unit / name))
@@ -175,8 +188,9 @@ class TemplateStore:
             for file in opened:
                 file.close()
         return Template(
-            key=self._key, memory=memory, state=state, holder=holder, kernel=kernel, initrd=initrd
-        )
+            key=self._key, memory=memory, state=state, holder=holder,
+            kernel=kernel, initrd=initrd, scratch=scratch,
+        )  # fmt: skip
 
     def _sweep(self) -> None:
         """Remove what a process that ended while making a template left."""
@@ -197,7 +211,7 @@ class TemplateStore:
 
 
 def _digest(path: Path) -> str:
-    """Return the digest of a small file as `copy_pages` has it."""
+    """Return the digest of a file of little data as `copy_pages` has it."""
     copy = SealedFile.copy_of(path)
     copy.close()
     return copy.digest

@@ -83,6 +83,7 @@ class ScriptedAgent:
             on_lost=agent.guest.lost,
         )
         agent.guest.attach(agent.channel, host_data[0], info)
+        agent.guest.mounted.set()
         return agent
 
     async def _pair(

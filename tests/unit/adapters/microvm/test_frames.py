@@ -49,6 +49,8 @@ def payloads(draw: st.DrawFn, kind: GuestFrameType) -> bytes:
             return fixed + text(draw(NAME)) + text(draw(NAME))
         case GuestFrameType.CONFIGURED:
             return struct.pack("<QQ", draw(U64), draw(U64))
+        case GuestFrameType.PREPARED:
+            return struct.pack("<Q", draw(U64))
         case GuestFrameType.FILE_OK:
             return struct.pack("<Q", draw(U64))
         case GuestFrameType.SPAWNED | GuestFrameType.SIGNALLED:

@@ -30,6 +30,7 @@ class Building:
             raise self.failure
         TemplateStore.ram_in(partial).write_bytes(b"ram")
         TemplateStore.state_in(partial).write_bytes(b"state")
+        TemplateStore.scratch_in(partial).write_bytes(b"scratch")
 
 
 @pytest.fixture

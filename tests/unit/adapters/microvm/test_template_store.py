@@ -16,6 +16,7 @@ from contree.adapters.microvm.template import TEMPLATES_KEPT, TemplateStore, tem
 
 SETUP_SECTORS = 5
 KERNEL = bytes(0x1F1) + bytes([SETUP_SECTORS]) + os.urandom(100_000)
+SCRATCH = b"a blank file system" + bytes(9000)
 RAM = bytes(8192) + b"ram" + bytes(9000)
 SHAPE = DomainSpec(
     name="n", accelerator="tcg", memory_mib=256, vcpu_count=1, emulator="/q", machine="pc",
@@ -35,6 +36,7 @@ def make(store: TemplateStore, *, state: bytes = b"state") -> None:
         kernel.write_bytes(KERNEL)
         store.ram_in(partial).write_bytes(RAM)
         store.state_in(partial).write_bytes(state)
+        store.scratch_in(partial).write_bytes(SCRATCH)
         store.keep(partial, kernel=kernel)
         kernel.unlink()
 
@@ -83,6 +85,8 @@ DAMAGES: list[Callable[[Path], object]] = [
     lambda unit: (unit / "state").unlink(),
     lambda unit: (unit / "kernel").write_bytes(b"HdrS"),
     lambda unit: (unit / "initrd").unlink(),
+    lambda unit: (unit / "scratch").write_bytes(b"another"),
+    lambda unit: (unit / "scratch").unlink(),
     lambda unit: (unit / "meta.json").write_text("{"),
     lambda unit: (unit / "meta.json").write_text(json.dumps({"key": "k1"})),
 ]

@@ -1,0 +1,70 @@
+"""podman as a second reference: `run` and `commit` of the small image, where that works at all."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from infra.images.rootfs import small_image
+
+TIMEOUT_S = 120.0
+
+
+class Podman:
+    """An own store below `root`, which is removed at the end."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._numbers = itertools.count()
+        self._command = [
+            "podman", "--root", str(root / "store"), "--runroot", str(root / "run"),
+            "--cgroup-manager", "cgroupfs", "--events-backend", "none",
+        ]  # fmt: skip
+        self._image = ""
+
+    def load(self) -> None:
+        """Import the small image and try it once. Raises OSError, CalledProcessError."""
+        layout = small_image().layout
+        self._image = self._say("pull", "--quiet", f"oci:{layout}").splitlines()[-1]
+        self.run_and_commit()
+
+    def run_and_commit(self) -> None:
+        """Run `true` in a container of its own, keep what it left as an image, remove it."""
+        name = f"bench-{next(self._numbers)}"
+        self._say("run", "--network", "none", "--name", name, self._image, "true")
+        self._say("commit", "--quiet", name, f"localhost/{name}")
+        self._say("rm", name)
+
+    def close(self) -> None:
+        subprocess.run(
+            [*self._command, "system", "reset", "--force"],
+            check=False, capture_output=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _say(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*self._command, *arguments],
+            check=True, capture_output=True, text=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+
+def prepare() -> tuple[Podman | None, str]:
+    """Return a podman that works, else None and why there is none."""
+    if shutil.which("podman") is None:
+        return None, "it is not installed"
+    podman = Podman(Path(tempfile.mkdtemp(prefix="bench-podman-")))
+    try:
+        podman.load()
+    except subprocess.CalledProcessError as error:
+        podman.close()
+        lines = str(error.stderr).strip().splitlines() or ["it failed without a word"]
+        return None, lines[-1][:200]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        podman.close()
+        return None, str(error)
+    return podman, ""

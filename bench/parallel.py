@@ -1,0 +1,75 @@
+"""How many runs a second, with one to eight at a time, beside as many bare QEMUs?
+
+`true` on a checkpoint, by as many clients as runs at a time, beside as many loops that restore the
+same template bare. Where podman works here, `podman run` and `commit` of the same image too: what
+a user would take instead, without a VM.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from bench import _podman
+from bench._measure import Report, Target, alternate, progress
+from bench._runs import RawLoop, RunClient, rate
+from bench._service import service
+
+AT_A_TIME = (1, 2, 3, 4, 8)
+RUNS_EACH = 4
+RUNS_MIN = 8
+ROUNDS = 2
+RAW = "bare QEMUs that restore the same template"
+PODMAN = "podman run + commit"
+TARGET = Target(of="ratio", at_least=0.9)
+
+
+def main() -> None:
+    report = Report("parallel", __doc__.splitlines()[0])
+    with (
+        report.running(),
+        service(instances_here=str(max(AT_A_TIME))) as running,
+        tempfile.TemporaryDirectory(prefix="raw-") as raw_dir,
+        ExitStack() as stack,
+    ):
+        image = running.checkpoint()
+        setup = stack.enter_context(running.restored_setup(image))
+        report.accelerator = setup.accelerator
+        raw = RawLoop(Path(raw_dir), setup)
+        clients = [stack.enter_context(RunClient(running)) for _ in range(max(AT_A_TIME))]
+        clients[0].run(image)
+        podman, why_not = _podman.prepare()
+        for count in AT_A_TIME:
+            total = max(RUNS_MIN, RUNS_EACH * count)
+            progress(f"{count} at a time")
+            rates = alternate(
+                ROUNDS,
+                ours=lambda n=count, t=total: rate(
+                    [partial(client.run, image) for client in clients[:n]], total=t
+                ),
+                raw=lambda n=count, t=total: rate([raw.run] * n, total=t),
+            )
+            report.add(
+                f"{count} at a time",
+                "runs/s",
+                rates["ours"],
+                rates["raw"],
+                reference_name=RAW,
+                targets=(TARGET,) if count == 2 else (),
+            )
+            if podman is not None:
+                pods = [rate([podman.run_and_commit] * count, total=total) for _ in range(ROUNDS)]
+                report.add(
+                    f"- {count} at a time, podman", "runs/s", rates["ours"], pods,
+                    reference_name=PODMAN,
+                )  # fmt: skip
+        if podman is None:
+            report.note(f"podman is not beside it: {why_not}")
+        else:
+            podman.close()
+
+
+if __name__ == "__main__":
+    main()
