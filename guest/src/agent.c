@@ -61,13 +61,14 @@ static int prepare(const struct prepare *m, unsigned layers_max, struct error *e
     return 0;
 }
 
-static int change_scratch(const struct pci_address *where, struct error *err)
+/* The scratch disk of a prepared guest is held: it may be another one by now. */
+static int settle_scratch(const struct configure *m, struct error *err)
 {
     struct disk scratch;
 
-    if (unmount_scratch(err) < 0 || disk_find(where, &scratch, err) < 0)
-        return -1;
-    return mount_scratch(&scratch, err);
+    if (!m->other_scratch)
+        return take_scratch(err);
+    return disk_find(&m->scratch_disk, &scratch, err) < 0 ? -1 : change_scratch(&scratch, err);
 }
 
 static int configure_disks(const struct configure *m, uint64_t *disks_us, struct error *err)
@@ -80,9 +81,7 @@ static int configure_disks(const struct configure *m, uint64_t *disks_us, struct
         return error_set(err, ERROR_LIMIT, 0, "%u layers, allowed %d", m->layer_count, MAX_LAYERS);
     if (identity_take(m, err) < 0)
         return -1;
-    if (!agent.prepared && prepare(&disks, m->layer_count, err) < 0)
-        return -1;
-    if (m->other_scratch && change_scratch(&m->scratch_disk, err) < 0)
+    if ((agent.prepared ? settle_scratch(m, err) : prepare(&disks, m->layer_count, err)) < 0)
         return -1;
     *disks_us = monotonic_us() - started_us;
     if (m->layer_count > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
@@ -108,11 +107,10 @@ static int on_prepare(struct reader *r, struct error *err)
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed PREPARE");
     if (agent.state != STATE_BLANK || agent.prepared || agent.config.hosted)
         return refuse("PREPARE", err);
-    if (prepare(&m, MAX_LAYERS, err) < 0) {
+    if (prepare(&m, MAX_LAYERS, err) < 0 || hold_scratch(err) < 0) {
         agent.state = STATE_FAILED;
         return -1;
     }
-    sync(); /* what is dirty now would be written once more by every clone */
     send_prepared(&channel.out, monotonic_us() - started_us);
     return 0;
 }

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -131,11 +132,36 @@ int mount_scratch(const struct disk *scratch, struct error *err)
     return make_directory(UPPER_DIR, err) < 0 ? -1 : make_directory(WORK_DIR, err);
 }
 
-int unmount_scratch(struct error *err)
+static int remount_scratch(unsigned long flags, struct error *err)
 {
+    if (mount(NULL, SCRATCH_DIR, NULL, MS_REMOUNT | MS_NOATIME | flags, NULL) < 0)
+        return error_set(err, ERROR_MOUNT, errno, "remount scratch: %s", strerror(errno));
+    return 0;
+}
+
+int hold_scratch(struct error *err)
+{
+    return remount_scratch(MS_RDONLY, err);
+}
+
+int take_scratch(struct error *err)
+{
+    return remount_scratch(0, err);
+}
+
+int change_scratch(const struct disk *scratch, struct error *err)
+{
+    char node[64];
+
     if (umount(SCRATCH_DIR) < 0)
         return error_set(err, ERROR_MOUNT, errno, "unmount scratch: %s", strerror(errno));
-    return 0;
+    if (disk_node(scratch, 0, node, sizeof(node), err) < 0)
+        return -1;
+    cleanup_close int fd = open(node, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || ioctl(fd, BLKFLSBUF, 0) < 0)
+        return error_set(err, ERROR_MOUNT, errno, "forget scratch: %s", strerror(errno));
+    return mount_scratch(scratch, err);
 }
 
 /* The merged root shows its upper directory's attributes, which must be those of the image's root.

@@ -15,8 +15,11 @@ int mount_agent(struct error *err);
  * be mounted inside the root. */
 int mount_scratch(const struct disk *scratch, struct error *err);
 int mount_inside(struct error *err);
-/* Lets go of a scratch disk on which nothing was written. */
-int unmount_scratch(struct error *err);
+/* Held, nothing is written to it, whatever disk is there then; taken, it is as mounted. */
+int hold_scratch(struct error *err);
+int take_scratch(struct error *err);
+/* Mounts another disk, of another size, in the place of a held one. */
+int change_scratch(const struct disk *scratch, struct error *err);
 /* Layers, bottom first: partitions 1..count of their disk. */
 int mount_layers(const struct disk *layers, unsigned count, struct error *err);
 /* The overlay with what `mount_inside` made inside it; fills where. */

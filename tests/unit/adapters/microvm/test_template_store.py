@@ -63,7 +63,14 @@ def test_what_is_kept_is_what_is_opened(store: TemplateStore, tmp_path: Path) ->
     assert template.initrd.stat().st_size == 4
     template.close()
     unit = tmp_path / "templates" / "k1"
-    assert {p.name for p in unit.iterdir()} == {"ram", "state", "kernel", "initrd", "meta.json"}
+    assert {p.name for p in unit.iterdir()} == {
+        "ram",
+        "state",
+        "scratch",
+        "kernel",
+        "initrd",
+        "meta.json",
+    }
     assert list((tmp_path / "templates").iterdir()) == [unit]
 
 
