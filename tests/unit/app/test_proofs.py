@@ -7,6 +7,7 @@ import copy
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -64,6 +65,14 @@ def checked(data: bytes, *keys: VerifierKey) -> Proven:
     if is_export(data.partition(b"\n")[0]):
         return check_export(io.BytesIO(data), keys=keys, check=is_signature)
     return check_bundle(data, keys=keys, check=is_signature)
+
+
+def passes(data: bytes) -> bool:
+    try:
+        checked(data)
+    except InvalidFieldError:
+        return False
+    return True
 
 
 def altered(value: Any) -> Iterator[Any]:
@@ -132,9 +141,7 @@ async def test_every_edit_of_a_bundle_is_found(proofs: Proofs) -> None:
     count = 0
     for what, changed in edits(document):
         count += 1
-        with pytest.raises(InvalidFieldError):
-            checked(json.dumps(changed).encode())
-            pytest.fail(f"passed: {what}")
+        assert not passes(json.dumps(changed).encode()), what
     assert count > 500
 
 
@@ -162,7 +169,7 @@ async def test_a_bundle_that_ends_early_is_found(proofs: Proofs) -> None:
 async def test_a_bundle_of_another_key_is_refused(proofs: Proofs) -> None:
     data = await proofs.bundle()
     stranger = SeededSigner("stranger").key
-    with pytest.raises(InvalidFieldError, match="public_key.*not a key that was given"):
+    with pytest.raises(InvalidFieldError, match=r"public_key.*not a key that was given"):
         checked(data, stranger)
     document = json.loads(data) | {"public_key": str(stranger)}
     with pytest.raises(InvalidFieldError, match="not by a key that we know"):
@@ -219,9 +226,7 @@ async def test_what_is_not_there_or_not_signed_yet_is_not_proven(proofs: Proofs)
 async def test_a_log_that_was_changed_is_not_proven(proofs: Proofs) -> None:
     events = proofs.world.recorded.events
     at, event = next((n, e) for n, e in enumerate(events) if e.aggregate_id == proofs.operation_id)
-    events[at] = type(event)(
-        **{f: getattr(event, f) for f in event.__dataclass_fields__} | {"topic": event.topic + "x"}
-    )
+    events[at] = replace(event, topic=event.topic + "x")
     with pytest.raises(LogAlteredError, match="audit verify"):
         await proofs.prove(proofs.operation_id)
     with pytest.raises(LogAlteredError, match="audit verify"):
@@ -291,9 +296,8 @@ async def test_every_edit_of_an_export_is_found(proofs: Proofs) -> None:
         for what, changed in edits(json.loads(line)):
             count += 1
             edited = json.dumps(changed).encode() + b"\n"
-            with pytest.raises(InvalidFieldError):
-                checked(b"".join([*lines[:number], edited, *lines[number + 1 :]]))
-                pytest.fail(f"passed: line {number + 1}: {what}")
+            changed_file = b"".join([*lines[:number], edited, *lines[number + 1 :]])
+            assert not passes(changed_file), f"line {number + 1}: {what}"
     assert count > 500
 
 
@@ -321,9 +325,7 @@ async def test_events_that_are_not_utf8_are_written_and_proven(proofs: Proofs) -
     world = ProofWorld(seed=5)
     await world.append(10)
     event = world.recorded.events[4]
-    world.recorded.events[4] = type(event)(
-        **{f: getattr(event, f) for f in event.__dataclass_fields__} | {"state": b"\xff\x00"}
-    )
+    world.recorded.events[4] = replace(event, state=b"\xff\x00")
     world.recorded.rechain()
     newest = await world.checkpoints().advance()
     assert newest is not None
