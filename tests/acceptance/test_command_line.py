@@ -149,3 +149,7 @@ def test_doctor_boots_a_guest_beside_a_running_server(server: RunningServer) -> 
     assert "MISSING" not in done.stdout
     assert "guest: booted Linux" in done.stdout
     assert "this machine can run guests" in done.stdout
+
+
+def test_the_log_is_checked_beside_a_running_server(server: RunningServer) -> None:
+    assert server.contreed("audit", "verify").stdout.endswith("all right\n")

@@ -6,8 +6,12 @@ made anew, and the stored tree, only the checkpoints outside still know.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +35,12 @@ from contree.domain.tile_tree import TileName, split
 from contree.projections import ALL
 from tests.fakes.clock import FakeClock
 from tests.support.histories import History
+from tests.support.postgres import TEMPLATE, dsn_for, execute
 from tests.support.proofs import SeededSigner
 
 pytestmark = pytest.mark.postgres
+
+ORIGINAL, COPY = "tampering_original", "tampering_copy"
 
 DISARM = "ALTER TABLE stored_events DISABLE TRIGGER USER"
 RECHAIN = """
@@ -68,6 +75,8 @@ EDITS = {
         "UPDATE stored_events SET recorded_at = recorded_at - interval '1 microsecond' "
         "WHERE notification_id = 100"
     ),
+    # A time that no date of ours can hold.
+    "infinity": "UPDATE stored_events SET recorded_at = 'infinity' WHERE notification_id = 100",
     "topic": "UPDATE stored_events SET topic = topic || '2' WHERE notification_id = 100",
     "originator": (
         "UPDATE stored_events SET originator_id = gen_random_uuid() WHERE notification_id = 100"
@@ -134,35 +143,60 @@ class Deployment:
         return sorted(self.directory.iterdir())
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def deployment(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Deployment]:
-    pool = await open_pool(postgres_dsn)
-    listener = PostgresListener(postgres_dsn)
-    owner = await asyncpg.connect(postgres_dsn)
-    made = Deployment(
+@asynccontextmanager
+async def opened(dsn: str, directory: Path, history: History) -> AsyncIterator[Deployment]:
+    pool = await open_pool(dsn)
+    listener = PostgresListener(dsn)
+    owner = await asyncpg.connect(dsn)
+    yield Deployment(
         owner,
         pool,
         PostgresRecordedLog(pool, listener),
         PostgresLogTree(pool),
-        DirectoryCheckpointStore(tmp_path / "checkpoints"),
-        tmp_path / "checkpoints",
+        DirectoryCheckpointStore(directory),
+        directory,
         SeededSigner(),
-        History(31),
+        history,
     )
-    await PostgresEventLog(pool, ALL).append(*made.history.aggregates.values())
-    while (at := await made.recorded.head()) < 400:
-        await made.append(1)
-    await owner.execute(
-        "SELECT setval(pg_get_serial_sequence('stored_events', 'notification_id'), $1)", at + 9
-    )
-    for _ in range(3):
-        await made.append(40)
-        await made.checkpoints().advance()
-    await owner.execute(DISARM)
-    yield made
     await owner.close()
     await listener.aclose()
     await pool.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def original(
+    postgres_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Path, History]]:
+    """The log that each test gets a copy of: a database to copy, its checkpoints, its history."""
+    await execute(postgres_server, f"CREATE DATABASE {ORIGINAL} TEMPLATE {TEMPLATE}")
+    directory = tmp_path_factory.mktemp("original") / "checkpoints"
+    history = History(31)
+    async with opened(dsn_for(postgres_server, ORIGINAL), directory, history) as made:
+        await PostgresEventLog(made.pool, ALL).append(*history.aggregates.values())
+        while (at := await made.recorded.head()) < 400:
+            await made.append(1)
+        await made.owner.execute(
+            "SELECT setval(pg_get_serial_sequence('stored_events', 'notification_id'), $1)", at + 9
+        )
+        for _ in range(3):
+            await made.append(40)
+            await made.checkpoints().advance()
+        await made.owner.execute(DISARM)
+    yield directory, history
+    await execute(postgres_server, f"DROP DATABASE {ORIGINAL} WITH (FORCE)")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def deployment(
+    postgres_server: str, original: tuple[Path, History], tmp_path: Path
+) -> AsyncIterator[Deployment]:
+    directory, history = original
+    await execute(postgres_server, f"CREATE DATABASE {COPY} TEMPLATE {ORIGINAL}")
+    shutil.copytree(directory, tmp_path / "checkpoints")
+    dsn = dsn_for(postgres_server, COPY)
+    async with opened(dsn, tmp_path / "checkpoints", copy.deepcopy(history)) as made:
+        yield made
+    await execute(postgres_server, f"DROP DATABASE {COPY} WITH (FORCE)")
 
 
 def texts(verdict: Verdict) -> str:
@@ -194,6 +228,23 @@ async def test_an_edit_is_found_at_its_row(deployment: Deployment, edit: str) ->
     assert str(verdict.findings[0].aggregate_id) == str(row["originator_id"])
 
 
+async def test_a_row_without_a_time_is_found_also_where_nothing_is_signed(
+    deployment: Deployment,
+) -> None:
+    size = (await deployment.verify()).size
+    await deployment.append(3)
+    position = await deployment.owner.fetchval(
+        "UPDATE stored_events SET recorded_at = 'infinity' WHERE notification_id = (SELECT "
+        "notification_id FROM stored_events ORDER BY notification_id OFFSET $1 LIMIT 1) "
+        "RETURNING notification_id",
+        size,
+    )
+    await deployment.owner.execute(RECHAIN)
+    assert (await deployment.verify()).findings[0].position == position
+    with pytest.raises(LogAlteredError, match="has no time"):
+        await deployment.checkpoints().advance()
+
+
 async def test_removed_rows_are_counted(deployment: Deployment) -> None:
     await deployment.owner.execute(EDITS["removed"])
     assert "3 between are missing" in texts(await deployment.verify())
@@ -214,7 +265,8 @@ async def test_a_recomputed_tree_does_not_hide_it_either(deployment: Deployment,
     """Now only the checkpoints outside know: that it is, and between which of them."""
     await deployment.owner.execute(EDITS[edit])
     await deployment.owner.execute(RECHAIN)
-    await deployment.retree()
+    with contextlib.nullcontext() if edit != "infinity" else pytest.raises(LogAlteredError):
+        await deployment.retree()
     verdict = await deployment.verify()
     assert "are not those of the checkpoint" in texts(verdict)
     with pytest.raises(LogAlteredError):

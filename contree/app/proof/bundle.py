@@ -24,7 +24,7 @@ from uuid import UUID
 import msgspec
 
 from contree.app.note_keys import SignatureCheck
-from contree.app.proof.event_text import EventText
+from contree.app.proof.event_text import BAD_JSON, EventText
 from contree.app.proof.signed import SignedCheckpoint, opened
 from contree.domain.checkpoint import Checkpoint
 from contree.domain.errors import InvalidFieldError
@@ -77,7 +77,7 @@ def check_bundle(data: bytes, *, keys: Sequence[VerifierKey], check: SignatureCh
     """
     try:
         bundle = msgspec.json.decode(data, type=Bundle)
-    except msgspec.DecodeError as error:
+    except BAD_JSON as error:
         raise InvalidFieldError("bundle", f"is not whole, or not a bundle: {error}") from error
     if bundle.format != FORMAT:
         raise InvalidFieldError("format", f"is '{bundle.format}', this release reads '{FORMAT}'")
@@ -119,7 +119,7 @@ def result_image_of(events: Sequence[EventText]) -> UUID | None:
             try:
                 value: Any = json.loads(event.state_bytes)["result_image_id"]
                 return None if value is None else UUID(value["_data_"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise InvalidFieldError("state", "does not name the result image") from error
     return None
 

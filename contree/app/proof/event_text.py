@@ -21,6 +21,8 @@ from contree.domain.log_row import row_bytes
 from contree.domain.note import b64decoded
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding of strangers' bytes raises, all of it."""
 
 
 class EventText(

@@ -20,7 +20,7 @@ import msgspec
 from contree.app.log_tree import LogTree
 from contree.app.note_keys import SignatureCheck
 from contree.app.proof.bundle import Proven, trusted
-from contree.app.proof.event_text import EventText
+from contree.app.proof.event_text import BAD_JSON, EventText
 from contree.app.proof.growth import BATCH_EVENTS, LogAlteredError, bytes_of
 from contree.app.proof.signed import SignedCheckpoint
 from contree.app.proof.tree_reader import hashes_of
@@ -32,6 +32,7 @@ from contree.domain.note import VerifierKey, b64decoded, b64encoded
 
 FORMAT = "contree/log-export/v1"
 LINE_BYTES_MAX = 256 * 1024**2
+POSITION_MAX = 2**63 - 1
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,8 +69,10 @@ class Export:
         after the last line, when the log is not what was signed.
         """
         size = self._newest.checkpoint.size
-        if after < 0 or (until is not None and until <= after):
+        if not 0 <= after < (POSITION_MAX if until is None else until):
             raise InvalidFieldError("after", "give 0 <= after < until")
+        if until is not None and until >= POSITION_MAX:
+            raise InvalidFieldError("until", f"give a position below {POSITION_MAX}")
         first = await self._tree.leaves_before(after + 1)
         end = size if until is None else await self._tree.leaves_before(until + 1)
         if first >= end:
@@ -108,8 +111,8 @@ class Export:
 def is_export(first_line: bytes) -> bool:
     """Whether a file that begins so is an export, whole or not."""
     try:
-        return bool(msgspec.json.decode(first_line)["format"] == FORMAT)
-    except (msgspec.DecodeError, KeyError, TypeError):
+        return msgspec.json.decode(first_line, type=Header).format == FORMAT
+    except BAD_JSON:
         return False
 
 
@@ -120,7 +123,7 @@ def check_export(file: BinaryIO, *, keys: Sequence[VerifierKey], check: Signatur
     """
     try:
         header = msgspec.json.decode(file.readline(LINE_BYTES_MAX), type=Header)
-    except msgspec.DecodeError as error:
+    except BAD_JSON as error:
         raise InvalidFieldError("line 1", str(error)) from error
     if header.format != FORMAT:
         raise InvalidFieldError("format", f"is '{header.format}', this release reads '{FORMAT}'")
@@ -162,7 +165,7 @@ def _events(file: BinaryIO, count: int) -> Iterator[tuple[EventText, bytes]]:
             if event.position <= position:
                 raise InvalidFieldError("position", "is not beyond that of the line before")
             position = event.position
-        except (msgspec.DecodeError, InvalidFieldError) as error:
+        except (*BAD_JSON, InvalidFieldError) as error:
             raise InvalidFieldError(f"line {number}", str(error)) from error
         yield event, row
     if file.readline(1):

@@ -21,7 +21,9 @@ class LogAlteredError(ContreeError):
 
 
 def bytes_of(event: RecordedEvent) -> bytes:
-    """The bytes of an event that hashes cover."""
+    """The bytes of an event that hashes cover. Raises LogAlteredError."""
+    if event.recorded_at.tzinfo is None:  # PostgreSQL's `infinity`, which has no zone
+        raise LogAlteredError(f"the event at position {event.position} has no time")
     return row_bytes(
         position=event.position,
         aggregate_id=event.aggregate_id,

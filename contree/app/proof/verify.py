@@ -174,7 +174,7 @@ class _Run:
             if signed is not None:
                 taken = min(taken, signed - self._tree.size)
             if verdict.uncovered_since is None:
-                verdict.uncovered_since = time_in(batch[at][0])
+                self._note_time(batch[at][0])
             full += self._tree.extend(leaves[at : at + taken])
             at += taken
             if self._tree.size == signed and await self._walk.fits(signed, self._tree.root()):
@@ -184,6 +184,12 @@ class _Run:
         verdict.size = self._tree.size
         if leaves:
             verdict.position = position_in(batch[len(leaves) - 1][0])
+
+    def _note_time(self, row: bytes) -> None:
+        try:
+            self.verdict.uncovered_since = time_in(row)
+        except OverflowError:
+            self.verdict.findings.append(bad_row(row, "its time is none that a clock can show"))
 
     async def _check_end(self, after: int, until: int) -> None:
         verdict = self.verdict
