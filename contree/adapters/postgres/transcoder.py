@@ -24,6 +24,16 @@ from eventsourcing.persistence import (
     UUIDAsHex,
 )
 
+# Whoever reads the log must know each event by its topic, whatever else it imports.
+from contree.domain import (  # noqa: F401
+    audit_reading,
+    file,
+    image,
+    operation,
+    project,
+    tag,
+    token,
+)
 from contree.domain.aggregate import Event
 from contree.domain.errors import InvalidFieldError
 
