@@ -13,9 +13,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from contree import bootstrap, bootstrap_proof
+from contree import bootstrap
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.pool import open_pool
+from contree.bootstrap import proof as proofs
 from contree.config import Settings
 from contree.domain.operation import Operation, Status
 from contree.projections import ALL
@@ -45,7 +46,7 @@ class Stopped(RunningServer):
 
     async def fill(self) -> None:
         settings = Settings(data_dir=self.data_dir)
-        bootstrap_proof.note_signer(settings, make=True)
+        proofs.note_signer(settings, make=True)
         history = History(5)
         async with bootstrap.database(settings) as database:
             pool = await open_pool(database.app)
@@ -53,7 +54,7 @@ class Stopped(RunningServer):
             for touched in history.steps(STEPS):
                 await log.append(*touched)
             await pool.close()
-            async with bootstrap_proof.proof_of(settings, database.app) as proof:
+            async with proofs.proof_of(settings, database.app) as proof:
                 newest = await proof.newest([])
                 self.event_count = newest.checkpoint.size
         self.operation_id = next(

@@ -70,10 +70,11 @@ class World:
         *,
         admission: Admission | None = None,
         per_project: int = 2,
+        log: FakeEventLog | None = None,
     ) -> None:
         self.per_project = per_project
         self.admission = admission or FixedAdmission(most=2, setting="here")
-        self.log = FakeEventLog()
+        self.log = log or FakeEventLog()
         self.clock, self.ids = FakeClock(), FakeIds()
         keys, self.blobs, self.layers = FakeProjectKeys(self.log), FakeBlobStore(), FakeLayers()
         self.content = ProjectContent(keys=keys, blobs=self.blobs)

@@ -1,0 +1,113 @@
+"""No event, no effect: what the log refuses has not happened, for anybody to see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import UUID
+
+import pytest
+
+from contree.app.issue_tokens import IssueTokens
+from contree.app.request_import import ImportOrder
+from contree.app.request_run import RunOrder
+from contree.app.tag_images import TagImages
+from contree.domain.aggregate import Aggregate, Event
+from contree.domain.errors import ContreeError
+from contree.domain.operation import OperationStarted
+from contree.domain.token import Permission
+from tests.fakes.event_log import FakeEventLog
+from tests.fakes.microvm import FakeProcess
+from tests.unit.app.world import PROJECT, URL, World, a_caller
+
+WAIT_S = 10
+
+
+class RefusingLog(FakeEventLog):
+    """Has no room for events of `refuse`, nor for what would be appended with them."""
+
+    refuse: type[Event] | None = None
+
+    async def append(self, *aggregates: Aggregate, **options: object) -> None:
+        kinds = [type(event) for a in aggregates for event in a.pending_events]
+        if self.refuse is not None:
+            self.full = self.refuse in kinds
+        await super().append(*aggregates, **options)  # type: ignore[arg-type]
+
+
+class Watched(World):
+    """A world whose log refuses; `ran` are the commands that a guest began."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+
+        async def program(process: FakeProcess) -> int:
+            self.began.append(process.spec.argv[0])
+            await asyncio.Event().wait()
+            return 0
+
+        self.refusing = RefusingLog()
+        super().__init__({"main": program, "other": program}, log=self.refusing)
+
+    def tags(self) -> TagImages:
+        return TagImages(log=self.log, images=self.images, clock=self.clock)
+
+    def tokens(self) -> IssueTokens:
+        return IssueTokens(log=self.log, clock=self.clock, ids=self.ids)
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    yield b"bytes"
+
+
+UseCase = Callable[[Watched, UUID, UUID], Awaitable[object]]
+USE_CASES: dict[str, UseCase] = {
+    "run": lambda w, image, _: w.runs.request(
+        a_caller(), RunOrder(image=str(image), command="main")
+    ),
+    "import": lambda w, *_: w.imports.request(a_caller(), ImportOrder(registry_url=URL)),
+    "tag": lambda w, image, _: w.tags().assign(a_caller(), image, "new"),
+    "untag": lambda w, image, _: w.tags().remove(a_caller(), image, "base"),
+    "cancel": lambda w, _, operation: w.cancellation.cancel(a_caller(), operation),
+    "upload": lambda w, *_: w.uploads.upload(a_caller(), chunks()),
+    "token": lambda w, *_: w.tokens().issue(
+        project="demo", permissions=[Permission.SPAWN], expires_at=None
+    ),
+}
+
+
+@pytest.mark.parametrize("use_case", USE_CASES)
+@pytest.mark.parametrize("failure", ["full", "available"])
+async def test_a_use_case_whose_event_is_refused_has_done_nothing(
+    use_case: str, failure: str
+) -> None:
+    world = Watched()
+    async with world.working():
+        image = await world.imported()
+    operation, _ = await world.runs.request(a_caller(), RunOrder(image="tag:base", command="main"))
+    events, leases = list(world.log.events), dict(world.log.leases)
+    files, row = await world.files.by_sha256(PROJECT, "x"), await world.row(operation)
+    setattr(world.log, failure, failure == "full")
+    with pytest.raises(ContreeError, match="fake database"):
+        await USE_CASES[use_case](world, image, operation)
+    world.log.full, world.log.available = False, True
+    assert (world.log.events, world.log.leases) == (events, leases)
+    assert await world.row(operation) == row
+    assert await world.files.by_sha256(PROJECT, "x") == files
+    assert await world.images.by_tag(PROJECT, "new") is None
+    assert await world.images.by_tag(PROJECT, "base") is not None
+    await USE_CASES[use_case](world, image, operation)
+    assert len(world.log.events) > len(events)
+
+
+async def test_no_command_runs_before_its_start_is_recorded() -> None:
+    world = Watched()
+    async with world.working():
+        await world.imported()
+        world.refusing.refuse = OperationStarted
+        await world.runs.request(a_caller(), RunOrder(image="tag:base", command="main"))
+        async with asyncio.timeout(WAIT_S):
+            await world.log.refused.get()
+        assert world.began == []
+        assert world.microvm.started
+    assert world.began == []
