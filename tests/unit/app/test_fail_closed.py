@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
 
@@ -21,6 +22,8 @@ from tests.fakes.microvm import FakeProcess
 from tests.unit.app.world import PROJECT, URL, World, a_caller
 
 WAIT_S = 10
+UPLOADED = b"bytes"
+UPLOADED_SHA256 = hashlib.sha256(UPLOADED).hexdigest()
 
 
 class RefusingLog(FakeEventLog):
@@ -57,7 +60,7 @@ class Watched(World):
 
 
 async def chunks() -> AsyncIterator[bytes]:
-    yield b"bytes"
+    yield UPLOADED
 
 
 UseCase = Callable[[Watched, UUID, UUID], Awaitable[object]]
@@ -86,14 +89,14 @@ async def test_a_use_case_whose_event_is_refused_has_done_nothing(
         image = await world.imported()
     operation, _ = await world.runs.request(a_caller(), RunOrder(image="tag:base", command="main"))
     events, leases = list(world.log.events), dict(world.log.leases)
-    files, row = await world.files.by_sha256(PROJECT, "x"), await world.row(operation)
+    row = await world.row(operation)
     setattr(world.log, failure, failure == "full")
     with pytest.raises(ContreeError, match="fake database"):
         await USE_CASES[use_case](world, image, operation)
     world.log.full, world.log.available = False, True
     assert (world.log.events, world.log.leases) == (events, leases)
     assert await world.row(operation) == row
-    assert await world.files.by_sha256(PROJECT, "x") == files
+    assert await world.files.by_sha256(PROJECT, UPLOADED_SHA256) is None
     assert await world.images.by_tag(PROJECT, "new") is None
     assert await world.images.by_tag(PROJECT, "base") is not None
     await USE_CASES[use_case](world, image, operation)
