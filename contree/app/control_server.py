@@ -65,6 +65,7 @@ class ControlServer:
         self._spawn_turn = asyncio.Lock()  # numbers enter the log in rising order
         self._feeding: set[asyncio.Task[None]] = set()
         self._acting: set[asyncio.Task[None]] = set()
+        self._more = asyncio.Event()  # something was begun that `serve` does not wait for yet
 
     async def serve(self) -> None:
         """Do what comes, until cancelled. Raises what makes it impossible to go on.
@@ -76,9 +77,12 @@ class ControlServer:
         receiving = asyncio.create_task(self._receive())
         try:
             while True:
+                self._more.clear()
+                begun = asyncio.create_task(self._more.wait(), name="more to wait for")
                 tasks = {receiving, *self._feeding, *self._acting}
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                await asyncio.wait({*tasks, begun}, return_when=asyncio.FIRST_COMPLETED)
+                begun.cancel()
+                for task in filter(asyncio.Task.done, tasks):
                     self._feeding.discard(task)
                     self._acting.discard(task)
                     task.result()
@@ -103,6 +107,7 @@ class ControlServer:
                     self._acting.add(asyncio.create_task(self._spawn(received)))
                 case Action.SIGNAL:
                     self._acting.add(asyncio.create_task(self._signal(received)))
+            self._more.set()
 
     async def _spawn(self, received: ReceivedCommand) -> None:
         sealed = await self._start(received)

@@ -12,10 +12,17 @@ import pytest
 from contree.app.issue_tokens import IssueTokens
 from contree.app.request_import import ImportOrder
 from contree.app.request_run import RunOrder
+from contree.app.steer_instance import SubprocessOrder
 from contree.app.tag_images import TagImages
 from contree.domain.aggregate import Aggregate, Event
 from contree.domain.errors import ContreeError
-from contree.domain.operation import OperationStarted
+from contree.domain.image import ImageCommitted
+from contree.domain.operation import (
+    OperationStarted,
+    ProcessSignalled,
+    Status,
+    SubprocessSpawned,
+)
 from contree.domain.token import Permission
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.microvm import FakeProcess
@@ -43,9 +50,11 @@ class Watched(World):
 
     def __init__(self) -> None:
         self.began: list[str] = []
+        self.began_one: asyncio.Queue[str] = asyncio.Queue()
 
         async def program(process: FakeProcess) -> int:
             self.began.append(process.spec.argv[0])
+            self.began_one.put_nowait(process.spec.argv[0])
             await asyncio.Event().wait()
             return 0
 
@@ -114,3 +123,34 @@ async def test_no_command_runs_before_its_start_is_recorded() -> None:
         assert world.began == []
         assert world.microvm.started
     assert world.began == []
+
+
+async def spawned(world: Watched, operation: UUID) -> None:
+    await world.steering.spawn(a_caller(), operation, SubprocessOrder(command="other"))
+
+
+async def signalled(world: Watched, operation: UUID) -> None:
+    await world.steering.signal(a_caller(), operation, 1, 15)
+
+
+@pytest.mark.parametrize(
+    ("steer", "event"), [(spawned, SubprocessSpawned), (signalled, ProcessSignalled)]
+)
+async def test_a_run_whose_process_cannot_be_recorded_fails_and_leaves_nothing(
+    steer: Callable[[Watched, UUID], Awaitable[None]], event: type[Event]
+) -> None:
+    """The process may have begun by then: so nothing of the run may be seen."""
+    world = Watched()
+    async with world.working():
+        await world.imported()
+        order = RunOrder(image="tag:base", command="main")
+        operation, _ = await world.runs.request(a_caller(), order)
+        async with asyncio.timeout(WAIT_S):
+            await world.began_one.get()
+            world.refusing.refuse = event
+            with pytest.raises(ContreeError):
+                await steer(world, operation)
+            row = await world.end_of(operation)
+    assert row.status is Status.FAILED
+    assert "no room" in str(row.error)
+    assert not any(isinstance(e, event | ImageCommitted) for e in world.log.events)
