@@ -25,6 +25,7 @@ from bench._measure import progress
 from bench._memory_of import pss_mib
 from bench._service import Service
 from contree.adapters.microvm.accelerator import KVM, TCG
+from contree.adapters.postgres.pool import CONNECTIONS_MAX
 from contree.app.reads import OperationRow
 from contree.bootstrap import Core
 from infra.images.registry import running_registry
@@ -44,6 +45,9 @@ CONNECTIONS = """
 SELECT count(*) AS count FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
+
+CONNECTIONS_BOUND = 2 * (CONNECTIONS_MAX + 6)
+"""Of API and worker: a pool each, and what listens, claims and leads outside of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +74,13 @@ class Stock:
             for name, count in self.processes.items()
             if count > before.processes.get(name, 0)
         ]
-        for what in ("sockets", "descriptors", "scratch_files", "connections"):
+        # The pools of API and worker open connections as they are needed, up to a bound.
+        opened = max(0, self.connections - before.connections)
+        if self.connections > CONNECTIONS_BOUND:
+            found.append(f"connections: {self.connections}, at most {CONNECTIONS_BOUND}")
+        for what, slack in (("sockets", opened), ("descriptors", opened), ("scratch_files", 0)):
             now, then = getattr(self, what), getattr(before, what)
-            if now > then:
+            if now > then + slack:
                 found.append(f"{what}: {now}, there were {then}")
         if self.memory_mib > before.memory_mib * (1 + memory_share):
             found.append(f"memory: {self.memory_mib:.1f} MiB, it was {before.memory_mib:.1f}")

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -136,6 +137,30 @@ class PostgresGuestControl:
             self._inboxes.pop(operation_id, None)
             await self._close(operation_id)
 
+    async def _put(self, command: GuestCommand) -> Mapping[str, Any]:
+        """Ask for a place in the inbox. Whoever is cancelled meanwhile leaves nothing in it."""
+        putting = asyncio.create_task(
+            self._pool.fetchrow(
+                SEND,
+                command.operation_id,
+                command.action.value,
+                command.spid,
+                orjson.dumps(dict(command.facts)).decode(),
+                command.actor,
+                command.request_id,
+                command.payload,
+                COMMANDS_WAITING_MAX,
+            )
+        )
+        with translated():
+            try:
+                row: Mapping[str, Any] = await asyncio.shield(putting)
+            except asyncio.CancelledError:
+                if (number := (await putting)["number"]) is not None:
+                    await self._pool.fetchval(TAKE_BACK, number)
+                raise
+        return row
+
     async def _insert(
         self, command: GuestCommand, deadline: float
     ) -> tuple[int, asyncio.Future[ControlAnswer]] | Outcome:
@@ -145,18 +170,7 @@ class PostgresGuestControl:
         self._sending += 1
         try:
             while True:
-                with translated():
-                    row = await self._pool.fetchrow(
-                        SEND,
-                        command.operation_id,
-                        command.action.value,
-                        command.spid,
-                        orjson.dumps(dict(command.facts)).decode(),
-                        command.actor,
-                        command.request_id,
-                        command.payload,
-                        COMMANDS_WAITING_MAX,
-                    )
+                row = await self._put(command)
                 if row["number"] is not None:
                     answer = loop.create_future()
                     # It may have been answered before we knew its number.

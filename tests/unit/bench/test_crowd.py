@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from bench._crowd import Ended, Stock, late
+from bench._crowd import CONNECTIONS_BOUND, Ended, Stock, late
 from contree.app.reads import OperationRow
 from contree.domain.operation import Kind, Status
 
@@ -31,7 +31,8 @@ STOCK = Stock(
         (replace(STOCK, sockets=11), "sockets"),
         (replace(STOCK, descriptors=31), "descriptors"),
         (replace(STOCK, scratch_files=1), "scratch_files"),
-        (replace(STOCK, connections=9), "connections"),
+        (replace(STOCK, connections=CONNECTIONS_BOUND + 1), "connections"),
+        (replace(STOCK, connections=9, sockets=12), "sockets"),
         (replace(STOCK, memory_mib=110.1), "memory"),
     ],
 )
