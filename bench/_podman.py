@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 
 from infra.images.rootfs import small_image
 
 TIMEOUT_S = 120.0
+ULIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+"""Its own defaults are more than a sandbox may have."""
 
 
 class Podman:
@@ -27,14 +30,17 @@ class Podman:
 
     def load(self) -> None:
         """Import the small image and try it once. Raises OSError, CalledProcessError."""
-        layout = small_image().layout
-        self._image = self._say("pull", "--quiet", f"oci:{layout}").splitlines()[-1]
+        archive = self._root / "image.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(small_image().layout, arcname=".")
+        self._say("load", "--quiet", "--input", str(archive))
+        self._image = self._say("images", "--quiet", "--no-trunc").splitlines()[0]
         self.run_and_commit()
 
     def run_and_commit(self) -> None:
         """Run `true` in a container of its own, keep what it left as an image, remove it."""
         name = f"bench-{next(self._numbers)}"
-        self._say("run", "--network", "none", "--name", name, self._image, "true")
+        self._say("run", "--network", "none", *ULIMITS, "--name", name, self._image, "true")
         self._say("commit", "--quiet", name, f"localhost/{name}")
         self._say("rm", name)
 

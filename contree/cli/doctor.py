@@ -30,6 +30,15 @@ TOOLS = {
 }
 """Programs we run, and the Debian package that has each."""
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+STARTED_BY_ORIGIN = """
+SELECT convert_from(state, 'UTF8')::json ->> 'origin' AS origin, count(*) AS count
+FROM public.stored_events
+WHERE topic = 'contree.operation.started' AND recorded_at > now() - interval '24 hours'
+    AND convert_from(state, 'UTF8')::json ->> 'origin' IS NOT NULL
+GROUP BY origin ORDER BY origin DESC
+"""
+"""Cold are those whose restore failed, or that had no template: next to none, if all is well."""
+
 DISK_FREE_BYTES_MIN = 5 * 1024**3
 
 PROBE = GuestSpec(
@@ -142,8 +151,14 @@ async def _database(settings: Settings) -> Finding:
             chosen = settings if given else trial
             async with bootstrap.database(chosen) as urls, bootstrap.core(chosen, urls) as core:
                 row = await core.database.fetchrow("SELECT version() AS version")
+                started = await core.database.fetch(STARTED_BY_ORIGIN)
         version = "" if row is None else str(row["version"]).split(" on ")[0]
-        return Finding(subject="database", ok=True, detail=version)
+        origins = ", ".join(f"{row['count']} from {row['origin']}" for row in started)
+        return Finding(
+            subject="database",
+            ok=True,
+            detail=f"{version}; guests started in the last 24 hours: {origins or 'none'}",
+        )
     except ContreeError as error:
         return Finding(
             subject="database",

@@ -146,6 +146,7 @@ def test_the_first_start_says_how_to_reach_it(server: RunningServer) -> None:
 
 def test_doctor_boots_a_guest_beside_a_running_server(server: RunningServer) -> None:
     done = server.contreed("doctor")
+    assert "guests started in the last 24 hours: " in done.stdout
     assert "MISSING" not in done.stdout
     assert "guest: booted Linux" in done.stdout
     assert "this machine can run guests" in done.stdout
