@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     data_dir              everything on this host lives below it, but for sockets
     listen                HOST:PORT of the API
+    metrics_listen        HOST:PORT of GET /metrics of `serve` and `api`; unset: none
     database_url          PostgreSQL, as libpq has it; unset: an embedded server below data_dir
     database_owner_url    the role that may migrate and rebuild; unset: database_url
     libvirt_uri           unset: QEMU's embedded driver inside the worker
@@ -64,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     data_dir: Path = msgspec.field(default_factory=_default_data_dir)
     listen: str = "127.0.0.1:8080"
+    metrics_listen: str | None = None
     database_url: str | None = None
     database_owner_url: str | None = None
     libvirt_uri: str | None = None
@@ -105,10 +107,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`. Raises InvalidFieldError."""
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - TCP
-            raise InvalidFieldError("listen", f"'{self.listen}' is not HOST:PORT")
-        return host.strip("[]"), int(port)
+        return _address("listen", self.listen)
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of `metrics_listen`. Raises InvalidFieldError."""
+        wanted = self.metrics_listen
+        return None if wanted is None else _address("metrics_listen", wanted)
 
     def capacity(self, host: Host, held_bytes: Callable[[], int]) -> dict[Kind, Capacity]:
         """What a worker on `host` takes on; `held_bytes` gives the memory of its guests."""
@@ -177,6 +182,13 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         else:
             env[PREFIX + field.name.upper()] = str(value)
     return env
+
+
+def _address(setting: str, value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - TCP
+        raise InvalidFieldError(setting, f"'{value}' is not HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _decode(kind: type, value: Any) -> Any:

@@ -131,6 +131,16 @@ class ImageReads(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnderWay:
+    """So many `operations` of one kind have this status; `worker` None when nobody has them."""
+
+    kind: Kind
+    status: Status
+    worker: str | None
+    operations: int
+
+
 class OperationReads(Protocol):
     async def get(self, project_id: UUID, operation_id: UUID) -> OperationRow | None: ...
 
@@ -149,6 +159,10 @@ class OperationReads(Protocol):
 
     async def counts(self, project_id: UUID) -> Mapping[str, int]:
         """Number of operations by status word, all six present."""
+        ...
+
+    async def under_way(self) -> Sequence[UnderWay]:
+        """Count every project's operations that have not ended; nothing stands for none."""
         ...
 
 

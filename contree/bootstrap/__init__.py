@@ -5,7 +5,8 @@ core(settings, urls) what API, worker and command line share: pool, log, reads, 
 services(core)       the use cases behind the HTTP API
 worker(core)         libvirt, and the use cases that carry operations out
 
-`proof` and `history` put together what proves the log and what answers questions about it.
+`proof` and `history` put together what proves the log and what answers questions about it,
+`metrics` what a monitoring system asks.
 """
 
 from contree.bootstrap.api import issue_tokens, replay_chain, services
@@ -18,6 +19,7 @@ from contree.bootstrap.databases import (
     running_database,
 )
 from contree.bootstrap.deployment import Core, core
+from contree.bootstrap.metrics import measured
 from contree.bootstrap.work import duties, microvm, room, worker
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "database",
     "duties",
     "issue_tokens",
+    "measured",
     "microvm",
     "owned_data_dir",
     "rebuild_projections",

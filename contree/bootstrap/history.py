@@ -18,6 +18,7 @@ from contree.adapters.postgres.pool import PostgresDatabase
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.transcoder import OrjsonTranscoder, event_decoder
 from contree.app.ask_audit import AskAudit
+from contree.app.audit_index import AuditProgress
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
 from contree.app.recorded_log import RecordedLog
@@ -31,9 +32,16 @@ AUDIT_TABLES = IndexTables(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """recorded: the log, forwards; ask: the use cases; follow: the duty that keeps the index."""
+    """What answers for the history.
+
+    recorded  the log, forwards
+    progress  how far the audit index is
+    ask       the use cases
+    follow    the duty that keeps the index
+    """
 
     recorded: RecordedLog
+    progress: AuditProgress
     ask: AskAudit
     follow: FollowLog
 
@@ -49,15 +57,17 @@ def history(
     """Put together what answers for the history."""
     database, decode = PostgresDatabase(pool), OrjsonTranscoder().decode
     recorded = PostgresRecordedLog(pool, listener)
+    progress = PostgresAuditProgress(pool, listener)
     indexer = PostgresAuditIndexer(
         pool, fold=audit_index.fold_audit, decode=decode, fingerprint=AUDIT_TABLES.fingerprint
     )
     return History(
         recorded=recorded,
+        progress=progress,
         ask=AskAudit(
             log=log,
             recorded=recorded,
-            progress=PostgresAuditProgress(pool, listener),
+            progress=progress,
             reads=projections.SqlAuditReads(database, decode=decode),
             past=projections.SqlPastReads(database, decode_event=event_decoder()),
             clock=clock,

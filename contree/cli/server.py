@@ -8,12 +8,14 @@ import logging
 import resource
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from contree import bootstrap
 from contree.cli.worker_process import WorkerProcess
 from contree.config import Settings
-from contree.http.server import serve_api
+from contree.http.server import serve_api, serve_metrics
 
 FILES_MAX = 65_536
 """Files open at once, as far as the system allows: every follower of events is one."""
@@ -49,6 +51,11 @@ def add_commands(
     )
     for parser in (serve, api):
         parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:8080")
+        parser.add_argument(
+            "--metrics-listen",
+            metavar="HOST:PORT",
+            help="of GET /metrics; default: none",
+        )
     for parser in (serve, worker):
         parser.add_argument("--libvirt-uri", metavar="URI", help="default: QEMU embedded here")
         parser.add_argument("--accelerator", metavar="NAME", help="auto, kvm or tcg")
@@ -67,7 +74,7 @@ async def _serve(settings: Settings, _: argparse.Namespace) -> None:
         bootstrap.owned_data_dir(settings),
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database) as core,
-        serve_api(bootstrap.services(core), *settings.address) as url,
+        _served(core) as url,
         WorkerProcess(settings, database),
     ):
         log.info("listening on %s", url)
@@ -83,10 +90,23 @@ async def _api(settings: Settings, _: argparse.Namespace) -> None:
     async with (
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database) as core,
-        serve_api(bootstrap.services(core), *settings.address) as url,
+        _served(core) as url,
     ):
         log.info("listening on %s", url)
         await stop.wait()
+
+
+@asynccontextmanager
+async def _served(core: bootstrap.Core) -> AsyncIterator[str]:
+    """Answer API requests, and scrapes if `metrics_listen` is set; yield the API's URL."""
+    settings, meter = core.settings, None
+    async with AsyncExitStack() as stack:
+        if (address := settings.metrics_address) is not None:
+            meter = await stack.enter_async_context(bootstrap.measured(core))
+            metrics_url = await stack.enter_async_context(serve_metrics(meter, *address))
+            log.info("metrics are at %s", metrics_url)
+        services = bootstrap.services(core)
+        yield await stack.enter_async_context(serve_api(services, *settings.address, meter=meter))
 
 
 async def _worker(settings: Settings, _: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from contree.http.errors import Handler
+from contree.http.metrics import measure
 from contree.http.wiring import CALLER, REQUEST_ID, STARTED
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -47,7 +48,9 @@ async def log_access(request: web.Request, handler: Handler) -> web.StreamRespon
             status = HTTPStatus.INTERNAL_SERVER_ERROR
         raise
     finally:
-        _write_line(request, status, (time.monotonic() - began_s) * 1000)
+        duration_s = time.monotonic() - began_s
+        measure(request, status, duration_s)
+        _write_line(request, status, duration_s * 1000)
 
 
 async def mark_start(request: web.Request, response: web.StreamResponse) -> None:

@@ -29,6 +29,7 @@ from contree.http.access_log import log_access, mark_start
 from contree.http.authentication import authenticate
 from contree.http.errors import answer_errors
 from contree.http.feed import Feeds
+from contree.http.metrics import METER, RequestMeter
 from contree.http.run_value import OutputReader
 from contree.http.wiring import CLOSING, SERVICES
 
@@ -38,10 +39,12 @@ SUBPROCESS = f"{OPERATION}/subprocesses/{{spid}}"
 TAG = "/v1/images/{image_uuid:.+}/tag"
 
 
-def create_app(services: Services) -> web.Application:
+def create_app(services: Services, meter: RequestMeter | None = None) -> web.Application:
     """Return the application over `services`; whoever runs it also stops it."""
     app = web.Application(middlewares=[log_access, answer_errors, authenticate])
     app[SERVICES] = services
+    if meter is not None:
+        app[METER] = meter
     app[CLOSING] = asyncio.Event()
     app[operations.OUTPUTS] = OutputReader(services.content)
     app[events.FEEDS] = Feeds(

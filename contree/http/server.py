@@ -10,6 +10,7 @@ from aiohttp import web
 from contree.app.services import Services
 from contree.domain.errors import InvalidFieldError
 from contree.http.app import create_app
+from contree.http.metrics import Exposition, RequestMeter, create_metrics_app
 
 SHUTDOWN_S = 5.0
 """How long open answers (followers of events, downloads) may go on after a stop."""
@@ -22,25 +23,43 @@ LINE_BYTES_MAX = 256 * 1024
 
 
 @asynccontextmanager
-async def serve_api(services: Services, host: str, port: int) -> AsyncIterator[str]:
+async def serve_api(
+    services: Services, host: str, port: int, *, meter: RequestMeter | None = None
+) -> AsyncIterator[str]:
     """Serve until the context ends; yield the base URL (port 0 takes a free one).
 
     Raises InvalidFieldError when the address cannot be had.
     """
     runner = web.AppRunner(
-        create_app(services),
+        create_app(services, meter),
         keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=SHUTDOWN_S,
         max_line_size=LINE_BYTES_MAX,
         access_log=None,  # create_app logs each request itself, with its id
     )
+    async with _listening(runner, "listen", host, port) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serve_metrics(exposition: Exposition, host: str, port: int) -> AsyncIterator[str]:
+    """As `serve_api`, for GET /metrics."""
+    runner = web.AppRunner(create_metrics_app(exposition), access_log=None)
+    async with _listening(runner, "metrics_listen", host, port) as url:
+        yield f"{url}/metrics"
+
+
+@asynccontextmanager
+async def _listening(
+    runner: web.AppRunner, setting: str, host: str, port: int
+) -> AsyncIterator[str]:
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, reuse_address=True, backlog=BACKLOG)
         try:
             await site.start()
         except OSError as error:
-            raise InvalidFieldError("listen", f"cannot listen on {host}:{port}: {error}") from error
+            raise InvalidFieldError(setting, f"cannot listen on {host}:{port}: {error}") from error
         bound = runner.addresses[0]
         shown = f"[{host}]" if ":" in host else host
         yield f"http://{shown}:{bound[1]}"

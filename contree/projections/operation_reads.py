@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 
 from contree.app.projection import Database
-from contree.app.reads import OperationRow, Page
+from contree.app.reads import OperationRow, Page, UnderWay
 from contree.domain.operation import Kind, Status
 from contree.projections.query import Query
 from contree.projections.together import Together
@@ -22,6 +22,12 @@ SELECT = (
 PROJECT_OF = "SELECT project_id FROM operations WHERE operation_id = $1"
 COUNTS = (
     "SELECT status, count(*) AS operations FROM operations WHERE project_id = $1 GROUP BY status"
+)
+UNDER_WAY = (  # each half has an index of its own, which the whole would not be answered from
+    "SELECT kind, status, NULL AS worker, count(*) AS operations FROM operations "
+    "WHERE status = 'PENDING' GROUP BY kind, status "
+    "UNION ALL SELECT kind, status, worker, count(*) FROM operations "
+    "WHERE status IN ('ASSIGNED', 'EXECUTING') GROUP BY kind, status, worker"
 )
 
 
@@ -81,6 +87,13 @@ class SqlOperationReads:
         rows = await self._database.fetch(COUNTS, project_id)
         found = {row["status"]: row["operations"] for row in rows}
         return {status.value: found.get(status.value, 0) for status in Status}
+
+    async def under_way(self) -> Sequence[UnderWay]:
+        rows = await self._database.fetch(UNDER_WAY)
+        return [
+            UnderWay(**{**row, "kind": Kind(row["kind"]), "status": Status(row["status"])})
+            for row in rows
+        ]
 
 
 def _operation_row(row: Mapping[str, Any]) -> OperationRow:

@@ -276,6 +276,36 @@ async def test_an_operation_is_shown_in_every_state(reads: Reads) -> None:
     assert counts == {**dict.fromkeys([s.value for s in Status], 0), "SUCCESS": 1}
 
 
+async def test_what_has_not_ended_is_counted_by_state_and_worker(reads: Reads) -> None:
+    context = context_at(FakeClock(), IDS.new_id())
+    worker = f"worker-{IDS.new_id()}"
+    runs = [
+        Operation.request_instance(context, operation_id=IDS.new_id(), spec=a_spec(IDS.new_id()))
+        for _ in range(4)
+    ]
+
+    async def counted() -> dict[tuple[Kind, Status, str | None], int]:
+        await reads.log.append(*runs)
+        return {
+            (one.kind, one.status, one.worker): one.operations
+            for one in await reads.operations.under_way()
+            if one.worker in (None, worker)
+        }
+
+    pending = (Kind.INSTANCE, Status.PENDING, None)
+    before = (await counted())[pending]
+    for run in runs[:3]:
+        run.assign(context, worker=worker, lease_until=EPOCH)
+    runs[1].start(context)
+    runs[2].cancel(context)
+    runs[3].cancel(context)
+    counts = await counted()
+    assert counts.get(pending, 0) == before - 4
+    assert counts[Kind.INSTANCE, Status.ASSIGNED, worker] == 2  # one is to be cancelled
+    assert counts[Kind.INSTANCE, Status.EXECUTING, worker] == 1
+    assert sum(number for (_, _, by), number in counts.items() if by == worker) == 3
+
+
 async def test_a_token_is_found_by_its_secrets_digest_with_its_projects_name(
     reads: Reads,
 ) -> None:

@@ -5,13 +5,22 @@ Written apart from `contree.projections`, so that the contract suite compares tw
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from contree.app.reads import FileRow, ImageRow, OperationRow, Page, ProjectRow, TokenRow
+from contree.app.reads import (
+    FileRow,
+    ImageRow,
+    OperationRow,
+    Page,
+    ProjectRow,
+    TokenRow,
+    UnderWay,
+)
 from contree.domain import operation as op
 from contree.domain import project as pr
 from contree.domain.file import FileUploaded, FileUploadedAgain
@@ -217,6 +226,17 @@ class FakeOperationReads:
             if row.project_id == project_id:
                 counts[row.status.value] += 1
         return counts
+
+    async def under_way(self) -> Sequence[UnderWay]:
+        counts = Counter(
+            (row.kind, row.status, row.worker)
+            for row in self._operations().values()
+            if row.finished_at is None
+        )
+        return [
+            UnderWay(kind=kind, status=status, worker=worker, operations=number)
+            for (kind, status, worker), number in counts.items()
+        ]
 
     def _operations(self) -> dict[UUID, OperationRow]:
         rows: dict[UUID, OperationRow] = {}
