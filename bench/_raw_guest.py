@@ -38,6 +38,7 @@ from contree.adapters.microvm.messages import (
 from contree.adapters.microvm.migration import load_state
 from contree.adapters.microvm.scratch_disk import copy_sparsely
 from contree.adapters.microvm.template import Template
+from contree.app.layer_store import FilePart
 
 PATIENCE_S = 120.0
 READ_BYTES = 1024**2
@@ -49,13 +50,13 @@ Frame = TypeVar("Frame", bound=GuestFrame)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawSetup:
-    """What every raw guest is made of. `layers` are squashfs files, bottom to top.
+    """What every raw guest is made of. `layers` are squashfs images, bottom to top.
 
     template   what a guest is restored from, the service's own; None boots from cold
     """
 
     assets: GuestAssets
-    layers: Sequence[Path]
+    layers: Sequence[Sequence[FilePart]]
     blank_scratch: Path
     memory_mib: int
     accelerator: str

@@ -23,7 +23,7 @@ from contree import bootstrap
 from contree.adapters.microvm.accelerator import KVM, TCG
 from contree.adapters.microvm.assets import find_assets
 from contree.adapters.microvm.template import TemplateStore
-from contree.app.layer_store import Layer
+from contree.app.layer_store import FilePart, Layer
 from contree.bootstrap import Core
 from contree.config import Settings
 from infra.images.registry import running_registry
@@ -91,7 +91,7 @@ class Service:
     def raw_setup(self, image: str) -> RawSetup:
         """Return what a bare QEMU needs to boot what a run on `image` boots."""
 
-        async def layers(core: Core) -> tuple[Path, ...]:
+        async def layers(core: Core) -> tuple[tuple[FilePart, ...], ...]:
             project_id = await self.project_id(core)
             row = await core.images.get(project_id, UUID(image))
             assert row is not None

@@ -102,7 +102,7 @@ async def _size_kib(running: Service, core: Core, image: str) -> float:
     row = await core.images.get(await running.project_id(core), UUID(image))
     assert row is not None
     plan = await core.layers.mount_plan(row.layers)
-    return sum(path.stat().st_size for path in plan.squashfs) / KIB
+    return sum(part.size_bytes for squashfs in plan.squashfs for part in squashfs) / KIB
 
 
 def _disk_bytes(directory: Path) -> int:

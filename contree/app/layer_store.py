@@ -24,10 +24,25 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MountPlan:
-    """What a guest mounts: squashfs files, bottom to top. Derived state, apart from history."""
+class FilePart:
+    """A piece of a file, from `offset_bytes` on; behind the file's end there are zeros.
 
-    squashfs: tuple[Path, ...]
+    Offset and size are whole pages of 4,096 bytes.
+    """
+
+    path: Path
+    offset_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountPlan:
+    """What a guest mounts: squashfs images, bottom to top, each the sum of its parts.
+
+    Derived state, apart from history.
+    """
+
+    squashfs: tuple[tuple[FilePart, ...], ...]
 
 
 class LayerStore(Protocol):

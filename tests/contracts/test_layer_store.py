@@ -141,7 +141,7 @@ async def test_a_stack_that_lacks_a_layer_cannot_be_mounted(store: LayerStore, b
     assert not await store.has("latest")
 
 
-async def test_a_plan_has_one_file_for_each_layer(store: LayerStore, base: str) -> None:
+async def test_a_plan_has_one_image_for_each_layer(store: LayerStore, base: str) -> None:
     upper = await delta(store, [base], root(mode=0o750), file("new", b"1"))
     assert upper is not None
     plan = await store.mount_plan([base, upper])

@@ -16,7 +16,14 @@ from pathlib import Path
 
 from contree.app.content_store import READ_CHUNK_BYTES
 from contree.app.layer_comparison import EntryDifference, LayerComparison, LayerEntry
-from contree.app.layer_store import EntryType, FileContent, FileEntry, Layer, MountPlan
+from contree.app.layer_store import (
+    EntryType,
+    FileContent,
+    FileEntry,
+    FilePart,
+    Layer,
+    MountPlan,
+)
 from contree.domain.errors import LayerRefused, NotFoundError, WrongFileTypeError
 from tests.fakes.layer_trees import (
     ROOT,
@@ -73,7 +80,11 @@ class FakeLayers:
 
     async def mount_plan(self, diff_ids: Sequence[str]) -> MountPlan:
         self._tree(diff_ids)
-        return MountPlan(squashfs=tuple(Path("/fake") / diff_id for diff_id in diff_ids))
+        parts = [
+            FilePart(path=Path("/fake") / diff_id, offset_bytes=0, size_bytes=4096)
+            for diff_id in diff_ids
+        ]
+        return MountPlan(squashfs=tuple((part,) for part in parts))
 
     def put_files(self, files: Mapping[str, bytes]) -> str:
         """Store a layer of plain files by absolute path, and return its diff_id."""

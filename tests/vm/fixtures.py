@@ -16,8 +16,9 @@ import pytest
 from contree.adapters.microvm.assets import GuestAssets, prepare_assets
 from contree.adapters.microvm.channel import Deadlines
 from contree.adapters.microvm.runner import LibvirtMicroVM
-from contree.app.layer_store import MountPlan
+from contree.app.layer_store import FilePart, MountPlan
 from contree.app.microvm import GuestSpec
+from tests.support.squashfs import whole
 from tests.vm.conversation import Conversation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,11 +37,15 @@ def run_id() -> UUID:
 
 
 def guest_spec(
-    *layers: Path, hostname: str = "box", max_layer_bytes: int = LAYER_BYTES_MAX
+    *layers: Path | tuple[FilePart, ...],
+    hostname: str = "box",
+    max_layer_bytes: int = LAYER_BYTES_MAX,
 ) -> GuestSpec:
     return GuestSpec(
         run_id=run_id(),
-        mounts=MountPlan(squashfs=layers),
+        mounts=MountPlan(
+            squashfs=tuple(whole(one) if isinstance(one, Path) else one for one in layers)
+        ),
         hostname=hostname,
         max_layer_bytes=max_layer_bytes,
     )

@@ -36,7 +36,12 @@ SPARSE_MAP_BYTES_MAX = 4 * 1024**2
 """Text of one GNU 1.0 sparse map: SPARSE_SEGMENTS_MAX pairs of 20 digits fit."""
 
 LAYER_LOGICAL_BYTES_MAX = 256 * 1024**3
-"""Sum of file sizes with their holes; sqfstar walks holes at about 12 GB/s (measured)."""
+"""Sum of file sizes with their holes: what is noted of their blocks is 8 MiB then."""
+
+SPARSE_EXPANSION_MAX = 8
+SPARSE_EXPANSION_FREE_BYTES = 64 * 1024**2
+"""Disk that copies of sparse files may take, beside so many times their layers' tars: a byte of
+data takes a page, and a tar can have one in every 25 bytes."""
 
 ID_MAX = 2**32 - 2
 """Largest uid and gid; 2**32 - 1 means "none" to the kernel."""

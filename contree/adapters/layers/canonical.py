@@ -36,7 +36,6 @@ from contree.adapters.layers.guest_stream import guest_entries
 from contree.adapters.layers.imported import index_layer
 from contree.adapters.layers.index_schema import Row
 from contree.adapters.layers.index_writer import IndexWriter
-from contree.adapters.layers.live_squashfs import LiveSquashfs
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import start_writeback
 from contree.adapters.layers.tar_names import OPAQUE_NAME, WHITEOUT_PREFIX
@@ -57,8 +56,6 @@ class CanonicalLayer:
     digest_hex: str
     size_bytes: int
     entry_count: int
-    rewritten: bool = False
-    """Something of what passed by was left out again at the end."""
 
 
 @dataclass(slots=True)
@@ -78,16 +75,14 @@ class _Findings:
 
 
 def canonical_layer(
-    source: ByteSource, below: Stack, *, tar: Path, index: Path, live: LiveSquashfs
+    source: ByteSource, below: Stack, *, tar: Path, index: Path
 ) -> CanonicalLayer | None:
     """Read a guest's stream to its end; write the layer to `tar` and its index to `index`.
-
-    `live` is told of each entry as it passes by; it is whole unless the layer was `rewritten`.
 
     Returns None when it changes nothing; the files are then worthless. Raises LayerRefused.
     """
     with tar.open("wb", buffering=_WRITE_BUFFER_BYTES) as stream:
-        writer = _Writer(stream, IndexWriter(index), Below(below), live, tar)
+        writer = _Writer(stream, IndexWriter(index), Below(below))
         try:
             layer = writer.copy(TarReader(source, Rules.GUEST))
         finally:
@@ -107,7 +102,6 @@ class _HashedFile:
         self._stream = stream
         self._digest = hashlib.sha256()
         self.position = 0
-        self.flush = stream.flush
 
     def write(self, data: bytes | memoryview) -> None:
         self._stream.write(data)
@@ -121,15 +115,11 @@ class _HashedFile:
 
 
 class _Writer:
-    """One pass over the stream: canonical tar, index, squashfs and findings at once."""
+    """One pass over the stream: canonical tar, index and findings at once."""
 
-    def __init__(
-        self, stream: BinaryIO, index: IndexWriter, below: Below, live: LiveSquashfs, tar: Path
-    ) -> None:
+    def __init__(self, stream: BinaryIO, index: IndexWriter, below: Below) -> None:
         self._out = _HashedFile(stream)
         self._below = below
-        self._live = live
-        self._tar = tar
         self.index = index
         self.findings = _Findings()
         self._first_names: dict[int, bytes] = {}
@@ -157,7 +147,6 @@ class _Writer:
     def _root(self, entry: TarEntry) -> None:
         below = self._below.root
         entry = inherited_root(entry, below)
-        self._live.root(entry)
         alike = same_but_for_time(entry, below.row)
         if not alike:
             self.findings.changed = True
@@ -174,7 +163,6 @@ class _Writer:
         self.findings.changed = True
         marker = TarEntry(path=join_path(parent, WHITEOUT_PREFIX + name), kind=Kind.REGULAR)
         self._out.write(header(marker))
-        self._live.add(entry)
         self.index.put(entry, data_offset=0, sha256=b"")
 
     def _directory(self, entry: TarEntry) -> None:
@@ -186,7 +174,6 @@ class _Writer:
         self.findings.changed |= hides or not alike
         if alike and not hides and below is not None and same_time(entry, below.row):
             self.findings.idle.add(entry.path)
-        self._live.add(replace(entry, opaque=hides))
         self._put(replace(entry, opaque=False))
         if hides:
             self._opaque(entry.path)
@@ -215,7 +202,6 @@ class _Writer:
             mtime_s=described.mtime_s,
             xattrs=(),
         )
-        self._live.add(entry)
         self._put(entry)
 
     def _file(self, entry: TarEntry, reader: TarReader) -> None:
@@ -225,8 +211,6 @@ class _Writer:
             and same_but_for_time(entry, below.row)
             and same_time(entry, below.row)
         )
-        if entry.segments is None:
-            self._live.add(entry)
         digest = self._put(entry, reader)
         if below is not None and alike and _same_content(digest, below.row):
             self.findings.unchanged.add(entry.path)
@@ -244,24 +228,15 @@ class _Writer:
         digest = b""
         if reader is not None and entry.kind is Kind.REGULAR:
             digest = self._content(entry, reader)
-            if entry.segments is not None:
-                self._out.flush()
-                self._live.add_sparse(entry, self._tar, data_offset)
         self.index.put(entry, data_offset=data_offset, sha256=digest)
         return digest
 
     def _content(self, entry: TarEntry, reader: TarReader) -> bytes:
-        plain = entry.segments is None
         hashed = ContentHash(entry)
         for chunk in reader.chunks():
             self._out.write(chunk)
-            if plain:
-                self._live.write(chunk)
             hashed.update(chunk)
-        zeros = padding(entry.stored_bytes)
-        self._out.write(zeros)
-        if plain:
-            self._live.write(zeros)
+        self._out.write(padding(entry.stored_bytes))
         return hashed.digest()
 
 
@@ -306,5 +281,4 @@ def _without(dropped: set[bytes], tar: Path, index: Path) -> CanonicalLayer:
         digest_hex=out.hexdigest(),
         size_bytes=out.position,
         entry_count=index_layer(tar, index),
-        rewritten=True,
     )

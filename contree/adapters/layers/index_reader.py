@@ -21,6 +21,7 @@ from contree.adapters.layers.index_schema import COLUMNS, ROOT_PARENT, Row
 _GET: Final = f"SELECT {COLUMNS} FROM entry WHERE parent = ? AND name = ?"  # noqa: S608
 _CHILDREN: Final = f"SELECT {COLUMNS} FROM entry WHERE parent = ? ORDER BY name"  # noqa: S608
 _ALL: Final = f"SELECT {COLUMNS} FROM entry ORDER BY parent, name"  # noqa: S608
+_UPWARDS: Final = f"SELECT {COLUMNS} FROM entry WHERE parent <> ? ORDER BY parent DESC, name"  # noqa: S608
 _LINKS: Final = f"SELECT {COLUMNS} FROM entry WHERE ino = ? AND link_count > 1 LIMIT ?"  # noqa: S608
 _IMPLIED: Final = "SELECT parent, name FROM entry WHERE implied = 1 ORDER BY parent, name"
 _WHITEOUTS: Final = "SELECT parent, name FROM entry WHERE kind = 0 ORDER BY parent, name"
@@ -62,6 +63,12 @@ class LayerIndex:
     def rows(self) -> Iterator[Row]:
         """Yield every row, a directory before what is in it."""
         return map(Row._make, self._db.execute(_ALL))
+
+    def rows_upwards(self) -> Iterator[Row]:
+        """Yield every row but the root's: what is in a directory together, by name, and before the
+        directory's own row.
+        """
+        return map(Row._make, self._db.execute(_UPWARDS, (ROOT_PARENT,)))
 
     def names_of(self, ino: int, *, limit: int) -> Sequence[Row]:
         """Return the names of a file that has several, at most `limit`."""

@@ -20,9 +20,11 @@ from contree.adapters.layers.merged_layers import MergedLayers
 from contree.adapters.layers.mount_variant import mount_variant
 from contree.adapters.layers.spans import Span
 from contree.adapters.layers.squashfs import build_squashfs
+from contree.adapters.layers.squashfs_head import image_parts
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory
 from contree.adapters.layers.unused import mark_used
+from contree.app.layer_store import FilePart
 
 MOUNTS_WANTED: Final = 32
 """A longer plan is used as it is, and has what would shorten it made in the background."""
@@ -38,10 +40,11 @@ _REMEMBERED_MAX: Final = 16_384
 class Mount:
     """A squashfs: of the layer `digest` on the spans `below`, or of merged layers (digest None).
 
-    That of a layer is there or to be made.
+    That of a layer is there or to be made. `start` is the number of its lowest layer.
     """
 
     path: Path
+    start: int
     digest: str | None
     below: tuple[Span, ...] = ()
 
@@ -86,6 +89,16 @@ class MountPlans:
             for number in range(start, len(parts))
         ]
 
+    def image(self, mount: Mount, layers: Sequence[str]) -> tuple[FilePart, ...]:
+        """Return the parts of the squashfs of a mount, which must be there.
+
+        `layers` are those of the plan that the mount is from.
+        """
+        return image_parts(
+            mount.path,
+            lambda number: self._root / layers[mount.start + number] / self._tar_name,
+        )
+
     def make(self, mount: Mount, layers: Sequence[str]) -> None:
         """Make the squashfs of a layer unless it is there. Raises StorageFullError, LayerRefused.
 
@@ -112,11 +125,11 @@ class MountPlans:
     ) -> Mount:
         part = parts[number]
         if not part.is_layer:
-            return Mount(path=self._merged.squashfs_path(part), digest=None)
+            return Mount(path=self._merged.squashfs_path(part), start=part.start, digest=None)
         digest = layers[part.start]
         path = self._root / digest / file_name
         mark_used(path)  # if it is not there, it is made
-        return Mount(path=path, digest=digest, below=tuple(parts[:number]))
+        return Mount(path=path, start=part.start, digest=digest, below=tuple(parts[:number]))
 
     def _decisions(self, layers: Sequence[str], parts: Sequence[Span]) -> list[_Decision]:
         keys = [part.chain if part.is_layer else part.key for part in parts]

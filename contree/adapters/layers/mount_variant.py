@@ -18,7 +18,7 @@ from contree.adapters.layers.index_reader import LayerIndex
 from contree.adapters.layers.index_schema import implied_directory, pack_xattrs
 from contree.adapters.layers.stack import Node, Stack
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Part of the name: raise it when `squashfs` makes something else of the same layer."""
 
 _KEY_DIGITS: Final = 16

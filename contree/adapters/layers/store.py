@@ -2,7 +2,7 @@
 
     <root>/<hex>/layer.tar             the uncompressed tar; its SHA-256 is <hex>, the diff_id
     <root>/<hex>/index-v1.sqlite       its entries (index_schema)
-    <root>/<hex>/mount-v1-*.squashfs   what guests mount, made when first needed (mount_variant)
+    <root>/<hex>/mount-v2-*.squashfs   what guests mount, made when first needed (mount_variant)
     <root>/.merged/                    adjacent layers as one, derived (merged_layers)
     <root>/.staging/                   what is being made (staging)
 
@@ -33,7 +33,6 @@ from contree.adapters.layers.feed import Feed, consume
 from contree.adapters.layers.imported import index_layer
 from contree.adapters.layers.index_reader import IndexCache, LayerIndex
 from contree.adapters.layers.index_schema import INDEX_VERSION
-from contree.adapters.layers.live_squashfs import LiveSquashfs
 from contree.adapters.layers.merged_layers import MergedLayers
 from contree.adapters.layers.mount_plans import Mount, MountPlans
 from contree.adapters.layers.mount_variant import mount_variant
@@ -41,7 +40,7 @@ from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
 from contree.app.content_store import READ_CHUNK_BYTES, ContentStore
-from contree.app.layer_store import Layer, MountPlan
+from contree.app.layer_store import FilePart, Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError
 
 T = TypeVar("T")
@@ -141,7 +140,12 @@ class LayerDirectory:
         for outcome in await asyncio.gather(*made, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
-        return MountPlan(squashfs=tuple(mount.path for mount in planned))
+        return MountPlan(squashfs=await self._run(partial(self._images, layers, planned)))
+
+    def _images(
+        self, layers: list[str], planned: Sequence[Mount]
+    ) -> tuple[tuple[FilePart, ...], ...]:
+        return tuple(self._plans.image(mount, layers) for mount in planned)
 
     async def _made(self, layers: list[str], mount: Mount) -> None:
         async with self._making(mount.digest or mount.path.parent.name):
@@ -194,22 +198,15 @@ class LayerDirectory:
         publish(tar.parent, self._root / digest)
 
     def _take_delta(self, below: list[str], feed: Feed) -> Layer | None:
-        with (
-            staging_directory(self._root) as staged,
-            self.stack(below) as stack,
-            LiveSquashfs(staged / "live.squashfs") as live,
-        ):
+        with staging_directory(self._root) as staged, self.stack(below) as stack:
             made = staged / "new"
             made.mkdir()
-            layer = canonical_layer(
-                feed, stack, tar=made / TAR_NAME, index=made / INDEX_NAME, live=live
-            )
+            layer = canonical_layer(feed, stack, tar=made / TAR_NAME, index=made / INDEX_NAME)
             if layer is None:
                 return None
             synced = self._syncs.submit(sync_file, made / TAR_NAME)
             try:
-                if layer.rewritten or not self._made_live(made, stack, live):
-                    self._mountable_at_once(made, stack)
+                self._mountable_at_once(made, stack)
             finally:
                 synced.result()
             publish(made, self._root / layer.digest_hex)
@@ -218,17 +215,6 @@ class LayerDirectory:
                 size_bytes=layer.size_bytes,
                 entry_count=layer.entry_count,
             )
-
-    def _made_live(self, made: Path, below: Stack, live: LiveSquashfs) -> bool:
-        """Have the squashfs that was made meanwhile, if it is what the layer needs."""
-        with closing(LayerIndex(made / INDEX_NAME)) as index:
-            variant = mount_variant(index, below)
-        if variant.idle or variant.borrowed.keys() - {b""}:
-            return False
-        live.finish()
-        sync_file(live.target)
-        live.target.rename(made / variant.file_name)
-        return True
 
     def _mountable_at_once(self, made: Path, below: Stack) -> None:
         """Build the squashfs of a new delta, while nobody waits for a guest to start on it."""

@@ -1,6 +1,6 @@
 """Tar headers, in one form only: equal entries give equal bytes.
 
-The form (used for canonical layers, archives, and what sqfstar is fed): POSIX ustar header, owner
+The form (used for canonical layers and archives): POSIX ustar header, owner
 names empty, whole-second mtime, device numbers only for devices, never the ustar prefix field; a
 pax header comes before it only for what ustar cannot say, its records in the order of their
 keywords (`hdrcharset` first, since it rules what follows). No access or change times, ever.
@@ -38,13 +38,12 @@ def padding(size: int) -> bytes:
     return bytes(-size % BLOCK_BYTES)
 
 
-def header(entry: TarEntry, *, name: bytes | None = None, charset: bool = True) -> bytes:
+def header(entry: TarEntry, *, name: bytes | None = None) -> bytes:
     """Return all header bytes of `entry`; for a sparse file also its map.
 
     `name` replaces the path as it is written (`./` for the root, otherwise the path itself);
     directories get their slash here. What must follow: `entry.stored_bytes` of content and
-    `padding(entry.stored_bytes)`. `charset` off leaves out `hdrcharset`, which sqfstar reports as
-    unknown.
+    `padding(entry.stored_bytes)`.
     """
     wire = (entry.path or b".") if name is None else name
     if entry.kind is Kind.DIRECTORY:
@@ -76,7 +75,7 @@ def header(entry: TarEntry, *, name: bytes | None = None, charset: bool = True) 
         (b"%07o\0%07o\0" % entry.device) if entry.kind in _DEVICES else b"0000000\x000000000\0",
         bytes(167),
     )
-    return _pax_header(pax, charset=charset) + _summed(b"".join(fields)) + sparse_map
+    return _pax_header(pax) + _summed(b"".join(fields)) + sparse_map
 
 
 def _name_field(pax: dict[bytes, bytes], keyword: bytes, value: bytes) -> bytes:
@@ -98,11 +97,11 @@ def _summed(block: bytes) -> bytes:
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
-def _pax_header(pax: dict[bytes, bytes], *, charset: bool) -> bytes:
+def _pax_header(pax: dict[bytes, bytes]) -> bytes:
     if not pax:
         return b""
     records = [_record(key, pax[key]) for key in sorted(pax)]
-    if charset and not all(_is_utf8(pax.get(key, b"")) for key in (b"path", b"linkpath")):
+    if not all(_is_utf8(pax.get(key, b"")) for key in (b"path", b"linkpath")):
         records.insert(0, _record(b"hdrcharset", b"BINARY"))
     body = b"".join(records)
     fields = (

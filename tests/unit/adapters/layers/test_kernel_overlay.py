@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import stat
 import subprocess
 import tempfile
@@ -26,6 +25,8 @@ from contree.adapters.layers.store import LayerDirectory
 from contree.app.layer_store import EntryType, FileEntry, MountPlan
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, root
+from tests.support.squashfs import files as files_of
+from tests.support.squashfs import joined
 from tests.unit.adapters.layers.strategies import guest_streams, oci_layers
 
 KINDS = {
@@ -53,8 +54,8 @@ def mounted(plan: MountPlan, work: Path) -> Iterator[Path]:
             point = work / f"l{number}"
             point.mkdir()
             # A copy: the same layer twice must be two filesystems, as two partitions are.
-            shutil.copy(image, work / f"s{number}")
-            mount("-t", "squashfs", "-o", "loop,ro", str(work / f"s{number}"), str(point))
+            file = joined(image, work / f"s{number}")
+            mount("-t", "squashfs", "-o", "loop,ro", str(file), str(point))
             made.append(point)
             lower.insert(0, str(point))
         for name in ("skeleton", "scratch", "merged"):
@@ -199,7 +200,7 @@ async def compared_with_merged(layered: list[list[tars.Member]]) -> None:
             await store.add_delta(stream, below=layers, bytes_max=1 << 30)
             store.wait_for_merges()
             short = await store.mount_plan(layers)
-            assert any(".merged" in path.parts for path in short.squashfs)
+            assert any(".merged" in path.parts for path in files_of(short))
             with mounted(short, work / "other") as merged:
                 assert seen(merged) == wanted
             assert await told(files, layers) == wanted

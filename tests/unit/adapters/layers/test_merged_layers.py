@@ -18,6 +18,7 @@ from contree.adapters.layers.store import LayerDirectory
 from contree.app.layer_store import MountPlan
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, root, whiteout
+from tests.support.squashfs import files as files_of
 
 NO_LIMIT = 1 << 30
 
@@ -55,7 +56,7 @@ async def chain(store: LayerDirectory, work: Path, depth: int) -> list[str]:
 
 
 def merged(plan: MountPlan) -> list[Path]:
-    return [path for path in plan.squashfs if ".merged" in path.parts]
+    return [path for path in files_of(plan) if ".merged" in path.parts]
 
 
 def listed(image: Path) -> list[str]:
@@ -88,7 +89,7 @@ async def test_deltas_are_merged_once_they_are_built_upon(
     store.wait_for_merges()
     plan = await store.mount_plan(full)
     assert len(plan.squashfs) == 2
-    assert merged(plan) == [plan.squashfs[1]]
+    assert merged(plan) == [files_of(plan)[1]]
     assert len(list((tmp_path / "layers" / ".merged").iterdir())) == 1
 
 
@@ -108,7 +109,7 @@ async def test_lost_merged_files_are_done_without_and_made_again(
     layers = await chain(store, tmp_path, 2 * FAN_IN)
     before = await store.mount_plan(layers)
     shown = await names(store, layers)
-    contents = [path.read_bytes() for path in before.squashfs]
+    contents = [path.read_bytes() for path in files_of(before)]
     first, second = merged(before)
     first.unlink()  # a part of it
     shutil.rmtree(second.parent)
@@ -117,7 +118,7 @@ async def test_lost_merged_files_are_done_without_and_made_again(
     await grown(store, layers, file("again"))
     store.wait_for_merges()
     assert await store.mount_plan(layers) == before
-    assert [path.read_bytes() for path in before.squashfs] == contents
+    assert [path.read_bytes() for path in files_of(before)] == contents
 
 
 async def test_whatever_is_merged_every_earlier_image_shows_its_own(
@@ -180,7 +181,7 @@ asyncio.run(main())
         ("merge_indexes", "before"),
         ("pulse", "0"),  # while the index is merged
         ("merge_indexes", "after"),
-        ("pulse", "3"),  # while sqfstar is fed
+        ("pulse", "3"),  # while the squashfs is made
         ("build_squashfs", "after"),
         ("complete", "after"),
         ("write_covers", "after"),
@@ -193,7 +194,7 @@ async def test_a_merge_killed_at_any_point_harms_nothing(
     layers = await chain(store, tmp_path, FAN_IN)
     shown = await names(store, layers)
     before = await store.mount_plan(layers)
-    contents = [path.read_bytes() for path in before.squashfs]
+    contents = [path.read_bytes() for path in files_of(before)]
     (mount,) = merged(before)
     shutil.rmtree(mount.parent)
     assert killed_while_merging(tmp_path / "layers", step, moment, layers) == -signal.SIGKILL
@@ -203,7 +204,7 @@ async def test_a_merge_killed_at_any_point_harms_nothing(
     await grown(store, layers, file("after"))
     store.wait_for_merges()
     assert await store.mount_plan(layers) == before
-    assert [path.read_bytes() for path in before.squashfs] == contents
+    assert [path.read_bytes() for path in files_of(before)] == contents
 
 
 async def test_closing_gives_up_merges_and_another_store_makes_them(

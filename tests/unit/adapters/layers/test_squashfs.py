@@ -13,9 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contree.adapters.layers.entry import Kind, TarEntry
-from contree.adapters.layers.sqfstar_sparse import BLOCK_BYTES, send_widened, widened
-from contree.adapters.layers.squashfs_root import owner_mark
+from contree.adapters.layers.squashfs_format import BLOCK_BYTES
 from contree.adapters.layers.store import LayerDirectory
 from contree.domain.errors import LayerRefused
 from tests.support import layer_tars as tars
@@ -29,6 +27,7 @@ from tests.support.layer_tars import (
     symlink,
     whiteout,
 )
+from tests.support.squashfs import joined
 
 CAPABILITY = "\x01\0\0\x02\0\x04" + 14 * "\0"
 """cap_net_bind_service, as in linux/capability.h struct vfs_cap_data version 2."""
@@ -49,8 +48,9 @@ async def imported(store: LayerDirectory, tmp_path: Path, *members: tars.Member)
 
 
 async def mounted(store: LayerDirectory, *layers: str) -> Path:
-    """The topmost layer's squashfs."""
-    return (await store.mount_plan(layers)).squashfs[-1]
+    """The topmost layer's squashfs in one file, beside its mountable file."""
+    image = (await store.mount_plan(layers)).squashfs[-1]
+    return joined(image, image[0].path.with_suffix(".joined"))
 
 
 def unpacked(image: Path, tmp_path: Path) -> Path:
@@ -183,7 +183,7 @@ async def test_an_opaque_root_cuts_off_what_is_below(store: LayerDirectory, tmp_
     layer = await imported(store, tmp_path, root(), file(".wh..wh..opq"), file("new"))
     plan = await store.mount_plan([base, layer])
     assert len(plan.squashfs) == 1
-    assert set(listing(plan.squashfs[0])) == {b"", b"/new"}
+    assert set(listing(await mounted(store, base, layer))) == {b"", b"/new"}
 
 
 async def test_times_out_of_range_are_clamped_in_the_guests_view(
@@ -195,9 +195,7 @@ async def test_times_out_of_range_are_clamped_in_the_guests_view(
     assert (out / "far").stat().st_mtime == 2**32 - 1
 
 
-async def test_duplicates_are_resolved_before_sqfstar_sees_them(
-    store: LayerDirectory, tmp_path: Path
-) -> None:
+async def test_duplicates_are_resolved(store: LayerDirectory, tmp_path: Path) -> None:
     layer = await imported(
         store,
         tmp_path,
@@ -220,16 +218,6 @@ async def test_an_empty_layer_can_be_mounted(store: LayerDirectory, tmp_path: Pa
     assert set(listing(await mounted(store, layer))) == {b""}
 
 
-async def test_a_root_inode_across_two_blocks_is_patched(
-    store: LayerDirectory, tmp_path: Path
-) -> None:
-    """Inodes are 8 KiB to a block: over many sizes of a layer, the root's falls on a boundary."""
-    for count in range(500, 520):
-        files = [symlink(f"{n:04}", "t" * (count % 7 + 1)) for n in range(count)]
-        layer = await imported(store, tmp_path, root(mode=0o711, uid=9, gid=8, mtime=5), *files)
-        assert listing(await mounted(store, layer))[b""].startswith(b"drwx--x--x 9/8 ")
-
-
 async def test_what_could_steer_overlayfs_is_refused_or_left_out(
     store: LayerDirectory, tmp_path: Path
 ) -> None:
@@ -241,11 +229,6 @@ async def test_what_could_steer_overlayfs_is_refused_or_left_out(
     image = await mounted(store, layer)
     if os.geteuid() == 0:
         assert os.listxattr(unpacked(image, tmp_path) / "d") == []
-
-
-def test_the_owner_mark_is_a_whiteout() -> None:
-    mark = owner_mark(TarEntry(path=b"", kind=Kind.DIRECTORY, uid=5, gid=6))
-    assert (mark.kind, mark.uid, mark.gid) == (Kind.WHITEOUT, 5, 6)
 
 
 SIZES = st.integers(1, 6 * BLOCK_BYTES)
@@ -266,34 +249,9 @@ def flat(segments: list[tuple[int, bytes]], size: int) -> bytes:
     return bytes(content)
 
 
-@settings(deadline=None)
-@given(case=sparse_files())
-def test_widening_keeps_the_content(case: tuple[list[tuple[int, bytes]], int]) -> None:
-    segments, size = case
-    stored = b"".join(data for _, data in segments)
-    plain = tuple((offset, len(data)) for offset, data in segments)
-    extents = widened(plain, size)
-    if extents is None:
-        extents = ((0, size),)
-    sent = bytearray()
-    send_widened(
-        plain,
-        extents,
-        data=lambda at, length: sent.extend(stored[at : at + length]),
-        write=sent.extend,
-    )
-    content = bytearray(size)
-    at = 0
-    for offset, length in extents:
-        assert offset % BLOCK_BYTES == 0
-        content[offset : offset + length] = sent[at : at + length]
-        at += length
-    assert (at, bytes(content)) == (len(sent), flat(segments, size))
-
-
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases=st.lists(sparse_files(), min_size=12, max_size=12), number=st.uuids())
-async def test_sqfstar_reads_the_sparse_files_it_is_sent(
+async def test_sparse_files_keep_their_content(
     cases: list[tuple[list[tuple[int, bytes]], int]], number: object, tmp_path: Path
 ) -> None:
     work = tmp_path / str(number)

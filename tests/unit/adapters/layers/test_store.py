@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -196,8 +197,12 @@ async def test_a_full_disk_is_said_and_nothing_is_kept(small_disk: Path, tmp_pat
         assert kept(small_disk) == []
         # The tar fits, but not its squashfs beside it.
         layer = await imported(store, tmp_path, root(), file("half", os.urandom(1_700_000)))
+        with (small_disk / ".filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while filler.write(bytes(512)):
+                pass
         with pytest.raises(StorageFullError):
             await store.mount_plan([layer])
+        (small_disk / ".filler").unlink()
         assert len(kept(small_disk)) == 1
         assert len(list((small_disk / kept(small_disk)[0]).iterdir())) == 2
     finally:

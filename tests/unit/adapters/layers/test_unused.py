@@ -19,6 +19,7 @@ from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.unused import KEPT_S, mark_used, remove_unused
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import file, root
+from tests.support.squashfs import files as files_of
 
 DEPTH = FAN_IN * FAN_IN
 
@@ -59,7 +60,7 @@ def collect(store: LayerDirectory) -> None:
 
 async def used(store: LayerDirectory, layers: list[str]) -> set[Path]:
     """What the plan of an image is made of."""
-    plan = (await store.mount_plan(layers)).squashfs
+    plan = files_of(await store.mount_plan(layers))
     return {path.parent if ".merged" in path.parts else path for path in plan}
 
 
@@ -180,9 +181,10 @@ async def test_killed_while_removing_it_is_as_if_removed(
 ) -> None:
     layers = await grown(store, [], 2)
     plan = await store.mount_plan(layers)
-    command = [sys.executable, "-c", KILLED, str(plan.squashfs[0]), str(tmp_path / "layers")]
+    lowest = files_of(plan)[0]
+    command = [sys.executable, "-c", KILLED, str(lowest), str(tmp_path / "layers")]
     assert status_of(command) == -signal.SIGKILL
-    assert not plan.squashfs[0].exists()
+    assert not lowest.exists()
     assert store.sweep() == 1
     assert await store.mount_plan(layers) == plan
-    assert plan.squashfs[0].exists()
+    assert lowest.exists()
