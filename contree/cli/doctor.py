@@ -24,7 +24,6 @@ from contree.domain.errors import ContreeError
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "skopeo": "skopeo",
-    "sqfstar": "squashfs-tools",
     "rg": "ripgrep",
     "mkfs.ext4": "e2fsprogs",
 }

@@ -229,7 +229,7 @@ class RunningServer:
         deadline = time.monotonic() + GONE_TIMEOUT_S
         while (left := self.processes()) and time.monotonic() < deadline:
             for process in left:
-                if process.command.startswith(("/usr/bin/qemu-system", "skopeo", "sqfstar")):
+                if process.command.startswith(("/usr/bin/qemu-system", "skopeo")):
                     try:
                         os.kill(process.pid, signal.SIGKILL)
                     except ProcessLookupError:

@@ -18,10 +18,9 @@ copying it up, and nothing else, do not.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from contree.adapters.layers import bounds
 from contree.adapters.layers.content import ContentHash
@@ -33,11 +32,11 @@ from contree.adapters.layers.delta_view import (
 )
 from contree.adapters.layers.entry import Kind, TarEntry, join_path, shown, split_path
 from contree.adapters.layers.guest_stream import guest_entries
+from contree.adapters.layers.hashed_file import HashedFile
 from contree.adapters.layers.imported import index_layer
 from contree.adapters.layers.index_schema import Row
 from contree.adapters.layers.index_writer import IndexWriter
 from contree.adapters.layers.stack import Stack
-from contree.adapters.layers.staging import start_writeback
 from contree.adapters.layers.tar_names import OPAQUE_NAME, WHITEOUT_PREFIX
 from contree.adapters.layers.tar_reader import ByteSource, Rules, TarReader
 from contree.adapters.layers.tar_writer import END_OF_ARCHIVE, header, padding
@@ -45,8 +44,6 @@ from contree.domain.errors import LayerRefused
 
 _WRITE_BUFFER_BYTES: Final = 128 * 1024
 """For headers and small files; larger pieces are written as they come."""
-
-_WRITEBACK_BYTES: Final = 16 * 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +78,8 @@ def canonical_layer(
 
     Returns None when it changes nothing; the files are then worthless. Raises LayerRefused.
     """
-    with tar.open("wb", buffering=_WRITE_BUFFER_BYTES) as stream:
-        writer = _Writer(stream, IndexWriter(index), Below(below))
+    with tar.open("wb", buffering=_WRITE_BUFFER_BYTES) as stream, HashedFile(stream) as out:
+        writer = _Writer(out, IndexWriter(index), Below(below))
         try:
             layer = writer.copy(TarReader(source, Rules.GUEST))
         finally:
@@ -95,30 +92,11 @@ def canonical_layer(
     return _without(dropped, tar, index) if dropped else layer
 
 
-class _HashedFile:
-    """Writes and hashes, and has the disk begin early with what must be on it in the end."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._digest = hashlib.sha256()
-        self.position = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._stream.write(data)
-        self._digest.update(data)
-        before, self.position = self.position, self.position + len(data)
-        if before // _WRITEBACK_BYTES != self.position // _WRITEBACK_BYTES:
-            start_writeback(self._stream.fileno())
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
-
-
 class _Writer:
     """One pass over the stream: canonical tar, index and findings at once."""
 
-    def __init__(self, stream: BinaryIO, index: IndexWriter, below: Below) -> None:
-        self._out = _HashedFile(stream)
+    def __init__(self, out: HashedFile, index: IndexWriter, below: Below) -> None:
+        self._out = out
         self._below = below
         self.index = index
         self.findings = _Findings()
@@ -265,8 +243,11 @@ def _without(dropped: set[bytes], tar: Path, index: Path) -> CanonicalLayer:
     whole = tar.with_name("whole.tar")
     tar.rename(whole)
     index.unlink()
-    with whole.open("rb") as source, tar.open("wb", buffering=_WRITE_BUFFER_BYTES) as stream:
-        out = _HashedFile(stream)
+    with (
+        whole.open("rb") as source,
+        tar.open("wb", buffering=_WRITE_BUFFER_BYTES) as stream,
+        HashedFile(stream) as out,
+    ):
         reader = TarReader(source, Rules.IMPORT)
         for entry in reader:
             if entry.path in dropped:

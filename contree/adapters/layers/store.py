@@ -16,7 +16,6 @@ layers.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from contree.adapters.layers.bounds import COPY_CHUNK_BYTES, IMPORTED_LAYER_BYTE
 from contree.adapters.layers.canonical import canonical_layer
 from contree.adapters.layers.decompress import uncompressed
 from contree.adapters.layers.feed import Feed, consume
+from contree.adapters.layers.hashed_file import HashedFile
 from contree.adapters.layers.imported import index_layer
 from contree.adapters.layers.index_reader import IndexCache, LayerIndex
 from contree.adapters.layers.index_schema import INDEX_VERSION
@@ -182,12 +182,11 @@ class LayerDirectory:
         with staging_directory(self._root) as staged:
             tar = staged / "new" / TAR_NAME
             tar.parent.mkdir()
-            hashed = hashlib.sha256()
-            with tar.open("wb", buffering=0) as stream:
+            with tar.open("wb") as stream, HashedFile(stream) as out:
                 for piece in uncompressed(blob, media_type):
-                    hashed.update(piece)
-                    stream.write(piece)
-            self._complete(tar, hashed.hexdigest(), digest)
+                    out.write(piece)
+                found = out.hexdigest()
+            self._complete(tar, found, digest)
 
     def _complete(self, tar: Path, found: str, digest: str) -> None:
         """Verify, index and publish a tar that lies in a staging directory of its own."""
@@ -239,12 +238,11 @@ class LayerDirectory:
         with staging_directory(self._root) as staged:
             tar = staged / "new" / TAR_NAME
             tar.parent.mkdir()
-            hashed = hashlib.sha256()
-            with tar.open("wb", buffering=0) as stream:
+            with tar.open("wb") as stream, HashedFile(stream) as out:
                 while piece := feed.read(COPY_CHUNK_BYTES):
-                    hashed.update(piece)
-                    stream.write(piece)
-            self._complete(tar, hashed.hexdigest(), digest)
+                    out.write(piece)
+                found = out.hexdigest()
+            self._complete(tar, found, digest)
 
     # -- small parts --------------------------------------------------------------------------
 

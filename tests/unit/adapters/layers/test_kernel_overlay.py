@@ -14,13 +14,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from contree.adapters.layers import squashfs
 from contree.adapters.layers.delta_view import squashfs_mtime
 from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.squashfs_format import BLOCK_BYTES
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.layer_store import EntryType, FileEntry, MountPlan
 from tests.support import layer_tars as tars
@@ -253,6 +256,22 @@ def test_a_directory_implied_in_an_opaque_one_borrows_nothing_from_what_that_hid
 
 
 @pytest.mark.usefixtures("may_mount")
+def test_the_kernel_finds_every_name_of_a_large_directory_and_every_block_of_files() -> None:
+    sizes = [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES]
+    base = [
+        root(),
+        directory("d"),
+        *(file(f"d/{n:04}-{'n' * 120}", b"%d" % n, uid=n % 300) for n in range(1200)),
+        *(file(f"f{size}", os.urandom(size)) for size in sizes),
+        tars.sparse("in-place", [(BLOCK_BYTES, b"y" * BLOCK_BYTES)], 4 * BLOCK_BYTES),
+        tars.sparse("copied", [(9, b"a"), (3 * BLOCK_BYTES - 1, b"bc")], 5 * BLOCK_BYTES + 1),
+        tars.sparse("nothing", [], BLOCK_BYTES + 1),
+    ]
+    upper = [root(), directory("d"), file("d/0700-over"), file("large", os.urandom(2_000_000))]
+    asyncio.run(compared([base], upper))
+
+
+@pytest.mark.usefixtures("may_mount")
 @settings(
     max_examples=30,
     deadline=None,
@@ -278,12 +297,18 @@ def test_the_kernel_shows_random_stacks_as_we_tell_them(
 @given(
     base=st.none() | oci_layers(),
     layered=st.lists(oci_layers(), min_size=4, max_size=5, unique_by=repr),
+    in_place=st.integers(0, 5),
 )
 def test_the_kernel_shows_merged_layers_as_it_shows_the_layers(
-    base: list[tars.Member] | None, layered: list[list[tars.Member]]
+    base: list[tars.Member] | None, layered: list[list[tars.Member]], in_place: int
 ) -> None:
     note(f"base={base!a}")
     note(f"layered={layered!a}")
+    note(f"in_place={in_place}")
     # A large one is not merged with the rest: then the merged layers lie on something.
     large = [] if base is None else [[*base, file("large", bytes(200_000))]]
-    asyncio.run(compared_with_merged([*large, *layered]))
+    with (
+        patch.object(squashfs, "IN_PLACE_MIN_BYTES", 1),
+        patch.object(squashfs, "IN_PLACE_MAX", in_place),
+    ):
+        asyncio.run(compared_with_merged([*large, *layered]))

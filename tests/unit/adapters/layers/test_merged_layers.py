@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,13 @@ import pytest
 from contree.adapters.layers.image_files import LayerImageFiles
 from contree.adapters.layers.mount_plans import MOUNTS_MAX, MOUNTS_WANTED
 from contree.adapters.layers.spans import FAN_IN
+from contree.adapters.layers.squashfs import IN_PLACE_MIN_BYTES
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.layer_store import MountPlan
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, root, whiteout
 from tests.support.squashfs import files as files_of
+from tests.support.squashfs import joined
 
 NO_LIMIT = 1 << 30
 
@@ -62,6 +65,11 @@ def merged(plan: MountPlan) -> list[Path]:
 def listed(image: Path) -> list[str]:
     command = ["unsquashfs", "-l", "-d", "", str(image)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def content_in(image: Path, name: str) -> bytes:
+    command = ["unsquashfs", "-cat", str(image), name]
+    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def killed_while_merging(root: Path, step: str, moment: str, layers: list[str]) -> int:
@@ -119,6 +127,24 @@ async def test_lost_merged_files_are_done_without_and_made_again(
     store.wait_for_merges()
     assert await store.mount_plan(layers) == before
     assert [path.read_bytes() for path in files_of(before)] == contents
+
+
+async def test_large_tars_are_not_copied_when_they_are_merged(
+    store: LayerDirectory, tmp_path: Path
+) -> None:
+    layers: list[str] = []
+    contents = [os.urandom(IN_PLACE_MIN_BYTES) for _ in range(FAN_IN)]
+    for number, content in enumerate(contents):
+        layers = await grown(store, layers, file(f"f{number}", content))
+    await grown(store, layers, file("next"))
+    store.wait_for_merges()
+    (image,) = (await store.mount_plan(layers)).squashfs
+    head, *tars_in_place, rest = image
+    assert [part.path.name for part in tars_in_place] == FAN_IN * ["layer.tar"]
+    assert head.size_bytes + rest.size_bytes <= 16 * 1024
+    whole = joined(image, tmp_path / "image")
+    for number, content in enumerate(contents):
+        assert content_in(whole, f"f{number}") == content
 
 
 async def test_whatever_is_merged_every_earlier_image_shows_its_own(
