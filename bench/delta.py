@@ -1,8 +1,8 @@
 """A command wrote 200 MB: how long after its exit is the image usable, beside pulling the tar?
 
-Ours ends with the commit that makes the image; layer, index and mountable squashfs are on disk then.
-The reference is a bare QEMU that restores the same template and streams the same tar to a file on
-the host, which it leaves in the page cache. Both clocks start when the command has exited.
+Ours ends with the commit that makes the image; layer, index and mountable squashfs are on disk by
+then. The reference is a bare QEMU that restores the same template and streams the same tar to a
+file, which it leaves in the page cache. Both clocks start when the command has exited.
 """
 
 from __future__ import annotations
