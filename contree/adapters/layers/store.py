@@ -16,8 +16,10 @@ layers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -44,6 +46,8 @@ from contree.app.layer_store import FilePart, Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError
 
 T = TypeVar("T")
+
+_LOG: Final = logging.getLogger(__name__)
 
 TAR_NAME: Final = "layer.tar"
 INDEX_NAME: Final = f"index-v{INDEX_VERSION}.sqlite"
@@ -200,15 +204,23 @@ class LayerDirectory:
         with staging_directory(self._root) as staged, self.stack(below) as stack:
             made = staged / "new"
             made.mkdir()
+            began = time.monotonic()
             layer = canonical_layer(feed, stack, tar=made / TAR_NAME, index=made / INDEX_NAME)
             if layer is None:
                 return None
+            received = time.monotonic()
             synced = self._syncs.submit(sync_file, made / TAR_NAME)
             try:
                 self._mountable_at_once(made, stack)
             finally:
                 synced.result()
             publish(made, self._root / layer.digest_hex)
+            _LOG.debug(
+                "delta of %d bytes: received in %.4f s, mountable and on disk %.4f s later",
+                layer.size_bytes,
+                received - began,
+                time.monotonic() - received,
+            )
             return Layer(
                 diff_id=_PREFIX + layer.digest_hex,
                 size_bytes=layer.size_bytes,

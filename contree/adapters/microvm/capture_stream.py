@@ -58,8 +58,9 @@ class CaptureStream:
                 if reading in done:
                     data, reading = reading.result(), None
                     yield await self._account(data)
-                    # QEMU sends 32 KiB at a time; woken for each, we would take the guest's CPU.
-                    await asyncio.wait({answer}, timeout=GATHER_S)
+                    if len(data) < READ_BYTES:
+                        # QEMU sends 32 KiB at a time; woken for each, we would take its CPU.
+                        await asyncio.wait({answer}, timeout=GATHER_S)
         except OSError as error:
             raise await self._channel.lose(PORT_CLOSED) from error
         finally:
