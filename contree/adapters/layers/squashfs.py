@@ -18,6 +18,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from heapq import nlargest
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -85,7 +86,7 @@ def _in_place(sizes: Sequence[int]) -> list[Tar]:
     if len(sizes) == 1:
         return [Tar(layer=0, size_bytes=sizes[0])]
     large = [n for n, size_bytes in enumerate(sizes) if size_bytes >= IN_PLACE_MIN_BYTES]
-    largest = sorted(large, key=lambda n: sizes[n])[-IN_PLACE_MAX:]
+    largest = nlargest(IN_PLACE_MAX, large, key=lambda n: sizes[n])
     return [Tar(layer=n, size_bytes=sizes[n]) for n in sorted(largest)]
 
 

@@ -59,10 +59,10 @@ def image_parts(path: Path, tar_path: Callable[[int], Path]) -> tuple[FilePart, 
         noted = stream.read(HEAD_BYTES)
         size_bytes = stream.seek(0, 2)
     if len(noted) < HEAD_BYTES:
-        raise ValueError(f"{path} is cut off")
+        raise ValueError(f"{path} is cut off: remove it, it is made again")
     mark, count = _COUNT.unpack_from(noted, SUPERBLOCK_BYTES)
     if mark != _MARK or count > TARS_MAX:
-        raise ValueError(f"{path} is not a mountable file of this version")
+        raise ValueError(f"{path} is not of this version: remove it, it is made again")
     if not count:
         return (FilePart(path=path, offset_bytes=0, size_bytes=size_bytes),)
     found = [FilePart(path=path, offset_bytes=0, size_bytes=HEAD_BYTES)]
