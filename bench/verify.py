@@ -2,12 +2,17 @@
 
 The log is made in the database, through the table's own triggers; its tree and a few checkpoints by
 the duty that makes them. The reference fetches the same rows by COPY and hashes them once each.
+
+The rows below are the commands as they are typed: the most memory that each has at a time, beside
+the same on the log's last tenth.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -127,6 +132,44 @@ async def _compare(
         targets=(Target(of="ours", at_least=200_000),),
     )
     report.add("grow the tree and sign", "rows/s", built)
+    data_dir = proof.settings.data_dir
+    await asyncio.to_thread(_memory, report, data_dir, tenth=until - rows // 10)
+
+
+def _memory(report: Report, data_dir: Path, *, tenth: int) -> None:
+    """Run the commands on all of the log, and on what is beyond position `tenth`."""
+    all_, part = data_dir / "all.jsonl", data_dir / "part.jsonl"
+    stored = ("--data-dir", str(data_dir))
+    commands = {
+        "verify": (("verify", *stored), ("verify", *stored, "--after", str(tenth))),
+        "export": (
+            ("export", *stored, str(all_)),
+            ("export", *stored, "--after", str(tenth), str(part)),
+        ),
+        "check": (("check", str(all_)), ("check", str(part))),
+    }
+    for name, sides in commands.items():
+        progress(f"memory of {name}")
+        ours, reference = (_peak_mib("audit", *arguments) for arguments in sides)
+        report.add(
+            f"memory of `audit {name}`",
+            "MiB",
+            [ours],
+            [reference],
+            reference_name="on the log's last tenth",
+            targets=(Target(of="ratio", at_most=1.1),),
+        )
+
+
+def _peak_mib(*arguments: str) -> float:
+    """The most memory that `contreed` with these arguments had resident."""
+    command = [sys.executable, "-m", "contree", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":
