@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +18,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from contree import bootstrap
 from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
+from contree.adapters.layers.removal import LayerRemovals
 from contree.adapters.postgres.chain import verify_chain
 from contree.adapters.postgres.rebuild import compare, rebuild
 from contree.adapters.system.project_cipher import AesCiphers
@@ -135,9 +138,9 @@ class Deployment:
             context=Context(actor="worker:w", project_id=UUID(int=0), request_id="r", at=at),
         )
 
-    def removal(self, **options: Any) -> RemoveContent:
+    def removal(self, *, parts: Core | None = None, **options: Any) -> RemoveContent:
         return RemoveContent(
-            self.core,
+            parts or self.core,
             actor="worker:w",
             **{"fresh": NOTHING_FRESH, "settled": NOTHING_FRESH, **options},
         )
@@ -356,6 +359,46 @@ async def test_layers_that_only_the_erased_project_has_are_destroyed(
         assert status == 200
         assert "shared" in str(listing)
     await assert_log_is_whole(deployment.dsn)
+
+
+class Meeting(LayerRemovals):
+    """Has `other` begin its pass just after this one set a layer aside, and come to the door."""
+
+    def __init__(self, data_dir: Path, other: Callable[[], Awaitable[Outcome]]) -> None:
+        super().__init__(data_dir / "layers", data_dir / "search")
+        self._other = other
+        self._asked = asyncio.Event()
+        self.meanwhile: asyncio.Task[Outcome] | None = None
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        if self.meanwhile is not None:
+            self._asked.set()
+        async with super().alone():
+            yield
+
+    async def set_aside(self, diff_id: str, *, added_before: datetime) -> bool:
+        is_aside = await super().set_aside(diff_id, added_before=added_before)
+        if self.meanwhile is None:
+            self.meanwhile = asyncio.create_task(self._other())  # type: ignore[arg-type]
+            await self._asked.wait()
+        return is_aside
+
+
+async def test_two_passes_at_once_do_not_undo_each_other(deployment: Deployment) -> None:
+    """The command's and the duty's: what one has set aside the other does not put back."""
+    alpha = project_id_of("alpha")
+    async with api_of(deployment, "alpha") as api:
+        await api.run(await deployment.image("alpha"), "/private")
+    await deployment.keep.erase("alpha", reason="Art. 17")
+    removals = Meeting(deployment.data_dir, lambda: removal.clear(alpha))
+    removal = deployment.removal(parts=replace(deployment.core, layer_removal=removals))
+    outcome = await removal.clear(alpha)
+    assert removals.meanwhile is not None
+    assert (await removals.meanwhile).is_complete
+    assert (outcome.is_complete, outcome.layers.layer_count) == (True, 1)
+    assert deployment.layers() == set()
+    assert await removals.aside() == []
 
 
 async def test_a_legal_hold_keeps_everything(deployment: Deployment) -> None:
