@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
 
 from bench._measure import Report, Target, progress
+from bench._memory_of import KIB_A_MIB
 from contree import projections
 from contree.adapters.postgres.embedded import EmbeddedPostgres
 from contree.adapters.postgres.listener import PostgresListener
@@ -36,6 +37,19 @@ ROWS = 1_000_000
 PART_ROWS = 100_000
 ROUNDS = 5
 REFERENCE = "read the same rows (COPY), SHA-256 of each once"
+
+# Not of wait4(2): that counts what the parent had when it forked.
+TELL_PEAK = """
+import atexit, pathlib, sys
+from contree.__main__ import main
+
+def tell():
+    _, _, rest = pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")
+    print(rest.split()[0], file=sys.stderr)
+
+atexit.register(tell)
+sys.exit(main())
+"""
 
 APPEND = """
     INSERT INTO public.stored_events (originator_id, originator_version, topic, state)
@@ -133,13 +147,13 @@ async def _compare(
     )
     report.add("grow the tree and sign", "rows/s", built)
     data_dir = proof.settings.data_dir
-    await asyncio.to_thread(_memory, report, data_dir, tenth=until - rows // 10)
+    stored = ("--data-dir", str(data_dir), "--dsn", dsn)
+    await asyncio.to_thread(_memory, report, data_dir, stored, tenth=until - rows // 10)
 
 
-def _memory(report: Report, data_dir: Path, *, tenth: int) -> None:
+def _memory(report: Report, directory: Path, stored: Sequence[str], *, tenth: int) -> None:
     """Run the commands on all of the log, and on what is beyond position `tenth`."""
-    all_, part = data_dir / "all.jsonl", data_dir / "part.jsonl"
-    stored = ("--data-dir", str(data_dir))
+    all_, part = directory / "all.jsonl", directory / "part.jsonl"
     commands = {
         "verify": (("verify", *stored), ("verify", *stored, "--after", str(tenth))),
         "export": (
@@ -163,13 +177,12 @@ def _memory(report: Report, data_dir: Path, *, tenth: int) -> None:
 
 def _peak_mib(*arguments: str) -> float:
     """The most memory that `contreed` with these arguments had resident."""
-    command = [sys.executable, "-m", "contree", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return usage.ru_maxrss / 1024
+    done = subprocess.run(
+        [sys.executable, "-c", TELL_PEAK, *arguments], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"contreed {' '.join(arguments)} failed: {done.stderr}")
+    return int(done.stderr.splitlines()[-1]) / KIB_A_MIB
 
 
 if __name__ == "__main__":
