@@ -20,7 +20,6 @@ from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.transcoder import OrjsonTranscoder
-from contree.app.audit_index import AuditIndexer
 from contree.app.recorded_log import RecordedLog
 from contree.bootstrap import DatabaseUrls
 from contree.domain.errors import UnavailableError
@@ -38,7 +37,7 @@ DOUBLED = "INSERT INTO audit.images SELECT * FROM audit.images"
 
 
 @pytest.fixture
-def indexer(postgres_pool: asyncpg.Pool) -> AuditIndexer:
+def indexer(postgres_pool: asyncpg.Pool) -> PostgresAuditIndexer:
     return PostgresAuditIndexer(
         postgres_pool, fold=fold_audit, decode=DECODE, fingerprint=AUDIT_TABLES.fingerprint
     )
@@ -57,7 +56,7 @@ async def play(pool: asyncpg.Pool, history: History, *, steps: int) -> None:
         await log.append(*touched)
 
 
-async def follow(recorded: RecordedLog, indexer: AuditIndexer, *, leave: int = 0) -> int:
+async def follow(recorded: RecordedLog, indexer: PostgresAuditIndexer, *, leave: int = 0) -> int:
     """Bring the index to the end of the log but for `leave` events; return where it is."""
     mark = await indexer.begin()
     events = await recorded.read(after=mark.position, limit=100_000)
@@ -72,7 +71,7 @@ async def test_an_index_that_followed_is_equal_and_what_was_compared_is_counted(
     postgres_dsn: str,
     postgres_pool: asyncpg.Pool,
     recorded: RecordedLog,
-    indexer: AuditIndexer,
+    indexer: PostgresAuditIndexer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Folded in batches of other sizes than the index was: ends meet their requests or do not."""
@@ -126,7 +125,7 @@ async def test_the_first_difference_is_named(
     postgres_dsn: str,
     postgres_pool: asyncpg.Pool,
     recorded: RecordedLog,
-    indexer: AuditIndexer,
+    indexer: PostgresAuditIndexer,
     tampering: str,
     said: str,
 ) -> None:
@@ -138,7 +137,10 @@ async def test_the_first_difference_is_named(
 
 
 async def test_events_that_the_index_has_not_reached_are_no_difference(
-    postgres_dsn: str, postgres_pool: asyncpg.Pool, recorded: RecordedLog, indexer: AuditIndexer
+    postgres_dsn: str,
+    postgres_pool: asyncpg.Pool,
+    recorded: RecordedLog,
+    indexer: PostgresAuditIndexer,
 ) -> None:
     await play(postgres_pool, History(63), steps=STEPS)
     position = await follow(recorded, indexer, leave=11)
@@ -152,7 +154,10 @@ async def test_events_that_the_index_has_not_reached_are_no_difference(
 
 
 async def test_it_is_compared_while_it_follows(
-    postgres_dsn: str, postgres_pool: asyncpg.Pool, recorded: RecordedLog, indexer: AuditIndexer
+    postgres_dsn: str,
+    postgres_pool: asyncpg.Pool,
+    recorded: RecordedLog,
+    indexer: PostgresAuditIndexer,
 ) -> None:
     history, done = History(64), asyncio.Event()
 
@@ -180,7 +185,10 @@ async def test_the_index_of_another_release_is_said_not_compared(postgres_dsn: s
 
 
 async def test_an_index_that_is_emptied_meanwhile_is_compared_when_it_is_there_again(
-    postgres_dsn: str, postgres_pool: asyncpg.Pool, recorded: RecordedLog, indexer: AuditIndexer
+    postgres_dsn: str,
+    postgres_pool: asyncpg.Pool,
+    recorded: RecordedLog,
+    indexer: PostgresAuditIndexer,
 ) -> None:
     await play(postgres_pool, History(65), steps=30)
     await follow(recorded, indexer)

@@ -15,7 +15,7 @@ import asyncpg
 
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.listener import PostgresListener
-from contree.app.audit_index import Mark
+from contree.app.audit_index import FoldedBatch, Mark
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.errors import ConflictError, UnavailableError
 
@@ -97,31 +97,36 @@ class PostgresAuditIndexer:
             raise UnavailableError("the audit index belongs to another release of contreed")
         return _mark(row)
 
-    async def add(self, mark: Mark, events: Sequence[RecordedEvent]) -> Mark:
+    async def fold(self, mark: Mark, events: Sequence[RecordedEvent]) -> FoldedBatch:
         if len(events) < THREAD_EVENTS_MIN:
-            moved, columns = self._columns(mark, events)
-        else:
-            moved, columns = await asyncio.to_thread(self._columns, mark, events)
+            return self._folded(mark, events)
+        return await asyncio.to_thread(self._folded, mark, events)
+
+    async def write(self, batch: FoldedBatch) -> None:
+        before, after = batch.before, batch.after
         with translated():
             row = await self._database.fetchrow(
                 self._add,
-                *(self._fingerprint, mark.position),
-                *(moved.position, moved.log_time, moved.latest_at),
-                *columns,
+                *(self._fingerprint, before.position),
+                *(after.position, after.log_time, after.latest_at),
+                *batch.columns,
             )
         if row is None:
-            raise ConflictError(f"the audit index is not at position {mark.position} any more")
-        return moved
+            raise ConflictError(f"the audit index is not at position {before.position} any more")
 
-    def _columns(
-        self, mark: Mark, events: Sequence[RecordedEvent]
-    ) -> tuple[Mark, list[Sequence[Any]]]:
+    async def add(self, mark: Mark, events: Sequence[RecordedEvent]) -> Mark:
+        """Fold and write."""
+        batch = await self.fold(mark, events)
+        await self.write(batch)
+        return batch.after
+
+    def _folded(self, mark: Mark, events: Sequence[RecordedEvent]) -> FoldedBatch:
         """Fold, and turn rows into ADD's arguments: an array for each column."""
-        moved, rows = self._fold(mark, ((event, self._decode(event.state)) for event in events))
+        after, rows = self._fold(mark, ((event, self._decode(event.state)) for event in events))
         columns: list[Sequence[Any]] = []
         for name, width in WIDTHS.items():
             columns += list(zip(*getattr(rows, name), strict=True)) or [()] * width
-        return moved, columns
+        return FoldedBatch(before=mark, after=after, columns=columns)
 
 
 class PostgresAuditProgress:
