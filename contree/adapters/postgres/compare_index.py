@@ -7,8 +7,7 @@ grow with the log.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import asyncpg
@@ -16,9 +15,7 @@ import asyncpg
 from contree.adapters.postgres.audit_index import WIDTHS, Decode, Fold, PostgresAuditIndexer
 from contree.adapters.postgres.audit_schema import IndexTables, make_index
 from contree.adapters.postgres.compare import Difference, compare_table
-from contree.adapters.postgres.failures import translated
-from contree.adapters.postgres.pool import connect_as_owner
-from contree.adapters.postgres.rebuild import be_the_only_one, drop_other_indexes
+from contree.adapters.postgres.rebuild import connected_aside, drop_other_indexes
 from contree.adapters.postgres.recorded_log import HEAD, READ, recorded_event
 from contree.app.audit_index import Mark
 from contree.domain.errors import UnavailableError
@@ -59,12 +56,15 @@ async def compare_index(
     database is away, when a rebuild or another comparison is at work, or when the index is another
     release's or is made anew meanwhile.
     """
-    async with _aside(dsn, tables) as connection:
+    aside = replace(tables, schema=ASIDE)
+    async with connected_aside(dsn, ASIDE) as connection:
+        await make_index(connection, aside)
+        await drop_other_indexes(connection, ASIDE)
         live, rebuilt = (
             PostgresAuditIndexer(
                 connection, fold=fold, decode=decode, fingerprint=of.fingerprint, schema=of.schema
             )
-            for of in (tables, replace(tables, schema=ASIDE))
+            for of in (tables, aside)
         )
         follow = _Follow(connection, rebuilt, progress)
         await follow.up_to((await live.begin()).position)
@@ -130,21 +130,3 @@ def _of_marks(live: Mark, rebuilt: Mark) -> list[Difference]:
     if not columns:
         return []
     return [Difference(table="audit.follower", key={}, columns=columns, live={}, rebuilt={})]
-
-
-@asynccontextmanager
-async def _aside(dsn: str, tables: IndexTables) -> AsyncIterator[asyncpg.Connection]:
-    """An owner's connection beside an empty index aside, which is gone at the end."""
-    connection = await connect_as_owner(dsn)
-    try:
-        with translated():
-            await be_the_only_one(connection)
-            await make_index(connection, replace(tables, schema=ASIDE))
-            try:
-                await drop_other_indexes(connection, ASIDE)
-                yield connection
-            finally:
-                if not connection.is_closed():
-                    await connection.execute(f"DROP SCHEMA IF EXISTS {ASIDE} CASCADE")
-    finally:
-        await connection.close()

@@ -128,10 +128,28 @@ async def compare(
         )
 
 
-async def be_the_only_one(connection: asyncpg.Connection) -> None:
-    """Hold the lock of rebuilds and comparisons as long as the connection. UnavailableError."""
-    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
-        raise UnavailableError("another rebuild of the read models is running")
+@asynccontextmanager
+async def connected_aside(dsn: str, schema: str) -> AsyncIterator[asyncpg.Connection]:
+    """An owner's connection, alone at such work, for a `schema` that is gone before and after.
+
+    Raises UnavailableError, also while another rebuild or comparison is at work.
+    """
+    connection = await connect_as_owner(dsn)
+    drop = f"DROP SCHEMA IF EXISTS {schema} CASCADE"
+    try:
+        with translated():
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
+                raise UnavailableError("another rebuild of the read models is running")
+            try:
+                await connection.execute(drop)
+                yield connection
+            finally:
+                if not connection.is_closed():
+                    await connection.execute(drop)
+                    # The server takes a moment to notice that a connection is closed.
+                    await connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
+    finally:
+        await connection.close()
 
 
 async def drop_other_indexes(connection: asyncpg.Connection, schema: str) -> Sequence[str]:
@@ -170,23 +188,12 @@ async def _fold(
     dsn: str, projections: Sequence[Projection], progress: Progress | None
 ) -> AsyncIterator[_Fold]:
     """Empty tables aside, and what fills them; gone at the end unless they were put into place."""
-    connection = await connect_as_owner(dsn)
-    try:
-        with translated():
-            await be_the_only_one(connection)
-            drop = f"DROP SCHEMA IF EXISTS {REBUILT_SCHEMA} CASCADE"
-            async with connection.transaction():
-                await connection.execute(drop)
-                await make_read_models(connection, projections, schema=REBUILT_SCHEMA)
-                indexes = await drop_other_indexes(connection, REBUILT_SCHEMA)
-            await connection.execute(f"SET search_path = {REBUILT_SCHEMA}, public")
-            try:
-                yield _Fold(connection, projections, progress, indexes)
-            finally:
-                if not connection.is_closed():
-                    await connection.execute(drop)
-    finally:
-        await connection.close()
+    async with connected_aside(dsn, REBUILT_SCHEMA) as connection:
+        async with connection.transaction():
+            await make_read_models(connection, projections, schema=REBUILT_SCHEMA)
+            indexes = await drop_other_indexes(connection, REBUILT_SCHEMA)
+        await connection.execute(f"SET search_path = {REBUILT_SCHEMA}, public")
+        yield _Fold(connection, projections, progress, indexes)
 
 
 class _Fold:
