@@ -60,7 +60,7 @@ class BigLog:
             ids = {
                 OPERATION: self.operation_id(number),
                 IMAGE: self.image_id(number),
-                parent: self.image_id(number // 10),
+                parent: self.image_id(number // 10) if number else parent,
             }
             for of, version, topic, state in templates:
                 yield ids[of], version, topic, _filled(state, ids, at)

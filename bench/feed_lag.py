@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,12 +36,15 @@ EVENTS = 500
 FEEDS = {"NDJSON": "ndjson", "SSE": "sse"}
 LISTEN = "bare LISTEN"
 ARRIVAL_S_MAX = 30
+INDEX_ATTEMPTS = 60
+"""Each waits for the index by itself."""
 
 
 def main() -> None:
     report = Report("feed_lag", __doc__.splitlines()[0])
     with report.running(), running_server() as server:
         token = server.token(PROJECT, permissions="list,audit")
+        _wait_for_index(server, token)
         lags = asyncio.run(_measure(server, token))
         for name in FEEDS:
             report.add(
@@ -52,6 +58,20 @@ def main() -> None:
             for side in (name, LISTEN):
                 report.add(f"- p99 of {side}", "ms", [statistics.quantiles(lags[side], n=100)[98]])
         report.note("the feed goes by the audit index: append, fold, wake, read")
+
+
+def _wait_for_index(server: RunningServer, token: str) -> None:
+    """The first start of a worker tries the accelerators out before it follows the log."""
+    url = f"{server.url}/v1/audit/events?limit=1"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    for _ in range(INDEX_ATTEMPTS):
+        try:
+            with urllib.request.urlopen(request):
+                return
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+    raise SystemExit("the audit index does not follow the log")
 
 
 class Arrivals:
@@ -145,6 +165,9 @@ async def _follow(
         f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
     )
     try:
+        status = await reader.readline()
+        if b" 200 " not in status:
+            raise SystemExit(f"the {name} feed was answered with {status.decode()}")
         while line := await reader.readline():
             if b'"specversion"' in line:
                 arrived(name)

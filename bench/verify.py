@@ -2,20 +2,26 @@
 
 The log is made in the database, through the table's own triggers; its tree and a few checkpoints by
 the duty that makes them. The reference fetches the same rows by COPY and hashes them once each.
+
+The rows below are the commands as they are typed: the most memory that each has at a time, beside
+the same on the log's last tenth.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
 
 from bench._measure import Report, Target, progress
+from bench._memory_of import KIB_A_MIB
 from contree import projections
 from contree.adapters.postgres.embedded import EmbeddedPostgres
 from contree.adapters.postgres.listener import PostgresListener
@@ -31,6 +37,19 @@ ROWS = 1_000_000
 PART_ROWS = 100_000
 ROUNDS = 5
 REFERENCE = "read the same rows (COPY), SHA-256 of each once"
+
+# Not of wait4(2): that counts what the parent had when it forked.
+TELL_PEAK = """
+import atexit, pathlib, sys
+from contree.__main__ import main
+
+def tell():
+    _, _, rest = pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")
+    print(rest.split()[0], file=sys.stderr)
+
+atexit.register(tell)
+sys.exit(main())
+"""
 
 APPEND = """
     INSERT INTO public.stored_events (originator_id, originator_version, topic, state)
@@ -127,6 +146,43 @@ async def _compare(
         targets=(Target(of="ours", at_least=200_000),),
     )
     report.add("grow the tree and sign", "rows/s", built)
+    data_dir = proof.settings.data_dir
+    stored = ("--data-dir", str(data_dir), "--dsn", dsn)
+    await asyncio.to_thread(_memory, report, data_dir, stored, tenth=until - rows // 10)
+
+
+def _memory(report: Report, directory: Path, stored: Sequence[str], *, tenth: int) -> None:
+    """Run the commands on all of the log, and on what is beyond position `tenth`."""
+    all_, part = directory / "all.jsonl", directory / "part.jsonl"
+    commands = {
+        "verify": (("verify", *stored), ("verify", *stored, "--after", str(tenth))),
+        "export": (
+            ("export", *stored, str(all_)),
+            ("export", *stored, "--after", str(tenth), str(part)),
+        ),
+        "check": (("check", str(all_)), ("check", str(part))),
+    }
+    for name, sides in commands.items():
+        progress(f"memory of {name}")
+        ours, reference = (_peak_mib("audit", *arguments) for arguments in sides)
+        report.add(
+            f"memory of `audit {name}`",
+            "MiB",
+            [ours],
+            [reference],
+            reference_name="on the log's last tenth",
+            targets=(Target(of="ratio", at_most=1.1),),
+        )
+
+
+def _peak_mib(*arguments: str) -> float:
+    """The most memory that `contreed` with these arguments had resident."""
+    done = subprocess.run(
+        [sys.executable, "-c", TELL_PEAK, *arguments], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"contreed {' '.join(arguments)} failed: {done.stderr}")
+    return int(done.stderr.splitlines()[-1]) / KIB_A_MIB
 
 
 if __name__ == "__main__":

@@ -32,18 +32,35 @@ class Mark:
     latest_at: datetime = NEVER
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedBatch:
+    """What a batch of events puts into the index.
+
+    before, after   the marks that it leads from and to
+    columns         the rows, as the index takes them: nobody else's business
+    """
+
+    before: Mark
+    after: Mark
+    columns: Sequence[Sequence[object]]
+
+
 class AuditIndexer(Protocol):
-    """Writes the index."""
+    """Writes the index, in two steps: the next batch can be folded while this one is written."""
 
     async def begin(self) -> Mark:
         """Return where to go on. Raises UnavailableError, also for another release's index."""
         ...
 
-    async def add(self, mark: Mark, events: Sequence[RecordedEvent]) -> Mark:
-        """Add `events`, the ones that follow `mark`, all or nothing; return the new mark.
+    async def fold(self, mark: Mark, events: Sequence[RecordedEvent]) -> FoldedBatch:
+        """Work out what `events`, the ones that follow `mark`, put in. Changes nothing."""
+        ...
 
-        Raises ConflictError when the index is not at `mark` any more (somebody else added them, or
-        it was emptied), and UnavailableError.
+    async def write(self, batch: FoldedBatch) -> None:
+        """Put it in, all or nothing.
+
+        Raises ConflictError when the index is not at `batch.before` any more (somebody else added
+        them, or it was emptied), and UnavailableError.
         """
         ...
 

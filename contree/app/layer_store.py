@@ -7,6 +7,7 @@ A layer is an OCI changeset, named by its `diff_id` (`sha256:<hex>` of the uncom
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -90,6 +91,14 @@ class LayerRemoval(Protocol):
 
     A layer that is added again while it is there counts as added now.
     """
+
+    def alone(self) -> AbstractAsyncContextManager[None]:
+        """Wait until no other pass, of any process, is at work on this store, and keep it so.
+
+        Outside of it nobody can tell a layer that another pass has just set aside from one that was
+        left by a pass that was killed.
+        """
+        ...
 
     async def set_aside(self, diff_id: str, *, added_before: datetime) -> bool:
         """Take the layer out of use, unless it was (last) added at `added_before` or later.

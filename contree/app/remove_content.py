@@ -170,7 +170,8 @@ class RemoveContent:
         async for batch in self._batches(project_id):
             journal_count += await self._journal.forget([one.operation_id for one in batch])
         removed = await self._content.clear(project_id)
-        layers, is_complete = await self._removed_layers(project_id)
+        async with self._removal.alone():
+            layers, is_complete = await self._removed_layers(project_id)
         return await self._recorded(
             project_id,
             Removal.ERASURE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from contree import projections
 from contree.adapters.postgres.embedded import EmbeddedPostgres, running_dsn
 from contree.adapters.postgres.pool import APP_ROLE
 from contree.adapters.postgres.rebuild import Progress, compare, rebuild
-from contree.bootstrap.history import migrate_all, reset_audit_index
+from contree.bootstrap.history import compare_audit_index, migrate_all, reset_audit_index
 from contree.config import Settings
 from contree.domain.errors import UnavailableError
 
@@ -97,22 +97,52 @@ def _running_urls(settings: Settings) -> DatabaseUrls | None:
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
-    """What a rebuild or check found, in words."""
+    """What a rebuild or check found; lines of text for an operator.
+
+    compared      what a check compared, up to where, and how many rows
+    differences   none when all is equal, and after a rebuild
+    """
 
     event_count: int
-    differences: Sequence[str]
+    compared: Sequence[str] = ()
+    differences: Sequence[str] = ()
 
 
 async def rebuild_projections(
     urls: DatabaseUrls, *, check: bool, progress: Progress | None = None
 ) -> RebuildReport:
-    """Rebuild the read models, or only compare them with rebuilt ones.
+    """Rebuild the read models and the audit index, or only compare them with rebuilt ones.
 
-    `progress` is called with the number of events folded so far, thousands at a time.
+    `progress` is called with the number of events folded so far, thousands at a time; a check folds
+    the log twice.
     """
     if check:
-        compared = await compare(urls.owner, projections=projections.ALL, progress=progress)
-        return RebuildReport(compared.event_count, [str(found) for found in compared.differences])
+        return await _checked(urls, progress)
     rebuilt = await rebuild(urls.owner, projections=projections.ALL, progress=progress)
     await reset_audit_index(urls.owner)
-    return RebuildReport(rebuilt.event_count, ())
+    return RebuildReport(rebuilt.event_count)
+
+
+async def _checked(urls: DatabaseUrls, progress: Progress | None) -> RebuildReport:
+    models = await compare(urls.owner, projections=projections.ALL, progress=progress)
+
+    def further(event_count: int) -> None:
+        if progress is not None:
+            progress(models.event_count + event_count)
+
+    index = await compare_audit_index(urls.owner, progress=further)
+    reached = f"to position {index.position} of {index.head}"
+    if index.position < index.head:
+        reached += ", the rest is still to be folded"
+    return RebuildReport(
+        event_count=models.event_count,
+        compared=(
+            f"read models: {_counted(models.row_counts)}",
+            f"audit index, {reached}: {_counted(index.row_counts)}",
+        ),
+        differences=[str(found) for found in (*models.differences, *index.differences)],
+    )
+
+
+def _counted(row_counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{table} {count}" for table, count in row_counts.items())

@@ -12,6 +12,7 @@ import asyncpg
 from contree import projections
 from contree.adapters.postgres.audit_index import PostgresAuditIndexer, PostgresAuditProgress
 from contree.adapters.postgres.audit_schema import IndexTables, reset_index
+from contree.adapters.postgres.compare_index import IndexCompared, Progress, compare_index
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.pool import PostgresDatabase
@@ -80,6 +81,17 @@ def history(
 async def reset_audit_index(owner_dsn: str) -> None:
     """Empty the index: a worker folds it again, while reads of it wait. Raises UnavailableError."""
     await reset_index(owner_dsn, AUDIT_TABLES)
+
+
+async def compare_audit_index(owner_dsn: str, *, progress: Progress | None = None) -> IndexCompared:
+    """Compare the index with what the log folds to. As `compare_index`."""
+    return await compare_index(
+        owner_dsn,
+        AUDIT_TABLES,
+        fold=audit_index.fold_audit,
+        decode=OrjsonTranscoder().decode,
+        progress=progress,
+    )
 
 
 async def migrate_all(owner_dsn: str, *, app_logs_in: bool = False) -> None:

@@ -26,6 +26,12 @@ from contree.app.log_tree import LogTree
 from contree.app.note_keys import NoteSigner, SignatureCheck
 from contree.app.proof.bundle import Proven, check_bundle
 from contree.app.proof.checkpoints import Checkpoints
+from contree.app.proof.consistency import (
+    Consistency,
+    check_consistency,
+    is_consistency,
+    prove_consistency,
+)
 from contree.app.proof.export import LINE_BYTES_MAX, Export, check_export, is_export
 from contree.app.proof.growth import grow
 from contree.app.proof.prove import Prove
@@ -34,9 +40,10 @@ from contree.app.proof.verify import Verify
 from contree.app.recorded_log import RecordedLog
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, TooEarlyError
-from contree.domain.note import VerifierKey
+from contree.domain.note import NOTE_BYTES_MAX, VerifierKey
 
 BUNDLE_BYTES_MAX = 1024**3
+NEAR_SIZES = 3
 CHECK: SignatureCheck = is_signature
 
 
@@ -84,6 +91,21 @@ class Proof:
         if newest is None:
             raise TooEarlyError("the log is empty: there is nothing to prove")
         return newest
+
+    async def over(self, size: int, keys: Sequence[VerifierKey], *, field: str) -> SignedCheckpoint:
+        """The stored checkpoint over so many events. Raises InvalidFieldError naming `field`."""
+        sizes = await self.store.sizes()
+        if size not in sizes:
+            near = sorted(sizes, key=lambda other: abs(other - size))[:NEAR_SIZES]
+            there = ", ".join(map(str, sorted(near))) or "none at all"
+            raise InvalidFieldError(
+                field, f"no checkpoint over {size} events is stored; there are, nearest: {there}"
+            )
+        return opened(await self.store.read(size), keys, CHECK)
+
+    async def consistency(self, older: SignedCheckpoint, newer: SignedCheckpoint) -> Consistency:
+        """What proves that the newer checkpoint's log goes on from the older one's."""
+        return await prove_consistency(self.tree, older, newer)
 
     def prove(self, newest: SignedCheckpoint) -> Prove:
         """What makes bundles."""
@@ -136,16 +158,35 @@ async def proof_of(settings: Settings, url: str) -> AsyncIterator[Proof]:
 
 
 def check_file(path: Path, keys: Sequence[VerifierKey]) -> Proven:
-    """What a bundle or an export proves. Raises InvalidFieldError saying what is wrong with it."""
+    """What a file of `prove`, `export` or `consistency` proves.
+
+    Raises InvalidFieldError saying what is wrong with it.
+    """
     try:
         with path.open("rb") as file:
             exported = is_export(file.readline(LINE_BYTES_MAX))
             file.seek(0)
             if exported:
                 return check_export(file, keys=keys, check=CHECK)
-            return check_bundle(file.read(BUNDLE_BYTES_MAX), keys=keys, check=CHECK)
+            data = file.read(BUNDLE_BYTES_MAX)
+            if is_consistency(data):
+                return check_consistency(data, keys=keys, check=CHECK)
+            return check_bundle(data, keys=keys, check=CHECK)
     except OSError as error:
         raise InvalidFieldError("BUNDLE", f"cannot read '{path}': {error}") from error
+
+
+def checkpoint_in(path: Path, keys: Sequence[VerifierKey], *, field: str) -> SignedCheckpoint:
+    """The checkpoint in a file. Raises InvalidFieldError, naming `field`, when it is none."""
+    try:
+        with path.open("rb") as file:
+            return opened(file.read(NOTE_BYTES_MAX + 1), keys, CHECK)
+    except OSError as error:
+        raise InvalidFieldError(
+            field, f"'{path}' is neither a number of events nor a checkpoint's file: {error}"
+        ) from error
+    except InvalidFieldError as error:
+        raise InvalidFieldError(field, f"'{path}': {error}") from error
 
 
 def verifier_keys(settings: Settings, texts: Sequence[str]) -> list[VerifierKey]:

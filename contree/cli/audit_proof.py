@@ -1,11 +1,11 @@
-"""`contreed audit key|verify|prove|export|check|rebuild`: checkpoints and proofs."""
+"""`contreed audit key|verify|prove|export|consistency|check|rebuild`: checkpoints and proofs."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from uuid import UUID
 
 from contree import bootstrap
 from contree.app.proof.bundle import Proven
+from contree.app.proof.signed import SignedCheckpoint
 from contree.app.proof.verify import Verdict
 from contree.bootstrap import proof as proofs
 from contree.bootstrap.proof import Proof
@@ -22,6 +23,7 @@ from contree.domain.errors import InvalidFieldError, UnavailableError
 from contree.domain.note import VerifierKey
 
 PROGRESS_S = 1.0
+SIZE_DIGITS_MAX = 19
 
 
 def add_commands(
@@ -72,10 +74,28 @@ def add_commands(
     export.add_argument("output", metavar="FILE", help="one JSON document a line")
     export.set_defaults(command=_export)
 
-    check = actions.add_parser(
-        "check", parents=[common, believed], help="check a bundle or an export, offline"
+    consistency = actions.add_parser(
+        "consistency",
+        parents=[common, stored],
+        help="write what proves that the log goes on from an earlier checkpoint of it",
     )
-    check.add_argument("bundle", metavar="BUNDLE", help="a file of `audit prove` or `audit export`")
+    consistency.add_argument(
+        "--from",
+        dest="from_",
+        required=True,
+        metavar="SIZE|FILE",
+        help="the earlier one: how many events a stored one covers, or a copy of one",
+    )
+    consistency.add_argument("--to", metavar="SIZE|FILE", help="default: the newest, as in prove")
+    consistency.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    consistency.set_defaults(command=_consistency)
+
+    check = actions.add_parser(
+        "check", parents=[common, believed], help="check what these wrote, offline"
+    )
+    check.add_argument(
+        "bundle", metavar="BUNDLE", help="a file of `audit prove`, `export` or `consistency`"
+    )
     check.set_defaults(command=_check)
 
     rebuild = actions.add_parser(
@@ -124,11 +144,7 @@ async def _prove(settings: Settings, arguments: argparse.Namespace) -> None:
     async with _proof(settings) as proof:
         newest = await proof.newest(_believed(settings, arguments))
         bundle = await proof.prove(newest).operation(operation_id)
-    if arguments.output is None:
-        sys.stdout.buffer.write(bundle.encoded())
-    else:
-        with _whole_file(Path(arguments.output)) as file:
-            file.write(bundle.encoded())
+    _write(bundle.encoded(), arguments.output)
 
 
 async def _export(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -142,6 +158,26 @@ async def _export(settings: Settings, arguments: argparse.Namespace) -> None:
                 count += piece.count(b"\n")
                 progress(count, None)
     sys.stdout.write(f"{count} events in '{arguments.output}'\n")
+
+
+async def _consistency(settings: Settings, arguments: argparse.Namespace) -> None:
+    keys = _believed(settings, arguments)
+    async with _proof(settings) as proof:
+        older = await _checkpoint(proof, arguments.from_, keys, field="from")
+        if arguments.to is None:
+            newer = await proof.newest(keys)
+        else:
+            newer = await _checkpoint(proof, arguments.to, keys, field="to")
+        proven = await proof.consistency(older, newer)
+    _write(proven.encoded(), arguments.output)
+
+
+async def _checkpoint(
+    proof: Proof, text: str, keys: Sequence[VerifierKey], *, field: str
+) -> SignedCheckpoint:
+    if text.isascii() and text.isdecimal() and len(text) <= SIZE_DIGITS_MAX:
+        return await proof.over(int(text), keys, field=field)
+    return proofs.checkpoint_in(Path(text), keys, field=field)
 
 
 async def _check(_: Settings, arguments: argparse.Namespace) -> None:
@@ -192,7 +228,7 @@ def _told(proven: Proven) -> list[str]:
         f"{e.recorded_at}  position {e.position}  {e.aggregate_id} v{e.version}  {e.topic}"
         for e in proven.events
     ]
-    lines.append(f"proven: {proven.what}: {proven.event_count} events")
+    lines.append(f"proven: {proven.what}")
     lines.append(f"in the log {checkpoint.origin} of {checkpoint.size} events{at}")
     lines.append(f"by the key {key}")
     if proven.key_is_its_own:
@@ -221,6 +257,15 @@ class _Progress:
         where = "" if position is None else f", position {position}"
         rate = count / (now - self._began)
         sys.stderr.write(f"{count} events{where}, {rate:.0f}/s\n")
+
+
+def _write(data: bytes, output: str | None) -> None:
+    """To a file, else to standard output."""
+    if output is None:
+        sys.stdout.buffer.write(data)
+        return
+    with _whole_file(Path(output)) as file:
+        file.write(data)
 
 
 @contextmanager

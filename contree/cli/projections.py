@@ -1,4 +1,4 @@
-"""`contreed projections rebuild [--check]`: the read models, folded again from the log."""
+"""`contreed projections rebuild [--check]`: read models and audit index, folded anew."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def add_commands(
     projections = commands.add_parser("projections", help="the read models behind the API")
     actions = projections.add_subparsers(title="actions", metavar="ACTION", required=True)
     rebuild = actions.add_parser(
-        "rebuild", parents=[common], help="drop the read models and replay the log"
+        "rebuild",
+        parents=[common],
+        help="fold the read models and the audit index again from the log",
     )
     rebuild.add_argument(
         "--check",
@@ -64,13 +66,13 @@ async def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
             )
         finally:
             progress.end()
-    for line in report.differences:
+    for line in (*report.differences, *report.compared):
         sys.stdout.write(line + "\n")
     if not arguments.check:
-        summary = "rebuilt the read models"
+        summary = "rebuilt the read models; a worker folds the audit index again"
     elif report.differences:
-        summary = f"{len(report.differences)} differences between live and rebuilt read models"
+        summary = f"{len(report.differences)} differences between live and rebuilt"
     else:
-        summary = "live and rebuilt read models are equal"
+        summary = "live and rebuilt are equal"
     sys.stdout.write(f"{summary}, {report.event_count} events\n")
     return 1 if report.differences else 0

@@ -7,11 +7,13 @@ from the beginning by the same loop.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from contree.app.audit_index import AuditIndexer
-from contree.app.recorded_log import RecordedLog
+from contree.app.audit_index import AuditIndexer, FoldedBatch, Mark
+from contree.app.recorded_log import RecordedEvent, RecordedLog
 from contree.domain.errors import ConflictError
 
 BATCH_EVENTS = 1000
@@ -37,7 +39,21 @@ class FollowLog:
 
     async def _follow(self) -> None:
         mark = await self._index.begin()
-        after = mark.position
-        async with aclosing(self._recorded.follow(after=after, limit=BATCH_EVENTS)) as batches:
-            async for events in batches:
-                mark = await self._index.add(mark, events)
+        following = self._recorded.follow(after=mark.position, limit=BATCH_EVENTS)
+        async with aclosing(following) as batches:
+            batch = await self._next(batches, mark)
+            while True:
+                # Read and folded while the database takes this one.
+                coming = asyncio.create_task(self._next(batches, batch.after))
+                try:
+                    await self._index.write(batch)
+                    batch = await coming
+                except BaseException:
+                    coming.cancel()
+                    await asyncio.gather(coming, return_exceptions=True)
+                    raise
+
+    async def _next(
+        self, batches: AsyncGenerator[Sequence[RecordedEvent], None], mark: Mark
+    ) -> FoldedBatch:
+        return await self._index.fold(mark, await anext(batches))

@@ -109,8 +109,9 @@ class Worker:
                 await self._stop_cancelled()
                 for kind in self._execute:
                     await self._claim(kind)
-            except UnavailableError as error:
-                log.warning("queue not reachable: %s", error)
+            except (UnavailableError, StorageFullError) as error:
+                # What runs goes on: a claim that is not recorded has taken nothing.
+                log.warning("the queue is not served: %s", error)
                 await asyncio.sleep(POLL_S)
                 self._room.set()
 
@@ -187,8 +188,8 @@ class Worker:
                 lease_until = self._clock.now() + timedelta(seconds=LEASE_S)
                 await self._queue.renew(worker=self._name, lease_until=lease_until)
                 await self._recover.others()
-            except UnavailableError as error:
-                log.warning("leases not renewed: %s", error)
+            except (UnavailableError, StorageFullError) as error:
+                log.warning("leases not renewed, or lost operations not requeued: %s", error)
             await asyncio.sleep(LEASE_S / 3)
 
     async def _drain(self) -> None:

@@ -12,6 +12,7 @@ import copy
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -57,17 +58,23 @@ PAST = {
 }
 """No schema can say what is in the future or beyond the end of the log."""
 
+ERASED = "410 of an erased project"
 NOT_SEEN_HERE = {"206", "401", "409", "416", "503", "504"}
 """These need a state of the server, a header, or no token (a check of its own sends none)."""
 
 # A path that exists may be of the wrong type; tags and slashes redirect.
 POSITIVE = ["2xx", "302", "307", "401", "403", "404", "409", "410", "422", "425"]
+# What is wrong with a request to an erased project need not be looked at.
+NEGATIVE = ["400", "401", "403", "404", "405", "409", "410", "422", "425", "5xx"]
 
 CONFIG = schemathesis.Config.from_dict(
     {
         "seed": SEED,
         "generation": {"with-security-parameters": False, "deterministic": True},
-        "checks": {"positive_data_acceptance": {"expected-statuses": POSITIVE}},
+        "checks": {
+            "positive_data_acceptance": {"expected-statuses": POSITIVE},
+            "negative_data_rejection": {"expected-statuses": NEGATIVE},
+        },
         "operations": [
             {
                 # No schema can say that a text is a regular expression.
@@ -115,9 +122,13 @@ turns: Counter[str] = Counter()
 
 
 class LiveServer:
-    """An API over a fresh World, on a free port, in a thread of its own with its own loop."""
+    """An API over a fresh World, on a free port, in a thread of its own with its own loop.
 
-    def __init__(self) -> None:
+    `erased`: of the same project with the same things in it, whose content was then erased.
+    """
+
+    def __init__(self, *, erased: bool = False) -> None:
+        self._erased = erased
         self.url = ""
         self.secret = ""
         self.powerless = ""
@@ -167,6 +178,9 @@ class LiveServer:
                 await world.begin(operation_id)
                 await world.journal.append(operation_id, a_spawn(world))
                 serving = asyncio.create_task(answer_commands(world, operation_id))
+        if self._erased:
+            await world.erase()
+            self.secret = await world.token()
         async with serve_api(services, "127.0.0.1", 0) as url:
             self.url = url
             self._started.set()
@@ -206,6 +220,14 @@ def exists(text: object) -> bool:
         return UUID(str(text)).int % 2 == 0
     except ValueError:
         return False
+
+
+@pytest.fixture
+def erased() -> Iterator[LiveServer]:
+    live = LiveServer(erased=True)
+    live.start()
+    yield live
+    live.stop()
 
 
 @schema.hook
@@ -269,20 +291,27 @@ def state_for(case: schemathesis.Case[Any]) -> str:
     suppress_health_check=list(HealthCheck),
 )
 def test_the_server_does_what_its_document_says(
-    case: schemathesis.Case[Any], server: LiveServer
+    case: schemathesis.Case[Any], server: LiveServer, erased: LiveServer
 ) -> None:
     operation_id = case.path_parameters.get("operation_uuid") if case.path_parameters else None
     if exists(operation_id):
         case.path_parameters["operation_uuid"] = server.operation_ids[state_for(case)]
-    for secret in (server.secret, server.powerless):
+    label = case.operation.label
+    sides = [(server.url, server.secret), (server.url, server.powerless)]
+    if "410" in case.operation.definition.raw["responses"] and ERASED not in seen[label]:
+        sides.insert(0, (erased.url, erased.secret))
+    for url, secret in sides:
         response = case.call_and_validate(
-            base_url=server.url,
+            base_url=url,
             headers={"Authorization": f"Bearer {secret}"},
             allow_redirects=False,
             timeout=REQUEST_TIMEOUT_S,
         )
-        seen[case.operation.label].add(str(response.status_code))
-        if response.status_code >= 400:
+        seen[label].add(str(response.status_code))
+        if url == erased.url:
+            if response.status_code == HTTPStatus.GONE:
+                seen[label].add(ERASED)
+        elif response.status_code >= 400:
             break
 
 
@@ -295,4 +324,6 @@ def test_every_answer_that_the_document_names_was_seen() -> None:
             expected = set(operation["responses"]) - NOT_SEEN_HERE
             if label == "POST /v1/files":  # any bytes are a file, unless there are too many
                 expected.remove("400")
+            if "410" in expected:
+                expected.add(ERASED)
             assert expected <= seen[label], f"{label}: {expected - seen[label]} never seen"

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.app.event_log import EventLog
 from contree.app.work_queue import WorkQueue
+from contree.domain.errors import StorageFullError
 from contree.domain.operation import Kind, Operation, Status
 from contree.projections import ALL
 from tests.fakes.clock import FakeClock, FakeIds
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.work_queue import FakeWorkQueue
 from tests.support.histories import a_spec, context_at
+from tests.support.postgres import execute
 
 IDS = FakeIds(space=3)
 
@@ -100,6 +103,31 @@ def ids_of(operations: Sequence[Operation]) -> list[UUID]:
 
 async def test_an_empty_queue_gives_nothing(house: House) -> None:
     assert list(await house.claim()) == []
+
+
+@pytest.mark.postgres
+async def test_a_claim_that_the_log_does_not_take_has_taken_nothing(
+    postgres_dsn: str, postgres_pool: asyncpg.Pool
+) -> None:
+    log = PostgresEventLog(postgres_pool, ALL)
+    queue = PostgresWorkQueue(postgres_pool, log, dsn=postgres_dsn)
+    house = House(log=log, queue=queue, clock=FakeClock())
+    ids = await house.requested(IDS.new_id(), count=2)
+    await execute(
+        postgres_dsn,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN RAISE disk_full; END$$",
+        "CREATE TRIGGER refuse BEFORE INSERT ON stored_events FOR EACH ROW "
+        "WHEN (NEW.topic = 'contree.operation.assigned') EXECUTE FUNCTION refuse()",
+    )
+    with pytest.raises(StorageFullError):
+        await house.claim()
+    assert [(await house.load(id_)).status for id_ in ids] == [Status.PENDING] * 2
+    statuses = "SELECT DISTINCT status FROM operations"
+    assert await postgres_pool.fetchval(statuses) == Status.PENDING.value
+    assert not await postgres_pool.fetchval("SELECT EXISTS (SELECT FROM public.leases)")
+    await execute(postgres_dsn, "DROP TRIGGER refuse ON stored_events")
+    assert ids_of(await house.claim()) == ids
 
 
 async def test_the_oldest_come_first_up_to_the_limit(house: House) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -28,11 +29,12 @@ pytestmark = pytest.mark.postgres
 
 STEPS = 150
 HELP = {
-    "": ("key", "verify", "prove", "export", "check", "rebuild"),
+    "": ("key", "verify", "prove", "export", "consistency", "check", "rebuild"),
     "key": ("--data-dir",),
     "verify": ("--after", "--key", "--dsn", "--checkpoints"),
     "prove": ("OPERATION", "--output", "--key"),
     "export": ("FILE", "--after", "--until"),
+    "consistency": ("--from", "--to", "--output", "--key"),
     "check": ("BUNDLE", "--key"),
     "rebuild": ("--data-dir",),
 }
@@ -62,6 +64,26 @@ class Stopped(RunningServer):
             for a in history.aggregates.values()
             if isinstance(a, Operation) and a.status is Status.SUCCESS and a.result_image_id
         )
+
+    async def sign_more(self) -> None:
+        """Record more, and sign a checkpoint over it."""
+        settings = Settings(data_dir=self.data_dir)
+        async with (
+            bootstrap.database(settings) as database,
+            await open_pool(database.app) as pool,
+            proofs.proof_of(settings, database.app) as proof,
+        ):
+            log = PostgresEventLog(pool, ALL)
+            for touched in History(6).steps(20):
+                await log.append(*touched)
+            newest = await proof.newest([])
+            self.event_count = newest.checkpoint.size
+
+    @property
+    def checkpoints(self) -> dict[int, Path]:
+        """The stored checkpoints by their size, in order."""
+        files = (self.data_dir / "checkpoints").iterdir()
+        return dict(sorted((int(file.read_text().splitlines()[1]), file) for file in files))
 
     def owner_does(self, *statements: str) -> None:
         async def execute() -> None:
@@ -215,6 +237,45 @@ def test_a_range_without_events_is_refused_and_leaves_no_file(
 ) -> None:
     refused(stopped.contreed("audit", "export", *range_, tmp_path / "run", check=False), said)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_log_is_proven_to_go_on_from_a_checkpoint(stopped: Stopped, tmp_path: Path) -> None:
+    file, copy = tmp_path / "goes-on.json", tmp_path / "kept"
+    asyncio.run(stopped.sign_more())
+    first, *_, last = stopped.checkpoints
+    stopped.contreed("audit", "consistency", "--from", str(first), "--output", file)
+    key = stopped.contreed("audit", "key").stdout.strip()
+    done = check(file, "--key", key)
+    said = f"proven: events 1 to {first} of the log are still those of the checkpoint over {first}"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said in done.stdout
+    assert f" of {last} events, signed " in done.stdout
+    # A copy that an outsider kept is as good as the size, and needs nothing of our store.
+    shutil.copy(stopped.checkpoints[first], copy)
+    command = ("audit", "consistency", "--from", copy, "--to", str(last))
+    assert stopped.contreed(*command).stdout == file.read_text()
+    file.write_bytes(file.read_bytes()[:-20])
+    refused(check(file), "is not whole")
+    refused(
+        stopped.contreed("audit", "consistency", "--from", str(last), "--to", copy, check=False),
+        f"from: covers {last} events, to {first}: give 0 < from <= to",
+    )
+    copy.write_text(copy.read_text().replace(f"\n{first}\n", f"\n{first + 1}\n"))
+    refused(stopped.contreed(*command, check=False), "from: .*the signature of .* is wrong")
+
+
+@pytest.mark.parametrize(
+    ("from_", "said"),
+    [
+        ("7", r"from: no checkpoint over 7 events is stored; there are, nearest: \d+"),
+        ("nowhere/checkpoint", "from: 'nowhere/checkpoint' is neither a number of events nor"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(stopped: Stopped, from_: str, said: str) -> None:
+    done = stopped.contreed("audit", "consistency", "--from", from_, check=False)
+    assert done.returncode != 0
+    assert re.search(said, done.stderr), done.stderr
+    assert done.stdout == ""
 
 
 def test_a_directory_without_a_log_is_refused(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,13 +18,14 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from contree import bootstrap
 from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
+from contree.adapters.layers.removal import LayerRemovals
 from contree.adapters.postgres.chain import verify_chain
 from contree.adapters.postgres.rebuild import compare, rebuild
 from contree.adapters.system.project_cipher import AesCiphers
 from contree.app.conclude import Conclude
 from contree.app.keep_projects import KeepProjects
 from contree.app.project_content import ProjectContent
-from contree.app.remove_content import Outcome, RemoveContent
+from contree.app.remove_content import Outcome, RemovalDuty, RemoveContent
 from contree.app.run_instance import RunInstance
 from contree.bootstrap import Core, DatabaseUrls
 from contree.config import Settings
@@ -30,8 +33,10 @@ from contree.domain.context import Context
 from contree.domain.errors import (
     ContentDamagedError,
     ContentErasedError,
+    ContreeError,
     InvalidTransitionError,
     NotFoundError,
+    UnavailableError,
 )
 from contree.domain.image import Image
 from contree.domain.operation import Kind
@@ -39,6 +44,7 @@ from contree.domain.project import project_id_of
 from contree.domain.token import Permission
 from contree.http.app import create_app
 from contree.projections import ALL
+from tests.fakes.clock import FakeClock
 from tests.fakes.microvm import PROGRAMS, FakeFile, FakeMicroVM, FakeProcess
 
 pytestmark = pytest.mark.postgres
@@ -132,9 +138,9 @@ class Deployment:
             context=Context(actor="worker:w", project_id=UUID(int=0), request_id="r", at=at),
         )
 
-    def removal(self, **options: Any) -> RemoveContent:
+    def removal(self, *, parts: Core | None = None, **options: Any) -> RemoveContent:
         return RemoveContent(
-            self.core,
+            parts or self.core,
             actor="worker:w",
             **{"fresh": NOTHING_FRESH, "settled": NOTHING_FRESH, **options},
         )
@@ -355,6 +361,46 @@ async def test_layers_that_only_the_erased_project_has_are_destroyed(
     await assert_log_is_whole(deployment.dsn)
 
 
+class Meeting(LayerRemovals):
+    """Has `other` begin its pass just after this one set a layer aside, and come to the door."""
+
+    def __init__(self, data_dir: Path, other: Callable[[], Awaitable[Outcome]]) -> None:
+        super().__init__(data_dir / "layers", data_dir / "search")
+        self._other = other
+        self._asked = asyncio.Event()
+        self.meanwhile: asyncio.Task[Outcome] | None = None
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        if self.meanwhile is not None:
+            self._asked.set()
+        async with super().alone():
+            yield
+
+    async def set_aside(self, diff_id: str, *, added_before: datetime) -> bool:
+        is_aside = await super().set_aside(diff_id, added_before=added_before)
+        if self.meanwhile is None:
+            self.meanwhile = asyncio.create_task(self._other())  # type: ignore[arg-type]
+            await self._asked.wait()
+        return is_aside
+
+
+async def test_two_passes_at_once_do_not_undo_each_other(deployment: Deployment) -> None:
+    """The command's and the duty's: what one has set aside the other does not put back."""
+    alpha = project_id_of("alpha")
+    async with api_of(deployment, "alpha") as api:
+        await api.run(await deployment.image("alpha"), "/private")
+    await deployment.keep.erase("alpha", reason="Art. 17")
+    removals = Meeting(deployment.data_dir, lambda: removal.clear(alpha))
+    removal = deployment.removal(parts=replace(deployment.core, layer_removal=removals))
+    outcome = await removal.clear(alpha)
+    assert removals.meanwhile is not None
+    assert (await removals.meanwhile).is_complete
+    assert (outcome.is_complete, outcome.layers.layer_count) == (True, 1)
+    assert deployment.layers() == set()
+    assert await removals.aside() == []
+
+
 async def test_a_legal_hold_keeps_everything(deployment: Deployment) -> None:
     async with api_of(deployment, "alpha") as api:
         run = await api.run(await deployment.image("alpha"), SECRET)
@@ -402,6 +448,58 @@ async def test_retention_removes_what_nothing_newer_needs(
         row = await deployment.keep.row("alpha")
         assert row.swept_cut == row.content_cut is not None
     await assert_log_is_whole(deployment.dsn)
+
+
+class Stubborn(RemoveContent):
+    """Fails at one project, as one that was changed meanwhile makes it fail."""
+
+    failing: UUID = project_id_of("alpha")
+    error: ContreeError = InvalidTransitionError("changed meanwhile")
+
+    async def clear(self, project_id: UUID) -> Outcome:
+        if project_id == self.failing:
+            raise self.error
+        return await super().clear(project_id)
+
+
+async def test_the_duty_does_what_is_due_and_one_project_does_not_hold_up_others(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, clock = deployment.core, FakeClock(deployment.core.clock.now())
+    monkeypatch.setattr(core.clock, "now", lambda: clock.now() - timedelta(days=3))
+    async with api_of(deployment, "beta") as api, api_of(deployment, "gamma") as other:
+        image = await deployment.image("beta")
+        await api.run(image, "/old")
+        kept = await other.run(await deployment.image("gamma"), "/kept")
+        monkeypatch.setattr(core.clock, "now", clock.now)
+        for name in ("alpha", "delta"):
+            await deployment.token(name)
+            await deployment.keep.erase(name, reason="Art. 17")
+        await deployment.keep.set_retention("beta", days=2)
+        options = {"fresh": NOTHING_FRESH, "settled": NOTHING_FRESH}
+        removal = Stubborn(core, actor="worker:w", **options)
+        duty = RemovalDuty(removal=removal, projects=core.projects, clock=clock)
+        await duty.look()
+        rows = {row.name: row for row in await core.projects.list()}
+        assert rows["alpha"].cleared_at is None
+        assert rows["delta"].cleared_at is not None
+        assert rows["beta"].swept_cut == rows["beta"].content_cut is not None
+        assert (await other.operation(kept))["metadata"]["result"]["stdout"]["value"] == "/kept"
+        # Cuts are whole hours: within one there is nothing more to find, and nothing is asked.
+        head = await core.recorded.head()
+        await duty.look()
+        assert await core.recorded.head() == head
+        await api.run(image, "/older by then")
+        clock.advance(3 * 24 * 3600)
+        await duty.look()
+        row = await deployment.keep.row("beta")
+        assert row.swept_cut == row.content_cut != rows["beta"].content_cut
+    removal.error = UnavailableError("away")
+    with pytest.raises(UnavailableError, match="away"):
+        await duty.look()
+    removal.failing = UUID(int=0)
+    await duty.look()
+    assert (await deployment.keep.row("alpha")).cleared_at is not None
 
 
 async def test_unknown_projects_are_refused(deployment: Deployment) -> None:

@@ -6,6 +6,7 @@ made anew, and the stored tree, only the checkpoints outside still know.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import re
@@ -29,7 +30,7 @@ from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.system.note_keys import is_signature
 from contree.app.proof.checkpoints import Checkpoints
 from contree.app.proof.growth import LogAlteredError, grow
-from contree.app.proof.verify import Verdict, Verify
+from contree.app.proof.verify import Progress, Verdict, Verify
 from contree.domain.errors import InvalidFieldError
 from contree.domain.tile_tree import TileName, split
 from contree.projections import ALL
@@ -123,7 +124,9 @@ class Deployment:
             interval_s=3600,
         )
 
-    async def verify(self, *, after: int | None = None) -> Verdict:
+    async def verify(
+        self, *, after: int | None = None, progress: Progress | None = None
+    ) -> Verdict:
         return await Verify(
             recorded=self.recorded,
             rows=PostgresLogRows(self.pool, batch_rows=90),
@@ -131,7 +134,7 @@ class Deployment:
             store=self.store,
             keys=[self.signer.key],
             check=is_signature,
-        ).run(after=after)
+        ).run(after=after, progress=progress)
 
     async def retree(self) -> None:
         """Make the stored tree again from what the rows are now."""
@@ -214,6 +217,43 @@ async def test_an_untouched_log_is_right(deployment: Deployment) -> None:
     assert verdict.findings == []
     assert verdict.covered < verdict.size
     assert verdict.uncovered_since is not None
+
+
+async def test_appends_and_checkpoints_do_not_wait_for_each_other(deployment: Deployment) -> None:
+    """Each checkpoint is of the log as it was at some moment, and the last one of all of it."""
+    done = asyncio.Event()
+
+    async def sign() -> list[int]:
+        sizes = []
+        while not done.is_set():
+            newest = await deployment.checkpoints().advance()
+            assert newest is not None
+            sizes.append(newest.checkpoint.size)
+        return sizes
+
+    signing = asyncio.create_task(sign())
+    for _ in range(20):
+        await deployment.append(3)
+    done.set()
+    sizes = await signing
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 2
+    await deployment.checkpoints().advance()
+    verdict = await deployment.verify()
+    assert (verdict.findings, verdict.covered) == ([], verdict.size)
+    assert verdict.checkpoint_count >= 3 + len(set(sizes)) - 1
+
+
+async def test_progress_is_told_on_the_way(deployment: Deployment) -> None:
+    told: list[tuple[int, int]] = []
+    verdict = await deployment.verify(progress=lambda *at: told.append(at))
+    assert told == sorted(told)
+    assert len(told) > 3
+    assert told[-1] == (verdict.row_count, verdict.position)
+    told.clear()
+    await deployment.owner.execute(EDITS["state"])
+    assert (await deployment.verify(progress=lambda *at: told.append(at))).findings
+    assert all(position < 100 for _, position in told)
 
 
 @pytest.mark.parametrize("edit", EDITS)

@@ -9,10 +9,11 @@ its bytes are cut off first, and an index, which has names and no contents, ends
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,9 @@ from contree.adapters.layers.store import TAR_NAME, hex_of
 from contree.app.layer_store import RemovedLayers
 
 REMOVED_NAME: Final = ".removed"
+LOOK_AGAIN_S: Final = 0.1
+"""How often who waits for another pass looks."""
+
 _DIFF_ID_PREFIX: Final = "sha256:"
 _WITH_CONTENT: Final = (TAR_NAME, "*.squashfs")
 
@@ -33,6 +37,16 @@ class LayerRemovals:
     def __init__(self, root: Path, search_root: Path) -> None:
         self._root = root
         self._search_root = search_root
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        descriptor = await asyncio.to_thread(self._open)
+        try:
+            while not _locked(descriptor):  # noqa: ASYNC110 - other processes tell nobody
+                await asyncio.sleep(LOOK_AGAIN_S)
+            yield
+        finally:
+            os.close(descriptor)
 
     async def set_aside(self, diff_id: str, *, added_before: datetime) -> bool:
         return await asyncio.to_thread(self._set_aside, hex_of(diff_id), added_before)
@@ -54,6 +68,12 @@ class LayerRemovals:
         return await asyncio.to_thread(self._destroy, digests, stacks)
 
     # -- in threads ---------------------------------------------------------------------------
+
+    def _open(self) -> int:
+        """The directory of what is set aside, whose lock goes with the descriptor."""
+        directory = self._root / REMOVED_NAME
+        directory.mkdir(parents=True, exist_ok=True)
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
 
     def _set_aside(self, digest: str, added_before: datetime) -> bool:
         layer, aside = self._root / digest, self._root / REMOVED_NAME / digest
@@ -100,6 +120,14 @@ class LayerRemovals:
         for key in there & set(_spans_over(frozenset(digests), stacks)):
             _destroy_directory(merged / key)
         return RemovedLayers(layer_count=layer_count, layer_bytes=layer_bytes)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _spans_over(digests: frozenset[str], stacks: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -15,7 +15,7 @@ import asyncpg
 
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.listener import PostgresListener
-from contree.app.audit_index import Mark
+from contree.app.audit_index import FoldedBatch, Mark
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.errors import ConflictError, UnavailableError
 
@@ -26,27 +26,30 @@ LOOK_AGAIN_S = 1.0
 THREAD_EVENTS_MIN = 100
 """Smaller batches are folded where they are: a change of threads costs more."""
 
-MARK = "SELECT fingerprint, position, log_time, latest_at FROM audit.follower"
+SCHEMA = "audit"
+"""Of the index in use; a comparison folds into one aside."""
+
+MARK = "SELECT fingerprint, position, log_time, latest_at FROM {schema}.follower"
 ADD = """
 WITH moved AS (
-    UPDATE audit.follower SET position = $3, log_time = $4, latest_at = $5
+    UPDATE {schema}.follower SET position = $3, log_time = $4, latest_at = $5
     WHERE fingerprint = $1 AND position = $2 RETURNING position
 ), entries AS (
-    INSERT INTO audit.entries SELECT rows.* FROM moved, unnest($6::bigint[], $7::timestamptz[],
+    INSERT INTO {schema}.entries SELECT rows.* FROM moved, unnest($6::bigint[], $7::timestamptz[],
         $8::timestamptz[], $9::uuid[], $10::text[], $11::text[], $12::uuid[], $13::text[]) rows
 ), mentions AS (
-    INSERT INTO audit.mentions SELECT rows.* FROM moved, unnest($14::uuid[], $15::bigint[]) rows
+    INSERT INTO {schema}.mentions SELECT rows.* FROM moved, unnest($14::uuid[], $15::bigint[]) rows
 ), images AS (
-    INSERT INTO audit.images SELECT rows.* FROM moved, unnest($16::uuid[], $17::uuid[],
+    INSERT INTO {schema}.images SELECT rows.* FROM moved, unnest($16::uuid[], $17::uuid[],
         $18::uuid[], $19::uuid[], $20::timestamptz[], $21::bigint[]) rows
 ), operations AS (
-    INSERT INTO audit.operations SELECT rows.* FROM moved, unnest($22::uuid[], $23::uuid[],
+    INSERT INTO {schema}.operations SELECT rows.* FROM moved, unnest($22::uuid[], $23::uuid[],
         $24::text[], $25::timestamptz[], $26::bigint[], $27::bigint[], $28::text[]) rows
 ), tag_moves AS (
-    INSERT INTO audit.tag_moves SELECT rows.* FROM moved, unnest($29::uuid[], $30::text[],
+    INSERT INTO {schema}.tag_moves SELECT rows.* FROM moved, unnest($29::uuid[], $30::text[],
         $31::bigint[], $32::uuid[], $33::timestamptz[]) rows
 ), ends AS (
-    UPDATE audit.operations o SET ended = rows.ended, status = rows.status
+    UPDATE {schema}.operations o SET ended = rows.ended, status = rows.status
     FROM moved, unnest($34::uuid[], $35::bigint[], $36::text[]) rows (operation_id, ended, status)
     WHERE o.operation_id = rows.operation_id
 )
@@ -67,45 +70,63 @@ class Fold(Protocol):
 
 
 class PostgresAuditIndexer:
-    """app.audit_index.AuditIndexer. `fingerprint` is the one of this release's tables and fold."""
+    """app.audit_index.AuditIndexer. `fingerprint` is the one of this release's tables and fold.
 
-    def __init__(self, pool: asyncpg.Pool, *, fold: Fold, decode: Decode, fingerprint: str) -> None:
-        self._pool = pool
+    `database` is a pool, or a connection that nobody else uses.
+    """
+
+    def __init__(
+        self,
+        database: asyncpg.Pool | asyncpg.Connection,
+        *,
+        fold: Fold,
+        decode: Decode,
+        fingerprint: str,
+        schema: str = SCHEMA,
+    ) -> None:
+        self._database = database
         self._fold = fold
         self._decode = decode
         self._fingerprint = fingerprint
+        self._schema = schema
+        self._add = ADD.format(schema=schema)
 
     async def begin(self) -> Mark:
-        row = await _mark_row(self._pool)
+        row = await _mark_row(self._database, self._schema)
         if row["fingerprint"] != self._fingerprint:
             raise UnavailableError("the audit index belongs to another release of contreed")
         return _mark(row)
 
-    async def add(self, mark: Mark, events: Sequence[RecordedEvent]) -> Mark:
+    async def fold(self, mark: Mark, events: Sequence[RecordedEvent]) -> FoldedBatch:
         if len(events) < THREAD_EVENTS_MIN:
-            moved, columns = self._columns(mark, events)
-        else:
-            moved, columns = await asyncio.to_thread(self._columns, mark, events)
+            return self._folded(mark, events)
+        return await asyncio.to_thread(self._folded, mark, events)
+
+    async def write(self, batch: FoldedBatch) -> None:
+        before, after = batch.before, batch.after
         with translated():
-            row = await self._pool.fetchrow(
-                ADD,
-                *(self._fingerprint, mark.position),
-                *(moved.position, moved.log_time, moved.latest_at),
-                *columns,
+            row = await self._database.fetchrow(
+                self._add,
+                *(self._fingerprint, before.position),
+                *(after.position, after.log_time, after.latest_at),
+                *batch.columns,
             )
         if row is None:
-            raise ConflictError(f"the audit index is not at position {mark.position} any more")
-        return moved
+            raise ConflictError(f"the audit index is not at position {before.position} any more")
 
-    def _columns(
-        self, mark: Mark, events: Sequence[RecordedEvent]
-    ) -> tuple[Mark, list[Sequence[Any]]]:
+    async def add(self, mark: Mark, events: Sequence[RecordedEvent]) -> Mark:
+        """Fold and write."""
+        batch = await self.fold(mark, events)
+        await self.write(batch)
+        return batch.after
+
+    def _folded(self, mark: Mark, events: Sequence[RecordedEvent]) -> FoldedBatch:
         """Fold, and turn rows into ADD's arguments: an array for each column."""
-        moved, rows = self._fold(mark, ((event, self._decode(event.state)) for event in events))
+        after, rows = self._fold(mark, ((event, self._decode(event.state)) for event in events))
         columns: list[Sequence[Any]] = []
         for name, width in WIDTHS.items():
             columns += list(zip(*getattr(rows, name), strict=True)) or [()] * width
-        return moved, columns
+        return FoldedBatch(before=mark, after=after, columns=columns)
 
 
 class PostgresAuditProgress:
@@ -143,10 +164,12 @@ class PostgresAuditProgress:
             woken.set()
 
 
-async def _mark_row(pool: asyncpg.Pool) -> Mapping[str, Any]:
+async def _mark_row(
+    database: asyncpg.Pool | asyncpg.Connection, schema: str = SCHEMA
+) -> Mapping[str, Any]:
     try:
         with translated():
-            row: Mapping[str, Any] | None = await pool.fetchrow(MARK)
+            row: Mapping[str, Any] | None = await database.fetchrow(MARK.format(schema=schema))
     except asyncpg.UndefinedTableError:  # it is being made anew, or the database is not migrated
         row = None
     if row is None:

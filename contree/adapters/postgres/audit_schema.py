@@ -50,7 +50,7 @@ async def ensure_index(connection: asyncpg.Connection, tables: IndexTables) -> b
         found = await connection.fetchval(f"SELECT fingerprint FROM {follower}")  # noqa: S608 - ours
         if found == tables.fingerprint:
             return False
-    await _make(connection, tables)
+    await make_index(connection, tables)
     return True
 
 
@@ -59,12 +59,13 @@ async def reset_index(dsn: str, tables: IndexTables) -> None:
     connection = await connect_as_owner(dsn)
     try:
         with translated():
-            await _make(connection, tables)
+            await make_index(connection, tables)
     finally:
         await connection.close()
 
 
-async def _make(connection: asyncpg.Connection, tables: IndexTables) -> None:
+async def make_index(connection: asyncpg.Connection, tables: IndexTables) -> None:
+    """Make the schema, empty, in place of one that is there."""
     schema = tables.schema
     async with connection.transaction():
         await connection.execute(

@@ -14,7 +14,9 @@ from typing import Any
 import asyncpg
 
 DIFFERENCES_MAX = 100
-"""Differences reported of one table; more say nothing more."""
+"""Differences reported of one table, by key; more say nothing more."""
+
+ROW_COUNT = "its number of rows"
 
 KEY_COLUMNS = (
     "SELECT a.attname FROM pg_index i JOIN pg_attribute a "
@@ -49,20 +51,38 @@ class Difference:
         return f"{self.table} ({key or 'the whole table'}): {what}"
 
 
-async def differences(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableCompared:
+    """`row_count` is the live table's; `differences` in the order of keys, the first ones only."""
+
+    table: str
+    row_count: int
+    differences: Sequence[Difference]
+
+
+async def compare_table(
     connection: asyncpg.Connection, table: str, *, live: str, rebuilt: str
-) -> Sequence[Difference]:
+) -> TableCompared:
     """Compare `live`.`table` with `rebuilt`.`table`. Names are ours, never from outside."""
     exists = await connection.fetchval("SELECT to_regclass($1)::text", f"{live}.{table}")
     if exists is None:
-        return [Difference(table=table, key={}, columns=(), live=None, rebuilt={})]
+        missing = Difference(table=table, key={}, columns=(), live=None, rebuilt={})
+        return TableCompared(table=table, row_count=0, differences=[missing])
     keys = [row["attname"] for row in await connection.fetch(KEY_COLUMNS, f"{rebuilt}.{table}")]
     rows = await connection.fetch(
         "SELECT row_to_json(l)::text AS live, row_to_json(r)::text AS rebuilt "  # noqa: S608
         f"FROM {live}.{table} l FULL JOIN {rebuilt}.{table} r USING ({', '.join(keys)}) "
-        f"WHERE l::text IS DISTINCT FROM r::text LIMIT {DIFFERENCES_MAX}"
+        f"WHERE l::text IS DISTINCT FROM r::text ORDER BY {', '.join(keys)} LIMIT {DIFFERENCES_MAX}"
     )
-    return [_difference(table, keys, row["live"], row["rebuilt"]) for row in rows]
+    found = [_difference(table, keys, row["live"], row["rebuilt"]) for row in rows]
+    counts = await connection.fetchrow(
+        f"SELECT (SELECT count(*) FROM {live}.{table}) AS live, "  # noqa: S608
+        f"(SELECT count(*) FROM {rebuilt}.{table}) AS rebuilt"
+    )
+    if not found and counts["live"] != counts["rebuilt"]:
+        # Rows that stand there twice are each equal to their one counterpart.
+        found = [Difference(table=table, key={}, columns=(ROW_COUNT,), live={}, rebuilt={})]
+    return TableCompared(table=table, row_count=counts["live"], differences=found)
 
 
 def _difference(

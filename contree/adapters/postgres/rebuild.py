@@ -20,7 +20,7 @@ from typing import Any, cast
 import asyncpg
 from eventsourcing.persistence import StoredEvent
 
-from contree.adapters.postgres.compare import Difference, differences
+from contree.adapters.postgres.compare import Difference, compare_table
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.pool import READ_SCHEMA, connect_as_owner
 from contree.adapters.postgres.read_models import make_read_models
@@ -69,9 +69,13 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """What a comparison found; `differences` is cut off at compare.DIFFERENCES_MAX a table."""
+    """What a comparison found; `differences` is cut off at compare.DIFFERENCES_MAX a table.
+
+    row_counts   rows of each live table that was compared
+    """
 
     event_count: int
+    row_counts: Mapping[str, int]
     differences: tuple[Difference, ...]
 
 
@@ -110,15 +114,50 @@ async def compare(
         await fold.run_to_end()
         async with fold.connection.transaction(isolation="repeatable_read"):
             await fold.run_to_end()
-            found = [
-                difference
-                for projection in projections
-                for table in projection.tables
-                for difference in await differences(
+            tables = [
+                await compare_table(
                     fold.connection, table, live=READ_SCHEMA, rebuilt=REBUILT_SCHEMA
                 )
+                for projection in projections
+                for table in projection.tables
             ]
-        return Compared(event_count=fold.event_count, differences=tuple(found))
+        return Compared(
+            event_count=fold.event_count,
+            row_counts={table.table: table.row_count for table in tables},
+            differences=tuple(found for table in tables for found in table.differences),
+        )
+
+
+@asynccontextmanager
+async def connected_aside(dsn: str, schema: str) -> AsyncIterator[asyncpg.Connection]:
+    """An owner's connection, alone at such work, for a `schema` that is gone before and after.
+
+    Raises UnavailableError, also while another rebuild or comparison is at work.
+    """
+    connection = await connect_as_owner(dsn)
+    drop = f"DROP SCHEMA IF EXISTS {schema} CASCADE"
+    try:
+        with translated():
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
+                raise UnavailableError("another rebuild of the read models is running")
+            try:
+                await connection.execute(drop)
+                yield connection
+            finally:
+                if not connection.is_closed():
+                    await connection.execute(drop)
+                    # The server takes a moment to notice that a connection is closed.
+                    await connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
+    finally:
+        await connection.close()
+
+
+async def drop_other_indexes(connection: asyncpg.Connection, schema: str) -> Sequence[str]:
+    """Drop the indexes of `schema` that a fold has no use for; return what makes them again."""
+    indexes = await connection.fetch(OTHER_INDEXES, schema)
+    for index in indexes:
+        await connection.execute(f"DROP INDEX {index['name']}")
+    return [index["definition"] for index in indexes]
 
 
 async def _swap(fold: _Fold) -> None:
@@ -149,26 +188,12 @@ async def _fold(
     dsn: str, projections: Sequence[Projection], progress: Progress | None
 ) -> AsyncIterator[_Fold]:
     """Empty tables aside, and what fills them; gone at the end unless they were put into place."""
-    connection = await connect_as_owner(dsn)
-    try:
-        with translated():
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
-                raise UnavailableError("another rebuild of the read models is running")
-            drop = f"DROP SCHEMA IF EXISTS {REBUILT_SCHEMA} CASCADE"
-            async with connection.transaction():
-                await connection.execute(drop)
-                await make_read_models(connection, projections, schema=REBUILT_SCHEMA)
-                indexes = await connection.fetch(OTHER_INDEXES, REBUILT_SCHEMA)
-                for index in indexes:
-                    await connection.execute(f"DROP INDEX {index['name']}")
-            await connection.execute(f"SET search_path = {REBUILT_SCHEMA}, public")
-            try:
-                yield _Fold(connection, projections, progress, [i["definition"] for i in indexes])
-            finally:
-                if not connection.is_closed():
-                    await connection.execute(drop)
-    finally:
-        await connection.close()
+    async with connected_aside(dsn, REBUILT_SCHEMA) as connection:
+        async with connection.transaction():
+            await make_read_models(connection, projections, schema=REBUILT_SCHEMA)
+            indexes = await drop_other_indexes(connection, REBUILT_SCHEMA)
+        await connection.execute(f"SET search_path = {REBUILT_SCHEMA}, public")
+        yield _Fold(connection, projections, progress, indexes)
 
 
 class _Fold:

@@ -94,7 +94,8 @@ def check_bundle(data: bytes, *, keys: Sequence[VerifierKey], check: SignatureCh
     _check_whole(bundle, events)
     return Proven(
         what=f"operation {bundle.operation}"
-        + (f" and its image {bundle.image}" if bundle.image else ""),
+        + (f" and its image {bundle.image}" if bundle.image else "")
+        + f": {len(events)} events",
         events=events,
         event_count=len(events),
         signed=signed,

@@ -144,7 +144,8 @@ def check_export(file: BinaryIO, *, keys: Sequence[VerifierKey], check: Signatur
         raise InvalidFieldError("events", "do not lead to the root of the checkpoint")
     last = header.first_leaf + header.count - 1
     return Proven(
-        what=f"events {header.first_leaf + 1} to {last + 1} of the log, with none left out between",
+        what=f"events {header.first_leaf + 1} to {last + 1} of the log, "
+        f"with none left out between: {header.count} events",
         events=events,
         event_count=header.count,
         signed=signed,

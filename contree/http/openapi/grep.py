@@ -45,7 +45,7 @@ def grep_operation() -> Operation:
             in_query("before", _CONTEXT, "Lines of context before each match."),
             in_query("after", _CONTEXT, "Lines of context after each match."),
         ),
-        errors=(400, 403, 404),
+        errors=(400, 403, 404, 410),
     )
 
 

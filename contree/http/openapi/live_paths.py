@@ -36,7 +36,7 @@ def _events() -> dict[str, Any]:
             in_query("spid", NUMBER, "Only events of this process."),
             {"name": "Last-Event-Id", "in": "header", "schema": NUMBER},
         ),
-        errors=(400, 403, 404),
+        errors=(400, 403, 404, 410),
     )
 
 
@@ -47,7 +47,7 @@ def _spawn() -> dict[str, Any]:
         json_(ref("Subprocess"), status=201, headers={"Location": {"schema": STRING}}),
         parameters=(OPERATION_UUID,),
         body=json_body("SubprocessRequest"),
-        errors=(400, 403, 404, 409, 425, 504),
+        errors=(400, 403, 404, 409, 410, 425, 504),
     )
 
 
@@ -57,7 +57,7 @@ def _result() -> dict[str, Any]:
         "subprocesses",
         json_(ref("InstanceResult")),
         parameters=(OPERATION_UUID, SPID),
-        errors=(400, 403, 404, 425),
+        errors=(400, 403, 404, 410, 425),
     )
 
 
@@ -67,7 +67,7 @@ def _signal() -> dict[str, Any]:
         "subprocesses",
         answer_(204),
         parameters=(OPERATION_UUID, SPID, in_query("signal", SIGNAL, "`15`, `TERM`, `SIGTERM`.")),
-        errors=(400, 403, 404, 409, 425, 504),
+        errors=(400, 403, 404, 409, 410, 425, 504),
     )
 
 

@@ -15,7 +15,7 @@ ERROR_TEXTS = {
     403: "The token lacks the permission",
     404: "It does not exist in this project",
     409: "Its state does not allow this",
-    410: "The instance has ended",
+    410: "Its content is not kept any more, or (standard input) the instance has ended",
     416: "The range lies outside the file",
     422: "The path exists but is of the wrong type",
     425: "Not possible yet, and nothing was done; try again",

@@ -68,7 +68,7 @@ def _image_paths() -> dict[str, Any]:
         json_(ref("Image")),
         parameters=(IMAGE_UUID,),
         body=json_body("TagRequest"),
-        errors=(400, 403, 404, 409),
+        errors=(400, 403, 404, 409, 410),
     )
     one_tag = in_query("tag", STRING | {"pattern": TAG_PATTERN, "maxLength": 256}, "Absent: all.")
     return {
@@ -87,7 +87,7 @@ def _image_paths() -> dict[str, Any]:
                 "images",
                 json_(ref("Accepted"), status=201, headers=LOCATION),
                 body=json_body("ImportRequest"),
-                errors=(400, 403, 409),
+                errors=(400, 403, 409, 410),
             )
         },
         "/v1/images/{image_uuid}/tag": {
@@ -98,7 +98,7 @@ def _image_paths() -> dict[str, Any]:
                 "images",
                 answer_(204),
                 parameters=(IMAGE_UUID, one_tag),
-                errors=(400, 403, 404, 409),
+                errors=(400, 403, 404, 409, 410),
             ),
         },
     }
@@ -120,7 +120,7 @@ def _file_paths() -> dict[str, Any]:
                 "files",
                 json_(ref("UploadedFile"), status=201),
                 body={"application/octet-stream": {"schema": BYTES}},
-                errors=(400, 403, 409),
+                errors=(400, 403, 409, 410),
             ),
             "get": operation(
                 "List files, the newest first",
@@ -144,7 +144,7 @@ def _run_paths() -> dict[str, Any]:
                 "instances",
                 json_(ref("Instance"), status=201, headers=LOCATION),
                 body=json_body("InstanceRequest"),
-                errors=(400, 403, 404, 409),
+                errors=(400, 403, 404, 409, 410),
             )
         },
         "/v1/operations": {
@@ -169,7 +169,7 @@ def _run_paths() -> dict[str, Any]:
                 "operations",
                 answer_(202),
                 parameters=(OPERATION_UUID,),
-                errors=(400, 403, 404, 409),
+                errors=(400, 403, 404, 409, 410),
             ),
         },
     }
@@ -183,7 +183,7 @@ def _inspect_paths() -> dict[str, Any]:
         "inspect",
         answer_(200, {"application/octet-stream": {"schema": BYTES}, **TEXT_PLAIN}),
         parameters=(*in_image, TEXT),
-        errors=(400, 403, 404, 416, 422),
+        errors=(400, 403, 404, 410, 416, 422),
     )
     download["responses"] |= answer_(206, download["responses"]["200"]["content"])
     archive = operation(
@@ -191,7 +191,7 @@ def _inspect_paths() -> dict[str, Any]:
         "inspect",
         answer_(200, {"application/x-tar": {"schema": BYTES}}),
         parameters=in_image,
-        errors=(400, 403, 404, 422),
+        errors=(400, 403, 404, 410, 422),
     )
     find = operation(
         "Find an image by its tag",
@@ -215,7 +215,7 @@ def _inspect_paths() -> dict[str, Any]:
         "inspect",
         answer_(200, {"application/json": {"schema": ref("DirectoryList")}, **TEXT_PLAIN}),
         parameters=(*in_image, TEXT),
-        errors=(400, 403, 404, 422),
+        errors=(400, 403, 404, 410, 422),
     )
     add_slash = operation("Redirect to the form with a slash", "inspect", redirect)
     add_slash_to_image = operation(

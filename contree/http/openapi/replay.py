@@ -34,7 +34,7 @@ def replay_path() -> dict[str, Any]:
             json_(ref("Replay"), status=201, headers={"Location": {"schema": STRING}}),
             parameters=(OPERATION_UUID,),
             body=json_body("ReplayRequest"),
-            errors=(400, 403, 404, 409),
+            errors=(400, 403, 404, 409, 410),
         ),
         "get": operation(
             "What a replay that has ended has in common with its original, and where they part",

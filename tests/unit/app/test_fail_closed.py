@@ -18,12 +18,14 @@ from contree.domain.aggregate import Aggregate, Event
 from contree.domain.errors import ContreeError
 from contree.domain.image import ImageCommitted
 from contree.domain.operation import (
+    OperationAssigned,
     OperationStarted,
     ProcessSignalled,
     Status,
     SubprocessSpawned,
 )
-from contree.domain.token import Permission
+from contree.domain.token import Permission, Token, TokenIssued
+from contree.worker import loop
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.microvm import FakeProcess
 from tests.unit.app.world import PROJECT, URL, World, a_caller
@@ -67,6 +69,15 @@ class Watched(World):
     def tokens(self) -> IssueTokens:
         return IssueTokens(log=self.log, clock=self.clock, ids=self.ids)
 
+    @property
+    def token(self) -> UUID:
+        """The first token."""
+        return next(e.originator_id for e in self.log.events if isinstance(e, TokenIssued))
+
+    async def is_revoked(self) -> bool:
+        token = await self.log.load(Token, self.token)
+        return token is not None and token.revoked
+
 
 async def chunks() -> AsyncIterator[bytes]:
     yield UPLOADED
@@ -85,6 +96,7 @@ USE_CASES: dict[str, UseCase] = {
     "token": lambda w, *_: w.tokens().issue(
         project="demo", permissions=[Permission.SPAWN], expires_at=None
     ),
+    "revoke": lambda w, *_: w.tokens().revoke(w.token),
 }
 
 
@@ -97,6 +109,7 @@ async def test_a_use_case_whose_event_is_refused_has_done_nothing(
     async with world.working():
         image = await world.imported()
     operation, _ = await world.runs.request(a_caller(), RunOrder(image="tag:base", command="main"))
+    await USE_CASES["token"](world, image, operation)
     events, leases = list(world.log.events), dict(world.log.leases)
     row = await world.row(operation)
     setattr(world.log, failure, failure == "full")
@@ -108,8 +121,36 @@ async def test_a_use_case_whose_event_is_refused_has_done_nothing(
     assert await world.files.by_sha256(PROJECT, UPLOADED_SHA256) is None
     assert await world.images.by_tag(PROJECT, "new") is None
     assert await world.images.by_tag(PROJECT, "base") is not None
+    assert not await world.is_revoked()
     await USE_CASES[use_case](world, image, operation)
     assert len(world.log.events) > len(events)
+
+
+async def test_nothing_begins_before_it_is_assigned_in_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What runs goes on meanwhile, and what could not be assigned waits until the log takes it."""
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    monkeypatch.setattr(loop, "DRAIN_S", 0.01)
+    world, order = Watched(), RunOrder(image="tag:base", command="main")
+    async with world.working():
+        await world.imported()
+        before, _ = await world.runs.request(a_caller(), order)
+        async with asyncio.timeout(WAIT_S):
+            await world.began_one.get()
+        started = len(world.microvm.started)
+        world.refusing.refuse = OperationAssigned
+        operation, _ = await world.runs.request(a_caller(), order)
+        async with asyncio.timeout(WAIT_S):
+            await world.log.refused.get()
+            await world.log.refused.get()
+        assert (world.began, len(world.microvm.started)) == (["main"], started)
+        assert (await world.row(operation)).status is Status.PENDING
+        assert operation not in world.log.leases
+        world.refusing.refuse, world.log.full = None, False
+        async with asyncio.timeout(WAIT_S):
+            assert await world.began_one.get() == "main"
+        assert (await world.row(before)).status is Status.EXECUTING
 
 
 async def test_no_command_runs_before_its_start_is_recorded() -> None:

@@ -188,6 +188,13 @@ class World:
         await self.log.append(token)
         return secret
 
+    async def erase(self, project: str = "alpha") -> None:
+        """Erase the project's content; its tokens stay."""
+        found = await self.log.load(Project, project_id_of(project))
+        assert found is not None
+        found.erase(self.context(project), reason="asked for")
+        await self.log.append(found)
+
     async def image(self, tag: str | None = None, project: str = "alpha") -> UUID:
         """Return the id of a new image."""
         self._images += 1
