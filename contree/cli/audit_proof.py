@@ -57,38 +57,7 @@ def add_commands(
     )
     verify.set_defaults(command=_verify)
 
-    prove = actions.add_parser(
-        "prove", parents=[common, stored], help="write what proves one operation to an outsider"
-    )
-    prove.add_argument("operation", metavar="OPERATION", help="its UUID")
-    prove.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
-    prove.set_defaults(command=_prove)
-
-    export = actions.add_parser(
-        "export", parents=[common, stored], help="write a run of the log with its proof"
-    )
-    export.add_argument("--after", type=int, default=0, metavar="POSITION", help="default: 0")
-    export.add_argument(
-        "--until", type=int, metavar="POSITION", help="the last one; default: all that is signed"
-    )
-    export.add_argument("output", metavar="FILE", help="one JSON document a line")
-    export.set_defaults(command=_export)
-
-    consistency = actions.add_parser(
-        "consistency",
-        parents=[common, stored],
-        help="write what proves that the log goes on from an earlier checkpoint of it",
-    )
-    consistency.add_argument(
-        "--from",
-        dest="from_",
-        required=True,
-        metavar="SIZE|FILE",
-        help="the earlier one: how many events a stored one covers, or a copy of one",
-    )
-    consistency.add_argument("--to", metavar="SIZE|FILE", help="default: the newest, as in prove")
-    consistency.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
-    consistency.set_defaults(command=_consistency)
+    _add_writers(actions, [common, stored])
 
     check = actions.add_parser(
         "check", parents=[common, believed], help="check what these wrote, offline"
@@ -102,6 +71,44 @@ def add_commands(
         "rebuild", parents=[common], help="make the stored tree again from the log"
     )
     rebuild.set_defaults(command=_rebuild)
+
+
+def _add_writers(
+    actions: argparse._SubParsersAction[Any], parents: Sequence[argparse.ArgumentParser]
+) -> None:
+    """What writes files that `check` then takes."""
+    prove = actions.add_parser(
+        "prove", parents=parents, help="write what proves one operation to an outsider"
+    )
+    prove.add_argument("operation", metavar="OPERATION", help="its UUID")
+    prove.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    prove.set_defaults(command=_prove)
+
+    export = actions.add_parser(
+        "export", parents=parents, help="write a run of the log with its proof"
+    )
+    export.add_argument("--after", type=int, default=0, metavar="POSITION", help="default: 0")
+    export.add_argument(
+        "--until", type=int, metavar="POSITION", help="the last one; default: all that is signed"
+    )
+    export.add_argument("output", metavar="FILE", help="one JSON document a line")
+    export.set_defaults(command=_export)
+
+    consistency = actions.add_parser(
+        "consistency",
+        parents=parents,
+        help="write what proves that the log goes on from an earlier checkpoint of it",
+    )
+    consistency.add_argument(
+        "--from",
+        dest="from_",
+        required=True,
+        metavar="SIZE|FILE",
+        help="the earlier one: how many events a stored one covers, or a copy of one",
+    )
+    consistency.add_argument("--to", metavar="SIZE|FILE", help="default: the newest, as in prove")
+    consistency.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    consistency.set_defaults(command=_consistency)
 
 
 @asynccontextmanager
