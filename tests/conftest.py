@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -36,6 +37,18 @@ __all__ = [
     "postgres_server",
     "short_dir",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test an id of its own: of several with one id, pytest-xdist would run one.
+
+    Schemathesis gives all operations of a document the id of the one function.
+    """
+    for item in items:
+        if item.parent is not None and not item.nodeid.endswith(f"::{item.name}"):
+            item._id = item.id.parse(f"{item.parent.nodeid}::{item.name}")
+    twice = [nodeid for nodeid, count in Counter(i.nodeid for i in items).items() if count > 1]
+    assert not twice, twice
 
 
 @pytest.fixture(scope="session")
