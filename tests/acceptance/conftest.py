@@ -21,7 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
-    """The server most tests share. When the session ends, nothing of it may be left."""
+    """The server most tests share, and modules with one of their own learn from.
+
+    When the session ends, nothing of it may be left.
+    """
     with running_server(environment={"CONTREED_METRICS_LISTEN": "127.0.0.1:0"}) as running:
         yield running
 
