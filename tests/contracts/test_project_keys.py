@@ -131,7 +131,7 @@ async def test_the_key_of_another_project_is_refused(
 async def test_a_process_that_cannot_hear_asks_each_time(
     postgres_pool: asyncpg.Pool, listener: PostgresListener
 ) -> None:
-    listener.subscribe = lambda *_: None  # type: ignore[method-assign]
+    listener.subscribe = lambda *_: None
     keys = Keys(real_keys(postgres_pool, listener), PostgresEventLog(postgres_pool, ALL))
     await keys.keys.cipher(ALPHA)
     await keys.erase()

@@ -58,7 +58,7 @@ async def differences(
         return [Difference(table=table, key={}, columns=(), live=None, rebuilt={})]
     keys = [row["attname"] for row in await connection.fetch(KEY_COLUMNS, f"{rebuilt}.{table}")]
     rows = await connection.fetch(
-        "SELECT row_to_json(l)::text AS live, row_to_json(r)::text AS rebuilt "  # noqa: S608
+        "SELECT row_to_json(l)::text AS live, row_to_json(r)::text AS rebuilt "  # noqa: S608 - names are ours
         f"FROM {live}.{table} l FULL JOIN {rebuilt}.{table} r USING ({', '.join(keys)}) "
         f"WHERE l::text IS DISTINCT FROM r::text LIMIT {DIFFERENCES_MAX}"
     )

@@ -37,8 +37,8 @@ def rebuilt(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     build = store.build_squashfs
 
     def noted(**given: object) -> None:
-        made.append(given["target"])  # type: ignore[arg-type]
-        build(**given)  # type: ignore[arg-type]
+        made.append(given["target"])
+        build(**given)
 
     monkeypatch.setattr(store, "build_squashfs", noted)
     return made
