@@ -13,10 +13,12 @@ from infra.images.registry import RunningRegistry, running_registry
 from tests.support.postgres import (  # fixtures
     database,
     empty_postgres_dsn,
+    listener,
     postgres_dsn,
     postgres_pool,
     postgres_server,
 )
+from tests.support.s3 import s3_endpoint, s3_place  # fixtures
 from tests.vm.fixtures import base_layer, box, guest_assets, microvm, short_dir  # fixtures
 
 # The same examples each time: what fails here fails there. `HYPOTHESIS_PROFILE=search` looks for
@@ -31,10 +33,13 @@ __all__ = [
     "database",
     "empty_postgres_dsn",
     "guest_assets",
+    "listener",
     "microvm",
     "postgres_dsn",
     "postgres_pool",
     "postgres_server",
+    "s3_endpoint",
+    "s3_place",
     "short_dir",
 ]
 

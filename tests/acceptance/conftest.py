@@ -10,6 +10,7 @@ import pytest
 from infra.images.registry import RunningRegistry
 from infra.images.rootfs import small_image
 from tests.acceptance.api import Api
+from tests.acceptance.terminal import Terminal
 from tests.support.server import RunningServer, running_server
 
 
@@ -58,6 +59,16 @@ def api(server: RunningServer, token: str) -> Iterator[Api]:
 def busybox(api: Api, busybox_url: str) -> str:
     """The UUID of busybox in the module's project."""
     return api.import_image(busybox_url, tag="busybox:latest")
+
+
+@pytest.fixture(scope="module")
+def terminal(
+    server: RunningServer, token: str, busybox: str, tmp_path_factory: pytest.TempPathFactory
+) -> Terminal:
+    """contree-cli, logged in to the module's project, which has busybox."""
+    made = Terminal(tmp_path_factory.mktemp("home"))
+    made.log_in(server.url, token)
+    return made
 
 
 @pytest.fixture

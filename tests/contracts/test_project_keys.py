@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import asyncpg
@@ -37,13 +36,6 @@ class Keys:
         project = Project.create(CONTEXT, name="alpha")
         project.erase(CONTEXT, reason="asked to")
         await self.log.append(project)
-
-
-@pytest.fixture
-async def listener(postgres_dsn: str) -> AsyncIterator[PostgresListener]:
-    listener = PostgresListener(postgres_dsn)
-    yield listener
-    await listener.aclose()
 
 
 @pytest.fixture(params=["fake", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from contree.adapters.layers.delta_view import squashfs_mtime
-from contree.adapters.layers.entry import Kind, TarEntry
+from contree.adapters.layers.entry import TarEntry
 from contree.adapters.layers.index_reader import LayerIndex
 from contree.adapters.layers.index_schema import SOURCE_SHIFT, Row
 from contree.adapters.layers.mount_variant import MountVariant
@@ -94,14 +94,7 @@ def _feed(sqfstar: Sqfstar, rows: Iterator[Row], tars: OpenTars, variant: MountV
         if row.link_count > 1:
             first = first_names.setdefault(row.ino, path)
             if first != path:
-                entry = replace(
-                    entry,
-                    kind=Kind.HARD_LINK,
-                    link=first,
-                    segments=None,
-                    stored_bytes=0,
-                    xattrs=(),
-                )
+                entry = entry.named_again(first)
         stored = entry
         if entry.segments is not None:
             entry = sendable(entry)
