@@ -8,6 +8,8 @@ DATA_DIR ?=
 LISTEN ?=
 # Narrows `make test`, as in `make test T=tests/unit/test_errors.py::test_name`.
 T ?=
+# How many processes run it, each with servers of its own. A file's tests stay together and in order.
+JOBS ?= 2
 
 .PHONY: help setup demo test check fix serve bench lock guest clean
 
@@ -20,9 +22,10 @@ setup: ## install what is missing: system packages, .venv, guest kernel, guest a
 demo: setup ## the whole story on real parts, in a throw-away directory
 	@$(BIN)/python -m infra.demo
 
-test: setup check ## check, then the whole suite, guest agent and real guests included
+test: setup check ## check, then the whole suite, guest agent and real guests included; T=, JOBS=
 	@root=$$(mktemp -d /tmp/contree-test.XXXXXX); trap 'rm -rf "$$root"' EXIT; \
-	    PYTEST_DEBUG_TEMPROOT=$$root $(BIN)/python -m pytest $(T)
+	    PYTEST_DEBUG_TEMPROOT=$$root $(BIN)/python -m pytest \
+	    $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder) $(T)
 
 check: setup ## lint, format, types, rings: needs no services
 	@$(BIN)/ruff check .

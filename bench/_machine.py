@@ -68,5 +68,5 @@ def _version_in(text: str) -> str:
 
 
 def _libvirt_version() -> str:
-    number = libvirt.getVersion()  # type: ignore[attr-defined]  # not in our stub: only benches ask
+    number = libvirt.getVersion()
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

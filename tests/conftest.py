@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -12,10 +13,12 @@ from infra.images.registry import RunningRegistry, running_registry
 from tests.support.postgres import (  # fixtures
     database,
     empty_postgres_dsn,
+    listener,
     postgres_dsn,
     postgres_pool,
     postgres_server,
 )
+from tests.support.s3 import s3_endpoint, s3_place  # fixtures
 from tests.vm.fixtures import base_layer, box, guest_assets, microvm, short_dir  # fixtures
 
 # The same examples each time: what fails here fails there. `HYPOTHESIS_PROFILE=search` looks for
@@ -30,12 +33,27 @@ __all__ = [
     "database",
     "empty_postgres_dsn",
     "guest_assets",
+    "listener",
     "microvm",
     "postgres_dsn",
     "postgres_pool",
     "postgres_server",
+    "s3_endpoint",
+    "s3_place",
     "short_dir",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test an id of its own: of several with one id, pytest-xdist would run one.
+
+    Schemathesis gives all operations of a document the id of the one function.
+    """
+    for item in items:
+        if item.parent is not None and not item.nodeid.endswith(f"::{item.name}"):
+            item._id = item.id.parse(f"{item.parent.nodeid}::{item.name}")
+    twice = [nodeid for nodeid, count in Counter(i.nodeid for i in items).items() if count > 1]
+    assert not twice, twice
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,7 @@ def _credentials(sent: _Credentials | None) -> Credentials | None:
 
 def _plain_text(text: str, *, field: str) -> str:
     """Return `text`. Raises InvalidFieldError when it has a control character."""
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):  # noqa: PLR2004
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):  # noqa: PLR2004 - below blank, DEL
         raise InvalidFieldError(field, "has a control character")
     return text
 

@@ -21,7 +21,7 @@ TAGS_THEN = (
     "SELECT m.name, m.assigned_at FROM audit.tag_moves m WHERE m.image_id = h.image_id "  # noqa: S608 - constants
     f"AND m.project_id = h.project_id AND m.position <= $1 AND {NOT_MOVED_SINCE}"
 )
-ANY_TAG = f"SELECT {COLUMNS} FROM {KNOWN} LEFT JOIN LATERAL ({TAGS_THEN}) t ON true"  # noqa: S608
+ANY_TAG = f"SELECT {COLUMNS} FROM {KNOWN} LEFT JOIN LATERAL ({TAGS_THEN}) t ON true"  # noqa: S608 - constants
 BY_NAME = (
     "SELECT {} FROM (SELECT DISTINCT ON (m.name) m.name, m.image_id, m.project_id "
     "FROM audit.tag_moves m WHERE m.project_id = {} AND m.name >= {} AND m.name < {} "

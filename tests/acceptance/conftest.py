@@ -10,6 +10,7 @@ import pytest
 from infra.images.registry import RunningRegistry
 from infra.images.rootfs import small_image
 from tests.acceptance.api import Api
+from tests.acceptance.terminal import Terminal
 from tests.support.server import RunningServer, running_server
 
 
@@ -21,7 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
-    """The server most tests share. When the session ends, nothing of it may be left."""
+    """The server most tests share, and modules with one of their own learn from.
+
+    When the session ends, nothing of it may be left.
+    """
     with running_server(environment={"CONTREED_METRICS_LISTEN": "127.0.0.1:0"}) as running:
         yield running
 
@@ -55,6 +59,16 @@ def api(server: RunningServer, token: str) -> Iterator[Api]:
 def busybox(api: Api, busybox_url: str) -> str:
     """The UUID of busybox in the module's project."""
     return api.import_image(busybox_url, tag="busybox:latest")
+
+
+@pytest.fixture(scope="module")
+def terminal(
+    server: RunningServer, token: str, busybox: str, tmp_path_factory: pytest.TempPathFactory
+) -> Terminal:
+    """contree-cli, logged in to the module's project, which has busybox."""
+    made = Terminal(tmp_path_factory.mktemp("home"))
+    made.log_in(server.url, token)
+    return made
 
 
 @pytest.fixture

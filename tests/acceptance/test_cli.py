@@ -14,14 +14,10 @@ from tests.support.server import RunningServer
 
 
 @pytest.fixture(scope="module")
-def terminal(
-    server: RunningServer, token: str, busybox: str, tmp_path_factory: pytest.TempPathFactory
-) -> Terminal:
-    """Logged in, with busybox as the session's image."""
-    made = Terminal(tmp_path_factory.mktemp("home"))
-    made.log_in(server.url, token)
-    made.type("use", "tag:busybox:latest")
-    return made
+def terminal(terminal: Terminal) -> Terminal:
+    """With busybox as the session's image."""
+    terminal.type("use", "tag:busybox:latest")
+    return terminal
 
 
 def test_profiles_are_added_listed_switched_and_removed(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.acceptance.api import Api
 from tests.acceptance.terminal import Terminal
-from tests.support.server import RunningServer
 
 DOCKERFILE = """\
 ARG BASE=busybox:latest
@@ -31,15 +28,6 @@ COPY --chmod=0711 src/hello greeting
 ADD src/hello /added/
 CMD ["not", "supported", "by", "the", "client"]
 """
-
-
-@pytest.fixture(scope="module")
-def terminal(
-    server: RunningServer, token: str, busybox: str, tmp_path_factory: pytest.TempPathFactory
-) -> Terminal:
-    made = Terminal(tmp_path_factory.mktemp("home"))
-    made.log_in(server.url, token)
-    return made
 
 
 def test_a_dockerfile_of_two_stages_is_built_and_kept(

@@ -20,14 +20,10 @@ PROMPT = r"\(main\) /[a-z]* \$ "
 
 
 @pytest.fixture(scope="module")
-def terminal(
-    server: RunningServer, token: str, busybox: str, tmp_path_factory: pytest.TempPathFactory
-) -> Terminal:
-    made = Terminal(tmp_path_factory.mktemp("home"))
-    made.log_in(server.url, token)
-    made.type("use", "tag:busybox:latest")
-    made.program("nano", 'echo edited >>"$1"')
-    return made
+def terminal(terminal: Terminal) -> Terminal:
+    terminal.type("use", "tag:busybox:latest")
+    terminal.program("nano", 'echo edited >>"$1"')
+    return terminal
 
 
 def first_line(process: subprocess.Popen[str]) -> str:

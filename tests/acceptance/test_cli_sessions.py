@@ -6,21 +6,9 @@ import json
 import time
 from typing import Any
 
-import pytest
-
 from tests.acceptance.terminal import Terminal
-from tests.support.server import RunningServer
 
 WAIT_S = 60
-
-
-@pytest.fixture(scope="module")
-def terminal(
-    server: RunningServer, token: str, busybox: str, tmp_path_factory: pytest.TempPathFactory
-) -> Terminal:
-    made = Terminal(tmp_path_factory.mktemp("home"))
-    made.log_in(server.url, token)
-    return made
 
 
 def executing(terminal: Terminal, uuid: str) -> dict[str, Any]:

@@ -20,9 +20,9 @@ INTERRUPT_S = 25
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
+def server(server: RunningServer) -> Iterator[RunningServer]:
     """A server for this module alone."""
-    with running_server() as running:
+    with running_server(after=server) as running:
         yield running
 
 

@@ -44,9 +44,9 @@ def disk() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def server(disk: Path) -> Iterator[RunningServer]:
+def server(server: RunningServer, disk: Path) -> Iterator[RunningServer]:
     """A server for this module alone, on the small disk."""
-    with running_server(data_dir=disk / "data") as running:
+    with running_server(data_dir=disk / "data", after=server) as running:
         yield running
 
 

@@ -21,9 +21,10 @@ SLOTS = 4
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
+def server(server: RunningServer) -> Iterator[RunningServer]:
     """A server for this module alone."""
-    with running_server(environment={"CONTREED_CPU_OVERCOMMIT": str(SLOTS)}) as running:
+    environment = {"CONTREED_CPU_OVERCOMMIT": str(SLOTS)}
+    with running_server(environment=environment, after=server) as running:
         yield running
 
 

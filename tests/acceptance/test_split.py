@@ -84,6 +84,7 @@ async def split(server: RunningServer) -> Iterator[Split]:
     place = RunningServer(directory, environment={"CONTREED_DATABASE_URL": dsn})
     started = Split(place, dsn)
     try:
+        place.learn_from(server)
         started.start("api")
         started.start("worker")
         yield started

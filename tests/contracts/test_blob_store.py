@@ -11,16 +11,14 @@ from uuid import UUID
 import pytest
 
 from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
+from contree.adapters.blobs.s3 import S3Place
 from contree.adapters.blobs.s3_blobs import S3BlobStore, open_s3_blobs
 from contree.adapters.blobs.s3_objects import open_objects
 from contree.app.blob_store import READ_CHUNK_BYTES, BlobStore, Removed
 from contree.domain.errors import NotFoundError
-from tests.contracts.test_content_store import S3Place, s3_place
 from tests.fakes.blob_store import FakeBlobStore
 from tests.fakes.clock import FakeIds
 from tests.support.layer_tars import collected, stream_of
-
-assert s3_place  # a fixture
 
 IDS = FakeIds(space=0xB10B)
 NAME, OTHER = "a" * 64, "b" * 64

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from contree.adapters.blobs import spool
 from contree.adapters.blobs.checkpoint_bucket import open_checkpoint_bucket
@@ -18,37 +16,15 @@ from contree.adapters.blobs.s3 import S3Place
 from contree.app.checkpoint_store import CheckpointExistsError, CheckpointStore
 from contree.domain.errors import NotFoundError, StorageFullError, UnavailableError
 from tests.fakes.checkpoint_store import FakeCheckpointStore
+from tests.support.s3 import client_of, place_at
 
 BUCKET = "witness"
 
 
-@pytest.fixture(scope="session")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
-
-
 @pytest.fixture
-def place(endpoint: str, request: pytest.FixtureRequest) -> S3Place:
-    place = S3Place(
-        bucket=BUCKET,
-        endpoint_url=endpoint,
-        prefix=f"{request.node.name}/",
-        access_key_id="key",
-        secret_access_key="secret",
-    )
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=place.region,
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
-    )
+def place(s3_endpoint: str, request: pytest.FixtureRequest) -> S3Place:
+    place = place_at(s3_endpoint, bucket=BUCKET, prefix=f"{request.node.name}/")
+    client = client_of(place)
     client.create_bucket(Bucket=BUCKET)
     client.put_object(Bucket=BUCKET, Key=f"{place.prefix}notes.txt", Body=b"not ours")
     return place

@@ -47,7 +47,7 @@ async def ran(
     project: object = PROJECT,
 ) -> Operation:
     """An operation that ends a second after it began, at the clock's time then."""
-    context = context_at(clock, project)  # type: ignore[arg-type]
+    context = context_at(clock, project)
     given = None if stdin is None else Stdin(sha256=stdin, size_bytes=1)
     operation = Operation.request_instance(
         context, operation_id=IDS.new_id(), spec=a_spec(IMAGE, stdin=given)
@@ -60,7 +60,7 @@ async def ran(
     if ends:
         written = CapturedStream(sha256=stdout, size_bytes=1)
         operation.succeed(
-            context_at(clock, project),  # type: ignore[arg-type]
+            context_at(clock, project),
             result_image_id=None,
             outcome=replace(an_outcome(), stdout=written),
         )
@@ -119,7 +119,7 @@ async def test_content_is_needed_by_what_has_not_expired(
     clock = FakeClock()
     await ran(log, clock, stdout=DIGESTS[1], stdin=DIGESTS[2], further_stdin=DIGESTS[3])
     cut = EPOCH + timedelta(seconds=1.5)
-    await ran(log, clock, **needs)  # type: ignore[arg-type]
+    await ran(log, clock, **needs)
     found = await index.needed(PROJECT, frozenset(DIGESTS[1:4]), ended_since=cut)
     assert found == expected
 
@@ -148,8 +148,8 @@ async def test_both_say_the_same_of_a_random_history(
     postgres_pool: object,
 ) -> None:
     fake_log = FakeEventLog()
-    real_log = PostgresEventLog(postgres_pool, ALL)  # type: ignore[arg-type]
-    fake, real = FakeContentIndex(fake_log), PostgresContentIndex(postgres_pool)  # type: ignore[arg-type]
+    real_log = PostgresEventLog(postgres_pool, ALL)
+    fake, real = FakeContentIndex(fake_log), PostgresContentIndex(postgres_pool)
     projects = []
     for log in (fake_log, real_log):
         history = History(random.Random(7), space=0x1DE)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from contree.adapters.blobs.directory import DirectoryContentStore
 from contree.adapters.blobs.s3 import PART_BYTES, S3Place, open_s3
@@ -23,32 +21,6 @@ from tests.support.layer_tars import collected, stream_of
 ABSENT = "0" * 64
 LARGE = bytes(range(256)) * 4096  # 1 MiB: several chunks of every kind
 NO_LIMIT = 1 << 40
-
-
-@pytest.fixture(scope="session")
-def s3_place() -> Iterator[S3Place]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        place = S3Place(
-            bucket="content",
-            endpoint_url=f"http://{host}:{port}",
-            prefix="contree/",
-            access_key_id="key",
-            secret_access_key="secret",
-        )
-        client = boto3.client(
-            "s3",
-            endpoint_url=place.endpoint_url,
-            region_name=place.region,
-            aws_access_key_id="key",
-            aws_secret_access_key="secret",
-        )
-        client.create_bucket(Bucket=place.bucket)
-        yield place
-    finally:
-        server.stop()
 
 
 @pytest.fixture(params=["fake", "directory", "s3"])

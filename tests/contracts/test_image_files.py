@@ -290,6 +290,6 @@ async def test_an_archive_that_nobody_finishes_holds_nothing(image: Image) -> No
     for _ in range(3):
         chunks = await image.files.archive(image.layers, "/")
         await anext(chunks)
-        await chunks.aclose()  # type: ignore[attr-defined]
+        await chunks.aclose()
         await image.files.archive(image.layers, "/")
     assert await names(image, "/bin") == ["alias", "tool"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import asyncpg
 import pytest
-import pytest_asyncio
 
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.listener import PostgresListener
@@ -44,13 +42,6 @@ class Sides:
     tree: LogTree
     pool: asyncpg.Pool | None = None
     owner: str = ""
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def listener(postgres_dsn: str) -> AsyncIterator[PostgresListener]:
-    made = PostgresListener(postgres_dsn)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture(params=["fake", pytest.param("postgres", marks=pytest.mark.postgres)])

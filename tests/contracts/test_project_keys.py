@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import asyncpg
@@ -37,13 +36,6 @@ class Keys:
         project = Project.create(CONTEXT, name="alpha")
         project.erase(CONTEXT, reason="asked to")
         await self.log.append(project)
-
-
-@pytest.fixture
-async def listener(postgres_dsn: str) -> AsyncIterator[PostgresListener]:
-    listener = PostgresListener(postgres_dsn)
-    yield listener
-    await listener.aclose()
 
 
 @pytest.fixture(params=["fake", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -131,7 +123,7 @@ async def test_the_key_of_another_project_is_refused(
 async def test_a_process_that_cannot_hear_asks_each_time(
     postgres_pool: asyncpg.Pool, listener: PostgresListener
 ) -> None:
-    listener.subscribe = lambda *_: None  # type: ignore[method-assign]
+    listener.subscribe = lambda *_: None
     keys = Keys(real_keys(postgres_pool, listener), PostgresEventLog(postgres_pool, ALL))
     await keys.keys.cipher(ALPHA)
     await keys.erase()

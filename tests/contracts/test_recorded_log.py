@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import pytest
-import pytest_asyncio
 
 from contree.adapters.postgres.event_log import PostgresEventLog
-from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.app.event_log import EventLog
 from contree.app.recorded_log import RecordedEvent, RecordedLog
@@ -27,13 +24,6 @@ WAIT_S = 10
 class Both:
     log: EventLog
     recorded: RecordedLog
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def listener(postgres_dsn: str) -> AsyncIterator[PostgresListener]:
-    made = PostgresListener(postgres_dsn)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture(params=["fake", pytest.param("postgres", marks=pytest.mark.postgres)])

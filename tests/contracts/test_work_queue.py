@@ -279,11 +279,11 @@ async def test_an_append_wakes_whoever_waits(house: House) -> None:
     assert not waiting.done()
     await house.requested(IDS.new_id())
     await asyncio.wait_for(waiting, 10)
-    await wakeups.aclose()  # type: ignore[attr-defined]
+    await wakeups.aclose()
 
 
 async def test_waiting_ends_without_an_append_after_the_poll_time(house: House) -> None:
     wakeups = house.queue.wakeups(poll_s=0.05)
     for _ in range(3):
         await asyncio.wait_for(anext(wakeups), 10)
-    await wakeups.aclose()  # type: ignore[attr-defined]
+    await wakeups.aclose()

@@ -149,7 +149,7 @@ def spawn_request(spid: int, *argv: str | bytes, **changes: object) -> commands.
         "env": [b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
     }
     fields.update(changes)
-    return commands.Spawn(**fields)  # type: ignore[arg-type]
+    return commands.Spawn(**fields)
 
 
 def connect(path: str) -> socket.socket:

@@ -249,7 +249,7 @@ async def test_erasure_takes_the_content_and_leaves_the_facts(deployment: Deploy
         image, kept = await deployment.image("alpha"), await deployment.image("beta")
         await api.ask("POST", "/v1/files", data=SECRET.encode())
         run = await api.run(image, SECRET, env={"WHO": VALUE})
-        digest = (await core.operations.get(project_id_of("alpha"), run)).outcome["stdout"]  # type: ignore[union-attr,index]
+        digest = (await core.operations.get(project_id_of("alpha"), run)).outcome["stdout"]
         their_run = await other.run(kept, SECRET)
         shutil.copytree(deployment.data_dir / "content", deployment.data_dir / "copy")
         await deployment.keep.erase("alpha", reason="Art. 17")

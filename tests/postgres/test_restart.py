@@ -86,7 +86,7 @@ async def test_calls_fail_as_unavailable_while_it_is_away_and_work_again_after(
         await database.check()
         await _woken_by_an_append(queue, log)
     finally:
-        await wakeups.aclose()  # type: ignore[attr-defined]
+        await wakeups.aclose()
         await pool.close()
         await server.stop()
 
@@ -115,7 +115,7 @@ async def _woken_by_an_append(queue: PostgresWorkQueue, log: PostgresEventLog) -
     waiting = asyncio.ensure_future(anext(wakeups))
     await log.append(a_run())
     await asyncio.wait_for(waiting, 20)
-    await wakeups.aclose()  # type: ignore[attr-defined]
+    await wakeups.aclose()
 
 
 async def test_wakeups_survive_the_loss_of_their_connection(tmp_path: Path) -> None:
@@ -134,6 +134,6 @@ async def test_wakeups_survive_the_loss_of_their_connection(tmp_path: Path) -> N
         for _ in range(5):
             await asyncio.wait_for(anext(wakeups), 10)
     finally:
-        await wakeups.aclose()  # type: ignore[attr-defined]
+        await wakeups.aclose()
         await pool.close()
         await server.stop()

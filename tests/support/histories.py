@@ -42,7 +42,7 @@ def context_at(clock: FakeClock, project_id: UUID, *, actor: str = "tester") -> 
 
 
 def a_spec(image_id: UUID, *, command: str = "true", **fields: object) -> InstanceSpec:
-    return replace(InstanceSpec(image_id=image_id, command=command, timeout_s=30), **fields)  # type: ignore[arg-type]
+    return replace(InstanceSpec(image_id=image_id, command=command, timeout_s=30), **fields)
 
 
 def an_outcome(*, exit_code: int = 0) -> ProcessOutcome:
@@ -59,7 +59,7 @@ def an_outcome(*, exit_code: int = 0) -> ProcessOutcome:
 
 
 def a_subprocess(**fields: object) -> SubprocessSpec:
-    return replace(SubprocessSpec(command="cat", args=("-u", "\u00fc")), **fields)  # type: ignore[arg-type]
+    return replace(SubprocessSpec(command="cat", args=("-u", "\u00fc")), **fields)
 
 
 def removed(project: Project, context: Context, cause: Removal) -> None:
@@ -217,7 +217,7 @@ class History:
 
     def _advance(self) -> Sequence[Aggregate]:
         """Take a live operation one step on, whatever may happen to it next."""
-        live = [o for o in self._some(Operation) if not o.status.is_terminal]  # type: ignore[attr-defined]
+        live = [o for o in self._some(Operation) if not o.status.is_terminal]
         if not live:
             return ()
         operation = self._random.choice(live)

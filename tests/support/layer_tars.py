@@ -93,7 +93,7 @@ def sparse(name: str, segments: list[tuple[int, bytes]], size: int) -> Member:
     return Member(name=f"GNUSparseFile.0/{name}", data=data, pax=pax)
 
 
-def tar_bytes(members: Iterable[Member], *, format: int = tarfile.PAX_FORMAT) -> bytes:  # noqa: A002
+def tar_bytes(members: Iterable[Member], *, format: int = tarfile.PAX_FORMAT) -> bytes:  # noqa: A002 - tarfile's
     """A tar as container tools make it, padded to its record size."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=format) as archive:

@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from contree.adapters.postgres.audit_schema import IndexTables
 from contree.adapters.postgres.embedded import EmbeddedPostgres
+from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.projections import ALL, audit_index
@@ -82,6 +83,14 @@ async def postgres_pool(postgres_dsn: str) -> AsyncIterator[asyncpg.Pool]:
     pool = await open_pool(postgres_dsn)
     yield pool
     await pool.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def listener(postgres_dsn: str) -> AsyncIterator[PostgresListener]:
+    """Hears what a fresh, migrated database notifies of."""
+    made = PostgresListener(postgres_dsn)
+    yield made
+    await made.aclose()
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
     server = RunningServer(directory); server.start(); ...; server.stop(); server.remove()
 
 `stop` is Ctrl-C and wants exit status 0; `kill` is SIGKILL to `serve` alone, as a crash would be;
-`start` again works on the same data directory. `processes` looks into /proc for whatever still
-belongs to the data directory: nothing here trusts the server's own word that it is gone.
+`start` again works on the same data directory. `learn_from` saves a later server the making of
+what an earlier one has made. `processes` looks into /proc for whatever still belongs to the data
+directory: nothing here trusts the server's own word that it is gone.
 """
 
 from __future__ import annotations
@@ -98,6 +99,22 @@ class RunningServer:
             assert self._process.poll() is None, f"serve ended by itself:\n{self._tail()}"
             assert time.monotonic() < deadline, f"serve did not become ready:\n{self._tail()}"
             time.sleep(POLL_S)
+
+    def learn_from(self, other: RunningServer) -> None:
+        """Before the first start: take over what the other's worker found out and made for guests.
+
+        That is, as for a server that starts again, the verdict on KVM (ten seconds where KVM is
+        broken) and a template; it is waited for.
+        """
+        theirs, ours = other.data_dir / "cache", self.data_dir / "cache"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (made := [p for p in theirs.glob("templates/*") if p.suffix != ".partial"]):
+            assert time.monotonic() < deadline, f"no template was made:\n{other._tail()}"
+            time.sleep(POLL_S)
+        (ours / "templates").mkdir(parents=True, mode=0o700)
+        shutil.copy(theirs / "accelerator.json", ours)
+        copy = ["cp", "--archive", "--sparse=always", *made, ours / "templates"]
+        subprocess.run(copy, check=True, timeout=START_TIMEOUT_S)
 
     def is_ready(self) -> bool:
         try:
@@ -239,12 +256,20 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    *, data_dir: Path | None = None, environment: Mapping[str, str] | None = None
+    *,
+    data_dir: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    after: RunningServer | None = None,
 ) -> Iterator[RunningServer]:
-    """Start a server, yield it, stop it and want nothing left; its log is shown on failure."""
+    """Start a server, yield it, stop it and want nothing left; its log is shown on failure.
+
+    It learns from the one that it comes `after`.
+    """
     directory = Path(tempfile.mkdtemp(prefix="contree-test-"))
     server = RunningServer(directory, data_dir=data_dir, environment=environment)
     try:
+        if after is not None:
+            server.learn_from(after)
         server.start()
         yield server
         server.stop()

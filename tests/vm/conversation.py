@@ -109,7 +109,7 @@ class Conversation:
 
     async def sh(self, script: str, **spec: object) -> Finished:
         """Run a shell script to its end."""
-        return await self.end(await self.spawn("/bin/sh", "-c", script, **spec))  # type: ignore[arg-type]
+        return await self.end(await self.spawn("/bin/sh", "-c", script, **spec))
 
 
 async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:

@@ -33,14 +33,7 @@ def archive_pieces(stack: Stack, top: Node, tars: Sequence[Path]) -> Iterator[by
             if node.row.link_count > 1 and entry.kind is not Kind.DIRECTORY:
                 first = first_names.setdefault((node.layer, node.row.ino), name)
                 if first != name:
-                    entry = replace(
-                        entry,
-                        kind=Kind.HARD_LINK,
-                        link=first,
-                        segments=None,
-                        stored_bytes=0,
-                        xattrs=(),
-                    )
+                    entry = entry.named_again(first)
             yield header(entry)
             if entry.stored_bytes:
                 yield from _content(opened, node, entry)

@@ -6,7 +6,7 @@ directories are said in overlayfs' terms (`WHITEOUT`, `opaque`), whatever the st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 Segments = tuple[tuple[int, int], ...]
@@ -62,6 +62,12 @@ class TarEntry:
     offset: int = 0
     data_offset: int = 0
     stored_bytes: int = 0
+
+    def named_again(self, first: bytes) -> TarEntry:
+        """Return the hard link that says that this is one more name of the file at `first`."""
+        return replace(
+            self, kind=Kind.HARD_LINK, link=first, segments=None, stored_bytes=0, xattrs=()
+        )
 
 
 def split_path(path: bytes) -> tuple[bytes, bytes]:

@@ -18,11 +18,11 @@ from urllib.parse import quote
 from contree.adapters.layers.entry import join_path, split_path
 from contree.adapters.layers.index_schema import COLUMNS, ROOT_PARENT, Row
 
-_GET: Final = f"SELECT {COLUMNS} FROM entry WHERE parent = ? AND name = ?"  # noqa: S608
-_CHILDREN: Final = f"SELECT {COLUMNS} FROM entry WHERE parent = ? ORDER BY name"  # noqa: S608
-_ALL: Final = f"SELECT {COLUMNS} FROM entry ORDER BY parent, name"  # noqa: S608
-_UPWARDS: Final = f"SELECT {COLUMNS} FROM entry WHERE parent <> ? ORDER BY parent DESC, name"  # noqa: S608
-_LINKS: Final = f"SELECT {COLUMNS} FROM entry WHERE ino = ? AND link_count > 1 LIMIT ?"  # noqa: S608
+_GET: Final = f"SELECT {COLUMNS} FROM entry WHERE parent = ? AND name = ?"  # noqa: S608 - constants
+_CHILDREN: Final = f"SELECT {COLUMNS} FROM entry WHERE parent = ? ORDER BY name"  # noqa: S608 - constants
+_ALL: Final = f"SELECT {COLUMNS} FROM entry ORDER BY parent, name"  # noqa: S608 - constants
+_UPWARDS: Final = f"SELECT {COLUMNS} FROM entry WHERE parent <> ? ORDER BY parent DESC, name"  # noqa: S608 - constants
+_LINKS: Final = f"SELECT {COLUMNS} FROM entry WHERE ino = ? AND link_count > 1 LIMIT ?"  # noqa: S608 - constants
 _IMPLIED: Final = "SELECT parent, name FROM entry WHERE implied = 1 ORDER BY parent, name"
 _WHITEOUTS: Final = "SELECT parent, name FROM entry WHERE kind = 0 ORDER BY parent, name"
 _CACHE_KIB: Final = 1024

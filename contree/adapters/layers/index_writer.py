@@ -27,8 +27,8 @@ from contree.adapters.layers.index_schema import (
 )
 from contree.domain.errors import LayerRefused
 
-_INSERT: Final = f"INSERT OR REPLACE INTO entry ({COLUMNS}) VALUES ({', '.join('?' * 20)})"  # noqa: S608
-_SELECT: Final = f"SELECT {COLUMNS} FROM entry WHERE parent = ? AND name = ?"  # noqa: S608
+_INSERT: Final = f"INSERT OR REPLACE INTO entry ({COLUMNS}) VALUES ({', '.join('?' * 20)})"  # noqa: S608 - constants
+_SELECT: Final = f"SELECT {COLUMNS} FROM entry WHERE parent = ? AND name = ?"  # noqa: S608 - constants
 
 
 class IndexWriter:

@@ -28,7 +28,7 @@ from contree.adapters.layers.index_schema import (
 from contree.adapters.layers.stack import decided
 from contree.adapters.layers.staging import sync_file
 
-_INSERT: Final = f"INSERT INTO entry ({COLUMNS}) VALUES ({', '.join('?' * 20)})"  # noqa: S608
+_INSERT: Final = f"INSERT INTO entry ({COLUMNS}) VALUES ({', '.join('?' * 20)})"  # noqa: S608 - constants
 _FORGET: Final = "DELETE FROM entry WHERE parent = ? AND name = ?"
 
 _Found = tuple[bytes, int, Row]

@@ -124,7 +124,7 @@ class RuntimeDir:
         try:
             async with asyncio.timeout(KILL_TIMEOUT_S):
                 # Not our children, and found by name: there is nothing to be notified by.
-                while qemu_process.qemu_pids(marker):  # noqa: ASYNC110
+                while qemu_process.qemu_pids(marker):  # noqa: ASYNC110 - as said
                     await asyncio.sleep(_KILL_POLL_S)
         except TimeoutError as error:
             raise GuestFailure(f"QEMUs of {self._path} do not end after SIGKILL") from error

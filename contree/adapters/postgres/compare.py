@@ -70,13 +70,13 @@ async def compare_table(
         return TableCompared(table=table, row_count=0, differences=[missing])
     keys = [row["attname"] for row in await connection.fetch(KEY_COLUMNS, f"{rebuilt}.{table}")]
     rows = await connection.fetch(
-        "SELECT row_to_json(l)::text AS live, row_to_json(r)::text AS rebuilt "  # noqa: S608
+        "SELECT row_to_json(l)::text AS live, row_to_json(r)::text AS rebuilt "  # noqa: S608 - names are ours
         f"FROM {live}.{table} l FULL JOIN {rebuilt}.{table} r USING ({', '.join(keys)}) "
         f"WHERE l::text IS DISTINCT FROM r::text ORDER BY {', '.join(keys)} LIMIT {DIFFERENCES_MAX}"
     )
     found = [_difference(table, keys, row["live"], row["rebuilt"]) for row in rows]
     counts = await connection.fetchrow(
-        f"SELECT (SELECT count(*) FROM {live}.{table}) AS live, "  # noqa: S608
+        f"SELECT (SELECT count(*) FROM {live}.{table}) AS live, "  # noqa: S608 - names are ours
         f"(SELECT count(*) FROM {rebuilt}.{table}) AS rebuilt"
     )
     if not found and counts["live"] != counts["rebuilt"]:

@@ -36,7 +36,7 @@ HASH_AT = (
     "ORDER BY notification_id DESC LIMIT 1"
 )
 OF_AGGREGATES = (
-    f"SELECT {FIELDS} FROM public.stored_events WHERE originator_id = ANY($1) "  # noqa: S608
+    f"SELECT {FIELDS} FROM public.stored_events WHERE originator_id = ANY($1) "  # noqa: S608 - constants
     "ORDER BY notification_id LIMIT $2"
 )
 

@@ -25,7 +25,7 @@ from eventsourcing.persistence import (
 )
 
 # Whoever reads the log must know each event by its topic, whatever else it imports.
-from contree.domain import (  # noqa: F401
+from contree.domain import (  # noqa: F401 - for their topics
     audit_reading,
     file,
     image,

@@ -185,7 +185,7 @@ def _bytes_below(directory: Path) -> int:
     for folder, _, names in os.walk(directory):
         for name in names:
             with suppress(FileNotFoundError):  # skopeo renames a blob when it is whole
-                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118
+                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - names, not paths
     return total
 
 

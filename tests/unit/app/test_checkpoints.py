@@ -105,7 +105,7 @@ async def test_a_store_that_fails_stops_nobody_and_the_gap_closes(
     await world.checkpoints().advance()
     covered = count(world)
     store_of(world).asked = asyncio.Queue()
-    world.store.failure = failure  # type: ignore[assignment]
+    world.store.failure = failure
     async with running(world.checkpoints(interval_s=0)):
         await store_of(world).asked.get()
         await world.append(7)
@@ -138,7 +138,7 @@ async def test_a_clock_that_goes_back_does_not_take_checkpoints_with_it(
     world.clock.advance(2 * 86400)
     third = await world.checkpoints().advance()
     assert third is not None
-    assert third.checkpoint.at == first.checkpoint.at + timedelta(days=1)  # type: ignore[operator]
+    assert third.checkpoint.at == first.checkpoint.at + timedelta(days=1)
     assert (await world.verify()).findings == []
 
 
@@ -177,7 +177,7 @@ async def test_one_that_was_first_with_another_time_counts(world: ProofWorld) ->
     class Blind(FakeCheckpointStore):
         """Lists nothing, as before the other one put its own."""
 
-        async def sizes(self, *, after: int = -1) -> list[int]:  # noqa: ARG002
+        async def sizes(self, *, after: int = -1) -> list[int]:  # noqa: ARG002 - the Protocol's
             return []
 
     blind = Blind()

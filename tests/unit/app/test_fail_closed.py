@@ -44,7 +44,7 @@ class RefusingLog(FakeEventLog):
         kinds = [type(event) for a in aggregates for event in a.pending_events]
         if self.refuse is not None:
             self.full = self.refuse in kinds
-        await super().append(*aggregates, **options)  # type: ignore[arg-type]
+        await super().append(*aggregates, **options)
 
 
 class Watched(World):

@@ -115,7 +115,7 @@ async def test_it_fails_its_operation_with_the_reason_and_the_worker_lives(
     play: Play, reason: str
 ) -> None:
     world = World()
-    world.microvm = machines = ScriptedMicroVM(play)  # type: ignore[assignment]
+    world.microvm = machines = ScriptedMicroVM(play)
     async with world.working():
         base = await world.imported()
         row = await world.ran(base, "c", output_bytes_max=OUTPUT_MAX)

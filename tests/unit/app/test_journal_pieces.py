@@ -45,10 +45,10 @@ def runs(waiting: list[JournalEntry | Piece]) -> list[tuple[object, bytes]]:
 def test_order_and_bytes_stay_and_pieces_are_bounded(waiting: list[JournalEntry | Piece]) -> None:
     bounded = journal_pieces.PIECE_BYTES_MAX
     try:
-        journal_pieces.PIECE_BYTES_MAX = MAX  # type: ignore[misc]
+        journal_pieces.PIECE_BYTES_MAX = MAX
         shown = list(joined(waiting))
     finally:
-        journal_pieces.PIECE_BYTES_MAX = bounded  # type: ignore[misc]
+        journal_pieces.PIECE_BYTES_MAX = bounded
     assert runs(shown) == runs(waiting)
     assert all(0 < len(what.data) <= MAX for what in shown if isinstance(what, Piece))
 

@@ -62,7 +62,7 @@ async def _chunks(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def replayed(world: World, original: OperationRow, **more: object) -> ReplayReport:
-    return await world.chain.one(OPERATOR, original.operation_id, **more)  # type: ignore[arg-type]
+    return await world.chain.one(OPERATOR, original.operation_id, **more)
 
 
 async def test_a_run_that_does_the_same_again_is_equal() -> None:

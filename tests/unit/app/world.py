@@ -234,13 +234,13 @@ class World:
 
     async def imported(self, **order: object) -> UUID:
         """Import the base image and return its id. Needs a working worker."""
-        wanted = ImportOrder(**{"registry_url": URL, "tag": "base", **order})  # type: ignore[arg-type]
+        wanted = ImportOrder(**{"registry_url": URL, "tag": "base", **order})
         row = await self.end_of(await self.imports.request(a_caller(), wanted))
         assert row.result_image_id is not None, row.error
         return row.result_image_id
 
     async def ran(self, image: object, command: str, *args: str, **order: object) -> OperationRow:
         """Run to the end and return the row."""
-        wanted = RunOrder(image=str(image), command=command, args=args, **order)  # type: ignore[arg-type]
+        wanted = RunOrder(image=str(image), command=command, args=args, **order)
         operation_id, _ = await self.runs.request(a_caller(), wanted)
         return await self.end_of(operation_id)

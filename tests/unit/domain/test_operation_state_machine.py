@@ -66,7 +66,7 @@ class OperationMachine(RuleBasedStateMachine):
         return True
 
     def collect(self) -> None:
-        self.events += self.operation.collect_events()  # type: ignore[arg-type]
+        self.events += self.operation.collect_events()
 
     @property
     def context(self) -> Context:

@@ -104,12 +104,12 @@ def test_the_images_environment_applies_in_shell_mode_only() -> None:
         "preserved_env": {"B": "preserved", "C": "preserved"},
         "request_env": {"C": "request", "B": None},
     }
-    assert process_environment(**layers, shell=True) == {  # type: ignore[arg-type]
+    assert process_environment(**layers, shell=True) == {
         "PATH": DEFAULT_PATH,
         "A": "image",
         "C": "request",
     }
-    assert process_environment(**layers, shell=False) == {  # type: ignore[arg-type]
+    assert process_environment(**layers, shell=False) == {
         "PATH": DEFAULT_PATH,
         "C": "request",
     }
@@ -170,7 +170,7 @@ def test_a_spec_out_of_bounds_is_refused_naming_the_field(
     field: str, fields: dict[str, object]
 ) -> None:
     with pytest.raises(InvalidFieldError) as refused:
-        replace(a_spec(IMAGE), **fields).check()  # type: ignore[arg-type]
+        replace(a_spec(IMAGE), **fields).check()
     assert refused.value.field == field
 
 

@@ -292,7 +292,7 @@ async def test_a_quiet_feed_is_kept_alive_and_ends_with_the_server(
         # Events that are not wanted keep nothing alive: silence is broken all the same.
         await world.image(project="beta")
         assert await sse(response) is None
-        api.app[CLOSING].set()  # type: ignore[index]
+        api.app[CLOSING].set()
         assert b"data" not in await response.content.read()
 
 

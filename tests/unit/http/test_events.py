@@ -262,9 +262,9 @@ class BrokenJournal(FakeJournal):
         self,
         operation_id: UUID,  # noqa: ARG002 - the Protocol's
         *,
-        after: int = -1,  # noqa: ARG002
-        limit: int = 1000,  # noqa: ARG002
-        spid: int | None = None,  # noqa: ARG002
+        after: int = -1,  # noqa: ARG002 - the Protocol's
+        limit: int = 1000,  # noqa: ARG002 - the Protocol's
+        spid: int | None = None,  # noqa: ARG002 - the Protocol's
     ) -> Sequence[NumberedEntry]:
         raise UnavailableError("the secret inside of the database")
 

@@ -242,7 +242,8 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(
         writer.close()
         await reader.read()
         async with asyncio.timeout(5):
-            while not any("path=/v1/files status=400" in r.message for r in caplog.records):  # noqa: ASYNC110
+            wanted = "path=/v1/files status=400"
+            while not any(wanted in r.message for r in caplog.records):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert world.blobs.stored == {}

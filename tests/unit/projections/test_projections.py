@@ -20,7 +20,7 @@ PLACEHOLDER = re.compile(r"\$(\d+)")
 def events() -> list[Event]:
     history = History(78)
     return [
-        event  # type: ignore[misc]
+        event
         for touched in history.steps(1500)
         for aggregate in touched
         for event in aggregate.collect_events()
@@ -50,7 +50,7 @@ def test_an_event_of_the_future_changes_nothing(projection: Projection) -> None:
     class Unheard(Event):
         TOPIC = "contree.test.unheard"
 
-    event = Unheard(  # type: ignore[call-arg]
+    event = Unheard(
         originator_id=UUID(int=1),
         originator_version=1,
         timestamp=EPOCH,

@@ -140,7 +140,7 @@ def test_globs_take_what_ripgrep_takes(
 def test_common_globs_take_what_ripgrep_takes(
     names_on_disk: tuple[Path, list[str]], glob: str
 ) -> None:
-    test_globs_take_what_ripgrep_takes.hypothesis.inner_test(names_on_disk, [glob])  # type: ignore[attr-defined]
+    test_globs_take_what_ripgrep_takes.hypothesis.inner_test(names_on_disk, [glob])
 
 
 TEXTS = [

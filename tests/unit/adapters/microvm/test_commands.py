@@ -54,7 +54,7 @@ def test_configure_has_the_documented_layout() -> None:
 )
 def test_configure_names_the_field_it_refuses(change: dict[str, object], field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        commands.configure(replace(CONFIGURE, **change))  # type: ignore[arg-type]
+        commands.configure(replace(CONFIGURE, **change))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_configure_names_the_field_it_refuses(change: dict[str, object], field: 
 )
 def test_spawn_names_the_field_it_refuses(change: dict[str, object], field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        commands.spawn(replace(SPAWN, **change))  # type: ignore[arg-type]
+        commands.spawn(replace(SPAWN, **change))
 
 
 @pytest.mark.parametrize("path", [b"", b"a", b"/", b"/a/", b"/a//b", b"/./a", b"/a/..", b"/a\0"])

@@ -102,7 +102,7 @@ async def test_every_waiter_learns_that_the_guest_is_gone(agent: ScriptedAgent) 
         asyncio.create_task(agent.guest.signal(1, 9)),
         asyncio.create_task(agent.guest.spawn(2, SPEC)),
         asyncio.create_task(agent.guest.write_stdin(1, bytes(2 * STDIN_WINDOW_BYTES))),
-        asyncio.create_task(anext(agent.guest.capture(bytes_max=1))),  # type: ignore[arg-type]
+        asyncio.create_task(anext(agent.guest.capture(bytes_max=1))),
     ]
     await agent.hear()
     agent.hang_up()

@@ -112,4 +112,4 @@ def test_any_text_is_refused_or_has_a_canonical_form(text: str) -> None:
 
 @given(st.from_regex(r"[a-c.:\[\]@/_-]{1,30}", fullmatch=True))
 def test_any_near_miss_is_refused_or_has_a_canonical_form(text: str) -> None:
-    test_any_text_is_refused_or_has_a_canonical_form.hypothesis.inner_test("docker://" + text)  # type: ignore[attr-defined]
+    test_any_text_is_refused_or_has_a_canonical_form.hypothesis.inner_test("docker://" + text)
