@@ -10,7 +10,6 @@ finds the queue full of others.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,7 @@ import asyncpg
 from bench._measure import progress
 from bench._memory_of import pss_mib
 from bench._service import Service
-from contree.adapters.microvm.accelerator import KVM, TCG
-from contree.adapters.postgres.pool import CONNECTIONS_MAX
+from contree.adapters.postgres.pool import APPLICATION, CONNECTIONS_MAX
 from contree.app.reads import OperationRow
 from contree.bootstrap import Core
 from infra.images.registry import running_registry
@@ -42,12 +40,12 @@ LATEST_S = 1.5
 PATIENCE_S = 60.0
 STATES = "SELECT operation_id, status FROM operations WHERE operation_id = ANY($1)"
 CONNECTIONS = """
-SELECT count(*) AS count FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+SELECT count(*) FILTER (WHERE application_name = $1), count(*) FILTER (WHERE application_name <> $1)
+FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
 
-CONNECTIONS_BOUND = 2 * (CONNECTIONS_MAX + 6)
-"""Of API and worker: a pool each, and what listens, claims and leads outside of it."""
+POOLED_MAX = 2 * CONNECTIONS_MAX
+"""API and worker have a pool each, which opens connections as they are needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +53,15 @@ class Stock:
     """What a service holds when nothing runs.
 
     processes    API, worker and their helpers, by command; PostgreSQL's own are not counted
-    descriptors  of API and worker but for layers' indexes, whose cache is bounded by itself
-    connections  of the service to the database
+    sockets      of API and worker but for the pools' connections
+    descriptors  of the same but for the pools' connections, and for layers' indexes, whose cache is
+                 bounded by itself
+    connections  of the service to the database, apart from the pools
+    pooled       those of the pools: how many were needed at once so far, which is chance
     memory_mib   of API and worker, proportional
+
+    A pool that were not given a connection back would come to its bound, and whoever wants one
+    then waits for ever.
     """
 
     processes: Mapping[str, int]
@@ -65,6 +69,7 @@ class Stock:
     descriptors: int
     scratch_files: int
     connections: int
+    pooled: int
     memory_mib: float
 
     def leaks_over(self, before: Stock, *, memory_share: float) -> list[str]:
@@ -74,14 +79,12 @@ class Stock:
             for name, count in self.processes.items()
             if count > before.processes.get(name, 0)
         ]
-        # The pools of API and worker open connections as they are needed, up to a bound.
-        opened = max(0, self.connections - before.connections)
-        if self.connections > CONNECTIONS_BOUND:
-            found.append(f"connections: {self.connections}, at most {CONNECTIONS_BOUND}")
-        for what, slack in (("sockets", opened), ("descriptors", opened), ("scratch_files", 0)):
+        for what in ("sockets", "descriptors", "scratch_files", "connections"):
             now, then = getattr(self, what), getattr(before, what)
-            if now > then + slack:
+            if now > then:
                 found.append(f"{what}: {now}, there were {then}")
+        if self.pooled > POOLED_MAX:
+            found.append(f"pooled connections: {self.pooled}, at most {POOLED_MAX}")
         if self.memory_mib > before.memory_mib * (1 + memory_share):
             found.append(f"memory: {self.memory_mib:.1f} MiB, it was {before.memory_mib:.1f}")
         return found
@@ -176,14 +179,14 @@ def stock_of(service: Service) -> Stock:
         time.sleep(POLL_S)
     processes = [p for p in server.processes() if "postgres" not in p.command.split(" ")[0]]
     ours = [p for p in processes if p.pid == server.pid or "contree worker" in p.command]
-    opened = [target for process in ours for target in _descriptors(process)]
-
+    connections, pooled, opened = _opened(server.dsn(), ours)
     return Stock(
         processes=Counter(_role(process, server.pid) for process in processes),
-        sockets=sum(target.startswith("socket:") for target in opened),
-        descriptors=sum("/layers/" not in target for target in opened),
+        sockets=sum(target.startswith("socket:") for target in opened) - pooled,
+        descriptors=sum("/layers/" not in target for target in opened) - pooled,
         scratch_files=len(_scratch_files(service)),
-        connections=asyncio.run(_connections(server.dsn())),
+        connections=connections,
+        pooled=pooled,
         memory_mib=sum(pss_mib(process.pid) for process in ours),
     )
 
@@ -209,16 +212,26 @@ def late(ended: Sequence[Ended], *, at_once: int) -> list[str]:
     return found
 
 
-def accelerator_of(service: Service) -> str:
-    """What the guests of the service run under."""
-    verdict = json.loads((service.settings.data_dir / "cache/accelerator.json").read_text())
-    return KVM if verdict["kvm_works"] else TCG
+def _opened(dsn: str, ours: Sequence[Process]) -> tuple[int, int, list[str]]:
+    """Return connections apart from the pools, those of the pools, and what descriptors are of.
+
+    All of one moment: the connections are the same before and after the descriptors were read.
+    """
+    before = asyncio.run(_connections(dsn))
+    while True:
+        opened = [target for process in ours for target in _descriptors(process)]
+        after = asyncio.run(_connections(dsn))
+        if after == before:
+            return *after, opened
+        before = after
 
 
-async def _connections(dsn: str) -> int:
+async def _connections(dsn: str) -> tuple[int, int]:
+    """Return how many there are apart from the pools, and of the pools."""
     connection = await asyncpg.connect(dsn)
     try:
-        return int(await connection.fetchval(CONNECTIONS))
+        pooled, apart = await connection.fetchrow(CONNECTIONS, APPLICATION)
+        return apart, pooled
     finally:
         await connection.close()
 

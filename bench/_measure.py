@@ -29,6 +29,9 @@ BUSY_SHARE = 0.2
 LISTEN_S = 2.0
 """How long we listen for others, before and after."""
 
+LOG_EVERY_S = 20.0
+_said_at = 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
@@ -170,6 +173,12 @@ class Report:
         sys.stdout.write(as_text(document) + "\n")
 
 
+def names() -> list[str]:
+    """Return the names of all benches: the modules here that ask a question."""
+    modules = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+    return sorted(modules - {"report", "plots"})
+
+
 def alternate(repeat: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
     """Call each side in turn, `repeat` times round; return the samples of each.
 
@@ -184,9 +193,13 @@ def alternate(repeat: int, **sides: Callable[[], float]) -> dict[str, list[float
 
 
 def progress(text: str) -> None:
-    """Say on standard error what is going on, when somebody watches."""
+    """Say on standard error what is going on: a line that changes, or one now and then in a log."""
+    global _said_at  # noqa: PLW0603 - there is one standard error
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text}")
+    elif (now := time.monotonic()) >= _said_at + LOG_EVERY_S:
+        _said_at = now
+        sys.stderr.write(f"   {text}\n")
 
 
 def as_text(document: Mapping[str, Any]) -> str:

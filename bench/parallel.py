@@ -63,7 +63,7 @@ def main() -> None:
                 pods = [rate([podman.run_and_commit] * count, total=total) for _ in range(ROUNDS)]
                 report.add(
                     f"- {count} at a time, podman", "runs/s", rates["ours"], pods,
-                    reference_name=PODMAN,
+                    reference_name=f"{PODMAN} ({podman.runtime})",
                 )  # fmt: skip
         if podman is None:
             report.note(f"podman is not beside it: {why_not}")

@@ -7,7 +7,7 @@ throughput beside that of `run_latency` says what a full queue costs.
 
 from __future__ import annotations
 
-from bench._crowd import Crowd, accelerator_of, late
+from bench._crowd import Crowd, late
 from bench._measure import Report, Target
 from bench._service import service
 
@@ -23,7 +23,7 @@ def main() -> None:
     with report.running(), service() as running:
         crowd = Crowd(running, SIZES)
         ended = crowd.run()
-        report.accelerator = accelerator_of(running)
+        report.accelerator = running.accelerator
         failures = [f"{one.project} {one.number}: {one.failure}" for one in ended if one.failure]
         starved = late(ended, at_once=AT_ONCE_MAX)
         report.add("runs that failed", "runs", [len(failures)], targets=(NONE,))
