@@ -32,6 +32,9 @@ from tests.acceptance.api import Api
 from tests.support.server import Process
 
 COMMAND = "echo {number} >/written; cat /written"
+MEMORY_SHARE = 0.1
+"""How much the memory of the service may grow."""
+
 QUIET_S = 30.0
 POLL_S = 0.5
 LATEST_S = 1.5

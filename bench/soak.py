@@ -6,7 +6,7 @@ and memory in between too, always when nothing runs.
 
 from __future__ import annotations
 
-from bench._crowd import Crowd, Stock, stock_of
+from bench._crowd import MEMORY_SHARE, Crowd, Stock, stock_of
 from bench._measure import Report, Target
 from bench._service import service
 
@@ -15,7 +15,6 @@ PARTS = 4
 SIZES = {"one": 125, "two": 75, "three": 50}
 """Of each part."""
 
-MEMORY_SHARE = 0.1
 NONE = (Target(of="ours", at_most=0),)
 
 
