@@ -25,7 +25,7 @@ from bench._service import Service, service
 
 CROWD = 1000
 EVERY_MS = 250
-EVENTS = 32
+EVENTS = 24
 ROUNDS = 3
 SETTLE_S = 1.0
 ECHOES = 200

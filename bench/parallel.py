@@ -20,10 +20,10 @@ from bench._measure import Report, Target, alternate, progress
 from bench._runs import RawLoop, RunClient, rate
 from bench._service import Service, service
 
-AT_A_TIME = (1, 2, 3, 4, 8)
-RUNS_EACH = 4
+AT_A_TIME = (1, 2, 4, 8)
+RUNS_EACH = 3
 RUNS_MIN = 8
-ROUNDS = 2
+ROUNDS = 3
 GONE_POLL_S = 0.02
 RAW = "bare QEMUs that restore the same template"
 PODMAN = "podman run + commit"

@@ -1,6 +1,6 @@
 """A crowd of runs of three projects on the shared server: all end well, in turn, leaving nothing.
 
-The same with 500 and with 1,000 runs: bench/queue.py, bench/soak.py.
+The same with 500 and with 1,000 runs: bench/soak.py.
 """
 
 from __future__ import annotations
