@@ -61,7 +61,7 @@ class Stock:
                  bounded by itself
     connections  of the service to the database, apart from the pools
     pooled       those of the pools: how many were needed at once so far, which is chance
-    memory_mib   of API and worker, proportional
+    memory_mib   of API and of worker, proportional
 
     A pool that were not given a connection back would come to its bound, and whoever wants one
     then waits for ever.
@@ -73,7 +73,11 @@ class Stock:
     scratch_files: int
     connections: int
     pooled: int
-    memory_mib: float
+    memory_mib: Mapping[str, float]
+
+    @property
+    def memory_in_all_mib(self) -> float:
+        return sum(self.memory_mib.values())
 
     def leaks_over(self, before: Stock, *, memory_share: float) -> list[str]:
         """Return in words what is more than it was; memory may grow by `memory_share`."""
@@ -88,8 +92,9 @@ class Stock:
                 found.append(f"{what}: {now}, there were {then}")
         if self.pooled > POOLED_MAX:
             found.append(f"pooled connections: {self.pooled}, at most {POOLED_MAX}")
-        if self.memory_mib > before.memory_mib * (1 + memory_share):
-            found.append(f"memory: {self.memory_mib:.1f} MiB, it was {before.memory_mib:.1f}")
+        now, then = self.memory_in_all_mib, before.memory_in_all_mib
+        if now > then * (1 + memory_share):
+            found.append(f"memory: {now:.1f} MiB, it was {then:.1f}")
         return found
 
 
@@ -190,7 +195,7 @@ def stock_of(service: Service) -> Stock:
         scratch_files=len(_scratch_files(service)),
         connections=connections,
         pooled=pooled,
-        memory_mib=sum(pss_mib(process.pid) for process in ours),
+        memory_mib={_role(process, server.pid): pss_mib(process.pid) for process in ours},
     )
 
 

@@ -75,12 +75,16 @@ def _add_stocks(report: Report, stocks: list[Stock]) -> None:
     report.add(
         "memory of the service (API + worker)",
         "MiB",
-        [after.memory_mib],
-        [before.memory_mib],
+        [after.memory_in_all_mib],
+        [before.memory_in_all_mib],
         reference_name=warm,
         targets=(Target(of="ratio", at_most=1 + MEMORY_SHARE),),
     )
-    course = ", ".join(f"{stock.memory_mib:.1f}" for stock in stocks)
+    for process, size_mib in after.memory_mib.items():
+        report.add(
+            f"- {process}", "MiB", [size_mib], [before.memory_mib[process]], reference_name=warm
+        )
+    course = ", ".join(f"{stock.memory_in_all_mib:.1f}" for stock in stocks)
     report.note(
         f"memory after the warm-up and after each {sum(SIZES.values())} runs, MiB: {course}"
     )

@@ -21,7 +21,7 @@ STOCK = Stock(
     scratch_files=0,
     connections=8,
     pooled=4,
-    memory_mib=100.0,
+    memory_mib={"API": 60.0, "worker": 40.0},
 )
 
 
@@ -34,7 +34,7 @@ STOCK = Stock(
         (replace(STOCK, scratch_files=1), "scratch_files"),
         (replace(STOCK, connections=9), "connections"),
         (replace(STOCK, pooled=POOLED_MAX + 1), "pooled connections"),
-        (replace(STOCK, memory_mib=110.1), "memory"),
+        (replace(STOCK, memory_mib={"API": 60.0, "worker": 50.1}), "memory"),
     ],
 )
 def test_what_is_more_than_before_is_a_leak(grown: Stock, leak: str) -> None:
@@ -43,7 +43,8 @@ def test_what_is_more_than_before_is_a_leak(grown: Stock, leak: str) -> None:
 
 
 def test_less_than_before_pools_within_their_bound_and_memory_within_its_share_are_none() -> None:
-    after = replace(STOCK, processes={"API": 1}, sockets=9, pooled=POOLED_MAX, memory_mib=109.0)
+    memory = {"API": 61.0, "worker": 48.0}
+    after = replace(STOCK, processes={"API": 1}, sockets=9, pooled=POOLED_MAX, memory_mib=memory)
     assert after.leaks_over(STOCK, memory_share=0.1) == []
 
 
