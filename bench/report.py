@@ -25,7 +25,8 @@ Document = Mapping[str, Any]
 
 
 def main() -> None:
-    documents = [json.loads(path.read_bytes()) for path in sorted(OUT_DIR.glob("*.json"))]
+    paths = (OUT_DIR / f"{name}.json" for name in names())
+    documents = [json.loads(path.read_bytes()) for path in paths if path.exists()]
     if not documents:
         sys.exit(f"{OUT_DIR} is empty: run `make bench` first")
     README.write_text(with_table(README.read_text(), full_table(documents)))
