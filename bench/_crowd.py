@@ -63,8 +63,8 @@ class Stock:
     pooled       those of the pools: how many were needed at once so far, which is chance
     memory_mib   of API and of worker, proportional
 
-    A pool that were not given a connection back would come to its bound, and whoever wants one
-    then waits for ever.
+    A pool whose connections do not come back runs out of them, and then runs no longer end: that
+    is how it would show.
     """
 
     processes: Mapping[str, int]
