@@ -21,7 +21,7 @@ from uuid import UUID
 import asyncpg
 
 from bench._measure import progress
-from bench._memory_of import pss_mib
+from bench._memory_of import own_mib
 from bench._service import Service
 from contree.adapters.postgres.pool import APPLICATION, CONNECTIONS_MAX
 from contree.app.reads import OperationRow
@@ -61,7 +61,7 @@ class Stock:
                  bounded by itself
     connections  of the service to the database, apart from the pools
     pooled       those of the pools: how many were needed at once so far, which is chance
-    memory_mib   of API and of worker, proportional
+    memory_mib   of API and of worker, what they have made themselves
 
     A pool whose connections do not come back runs out of them, and then runs no longer end: that
     is how it would show.
@@ -195,7 +195,7 @@ def stock_of(service: Service) -> Stock:
         scratch_files=len(_scratch_files(service)),
         connections=connections,
         pooled=pooled,
-        memory_mib={_role(process, server.pid): pss_mib(process.pid) for process in ours},
+        memory_mib={_role(process, server.pid): own_mib(process.pid) for process in ours},
     )
 
 
