@@ -9,7 +9,6 @@ table says what is missing.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -28,8 +27,6 @@ def main(asked: Sequence[str]) -> int:
     if unknown := set(asked) - set(names()):
         sys.exit(f"no such bench: {', '.join(sorted(unknown))}; there are: {', '.join(names())}")
     chosen = list(asked) or names()
-    # Started in the background we would ignore it, and so would each bench that is to end.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     began, failed = time.monotonic(), []
     for number, name in enumerate(chosen, start=1):
         minutes = (time.monotonic() - began) / 60
@@ -69,7 +66,7 @@ def _failure_of(name: str) -> str:
 def _end(process: subprocess.Popen[bytes], *, tell: bool = True) -> None:
     """End a bench; it takes away what it has started, unless it cannot."""
     if tell:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
     try:
         process.wait(CLEANING_UP_S)
     except subprocess.TimeoutExpired:

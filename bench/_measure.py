@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -146,10 +147,17 @@ class Report:
 
     @contextmanager
     def running(self) -> Iterator[Self]:
-        """Measure inside; afterwards the table is printed and the file written."""
+        """Measure inside; afterwards the table is printed and the file written.
+
+        SIGTERM ends the process like an error does, so that what was started is taken away.
+        """
+        before = signal.signal(signal.SIGTERM, _ended)
         load_start, others_before = os.getloadavg()[0], busy_share(over_s=LISTEN_S)
         began = time.monotonic()
-        yield self
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGTERM, before)
         took_s, load_end = time.monotonic() - began, os.getloadavg()[0]
         others = max(others_before, busy_share(over_s=LISTEN_S))
         if others > BUSY_SHARE:
@@ -171,6 +179,10 @@ class Report:
         OUT_DIR.mkdir(exist_ok=True)
         (OUT_DIR / f"{self.name}.json").write_text(json.dumps(document, indent=1) + "\n")
         sys.stdout.write(as_text(document) + "\n")
+
+
+def _ended(number: int, _: object) -> None:
+    sys.exit(f"ended by {signal.Signals(number).name}")
 
 
 def names() -> list[str]:
