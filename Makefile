@@ -10,6 +10,8 @@ LISTEN ?=
 T ?=
 # How many processes run it, each with servers of its own. A file's tests stay together and in order.
 JOBS ?= 2
+# Narrows `make bench`, as in `make bench Q="depth parallel"`.
+Q ?=
 
 .PHONY: help setup demo test check fix serve bench lock guest clean
 
@@ -41,12 +43,8 @@ fix: setup ## what the linter and the formatter can mend
 serve: setup ## API, worker and embedded PostgreSQL in one process; DATA_DIR=, LISTEN=
 	@exec $(BIN)/contreed serve $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(LISTEN),--listen $(LISTEN))
 
-bench: setup ## every question of bench/, each beside its reference; then table and plots
-	@set -e; for question in $(filter-out bench/report.py bench/plots.py,$(wildcard bench/[a-z]*.py)); do \
-	    name=$$(basename $$question .py); printf '== %s\n' $$name; \
-	    $(BIN)/python -m bench.$$name; done
-	@$(BIN)/python -m bench.report
-	@$(BIN)/python -m bench.plots
+bench: setup ## every question of bench/, each beside its reference; then table and plots; Q= narrows
+	@$(BIN)/python -m bench $(Q)
 
 guest: setup ## build the static guest agent
 	@$(MAKE) -C guest

@@ -10,7 +10,6 @@ finds the queue full of others.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,9 @@ from uuid import UUID
 import asyncpg
 
 from bench._measure import progress
-from bench._memory_of import pss_mib
+from bench._memory_of import own_mib
 from bench._service import Service
-from contree.adapters.microvm.accelerator import KVM, TCG
-from contree.adapters.postgres.pool import CONNECTIONS_MAX
+from contree.adapters.postgres.pool import APPLICATION, CONNECTIONS_MAX
 from contree.app.reads import OperationRow
 from contree.bootstrap import Core
 from infra.images.registry import running_registry
@@ -34,6 +32,9 @@ from tests.acceptance.api import Api
 from tests.support.server import Process
 
 COMMAND = "echo {number} >/written; cat /written"
+MEMORY_SHARE = 0.1
+"""How much the memory of the service may grow."""
+
 QUIET_S = 30.0
 POLL_S = 0.5
 LATEST_S = 1.5
@@ -42,12 +43,12 @@ LATEST_S = 1.5
 PATIENCE_S = 60.0
 STATES = "SELECT operation_id, status FROM operations WHERE operation_id = ANY($1)"
 CONNECTIONS = """
-SELECT count(*) AS count FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+SELECT count(*) FILTER (WHERE application_name = $1), count(*) FILTER (WHERE application_name <> $1)
+FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
 
-CONNECTIONS_BOUND = 2 * (CONNECTIONS_MAX + 6)
-"""Of API and worker: a pool each, and what listens, claims and leads outside of it."""
+POOLED_MAX = 2 * CONNECTIONS_MAX
+"""API and worker have a pool each, which opens connections as they are needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,15 @@ class Stock:
     """What a service holds when nothing runs.
 
     processes    API, worker and their helpers, by command; PostgreSQL's own are not counted
-    descriptors  of API and worker but for layers' indexes, whose cache is bounded by itself
-    connections  of the service to the database
-    memory_mib   of API and worker, proportional
+    sockets      of API and worker but for the pools' connections
+    descriptors  of the same but for the pools' connections, and for layers' indexes, whose cache is
+                 bounded by itself
+    connections  of the service to the database, apart from the pools
+    pooled       those of the pools: how many were needed at once so far, which is chance
+    memory_mib   of API and of worker, what they have made themselves
+
+    A pool whose connections do not come back runs out of them, and then runs no longer end: that
+    is how it would show.
     """
 
     processes: Mapping[str, int]
@@ -65,7 +72,12 @@ class Stock:
     descriptors: int
     scratch_files: int
     connections: int
-    memory_mib: float
+    pooled: int
+    memory_mib: Mapping[str, float]
+
+    @property
+    def memory_in_all_mib(self) -> float:
+        return sum(self.memory_mib.values())
 
     def leaks_over(self, before: Stock, *, memory_share: float) -> list[str]:
         """Return in words what is more than it was; memory may grow by `memory_share`."""
@@ -74,16 +86,15 @@ class Stock:
             for name, count in self.processes.items()
             if count > before.processes.get(name, 0)
         ]
-        # The pools of API and worker open connections as they are needed, up to a bound.
-        opened = max(0, self.connections - before.connections)
-        if self.connections > CONNECTIONS_BOUND:
-            found.append(f"connections: {self.connections}, at most {CONNECTIONS_BOUND}")
-        for what, slack in (("sockets", opened), ("descriptors", opened), ("scratch_files", 0)):
+        for what in ("sockets", "descriptors", "scratch_files", "connections"):
             now, then = getattr(self, what), getattr(before, what)
-            if now > then + slack:
+            if now > then:
                 found.append(f"{what}: {now}, there were {then}")
-        if self.memory_mib > before.memory_mib * (1 + memory_share):
-            found.append(f"memory: {self.memory_mib:.1f} MiB, it was {before.memory_mib:.1f}")
+        if self.pooled > POOLED_MAX:
+            found.append(f"pooled connections: {self.pooled}, at most {POOLED_MAX}")
+        now, then = self.memory_in_all_mib, before.memory_in_all_mib
+        if now > then * (1 + memory_share):
+            found.append(f"memory: {now:.1f} MiB, it was {then:.1f}")
         return found
 
 
@@ -176,15 +187,15 @@ def stock_of(service: Service) -> Stock:
         time.sleep(POLL_S)
     processes = [p for p in server.processes() if "postgres" not in p.command.split(" ")[0]]
     ours = [p for p in processes if p.pid == server.pid or "contree worker" in p.command]
-    opened = [target for process in ours for target in _descriptors(process)]
-
+    connections, pooled, opened = _opened(server.dsn(), ours)
     return Stock(
         processes=Counter(_role(process, server.pid) for process in processes),
-        sockets=sum(target.startswith("socket:") for target in opened),
-        descriptors=sum("/layers/" not in target for target in opened),
+        sockets=sum(target.startswith("socket:") for target in opened) - pooled,
+        descriptors=sum("/layers/" not in target for target in opened) - pooled,
         scratch_files=len(_scratch_files(service)),
-        connections=asyncio.run(_connections(server.dsn())),
-        memory_mib=sum(pss_mib(process.pid) for process in ours),
+        connections=connections,
+        pooled=pooled,
+        memory_mib={_role(process, server.pid): own_mib(process.pid) for process in ours},
     )
 
 
@@ -209,16 +220,26 @@ def late(ended: Sequence[Ended], *, at_once: int) -> list[str]:
     return found
 
 
-def accelerator_of(service: Service) -> str:
-    """What the guests of the service run under."""
-    verdict = json.loads((service.settings.data_dir / "cache/accelerator.json").read_text())
-    return KVM if verdict["kvm_works"] else TCG
+def _opened(dsn: str, ours: Sequence[Process]) -> tuple[int, int, list[str]]:
+    """Return connections apart from the pools, those of the pools, and what descriptors are of.
+
+    All of one moment: the connections are the same before and after the descriptors were read.
+    """
+    before = asyncio.run(_connections(dsn))
+    while True:
+        opened = [target for process in ours for target in _descriptors(process)]
+        after = asyncio.run(_connections(dsn))
+        if after == before:
+            return *after, opened
+        before = after
 
 
-async def _connections(dsn: str) -> int:
+async def _connections(dsn: str) -> tuple[int, int]:
+    """Return how many there are apart from the pools, and of the pools."""
     connection = await asyncpg.connect(dsn)
     try:
-        return int(await connection.fetchval(CONNECTIONS))
+        pooled, apart = await connection.fetchrow(CONNECTIONS, APPLICATION)
+        return apart, pooled
     finally:
         await connection.close()
 

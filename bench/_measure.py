@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -28,6 +29,9 @@ BUSY_SHARE = 0.2
 
 LISTEN_S = 2.0
 """How long we listen for others, before and after."""
+
+LOG_EVERY_S = 20.0
+_said_at = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,10 +147,17 @@ class Report:
 
     @contextmanager
     def running(self) -> Iterator[Self]:
-        """Measure inside; afterwards the table is printed and the file written."""
+        """Measure inside; afterwards the table is printed and the file written.
+
+        SIGTERM ends the process like an error does, so that what was started is taken away.
+        """
+        before = signal.signal(signal.SIGTERM, _ended)
         load_start, others_before = os.getloadavg()[0], busy_share(over_s=LISTEN_S)
         began = time.monotonic()
-        yield self
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGTERM, before)
         took_s, load_end = time.monotonic() - began, os.getloadavg()[0]
         others = max(others_before, busy_share(over_s=LISTEN_S))
         if others > BUSY_SHARE:
@@ -170,6 +181,16 @@ class Report:
         sys.stdout.write(as_text(document) + "\n")
 
 
+def _ended(number: int, _: object) -> None:
+    sys.exit(f"ended by {signal.Signals(number).name}")
+
+
+def names() -> list[str]:
+    """Return the names of all benches: the modules here that ask a question."""
+    modules = {path.stem for path in Path(__file__).parent.glob("[a-z]*.py")}
+    return sorted(modules - {"report", "plots"})
+
+
 def alternate(repeat: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
     """Call each side in turn, `repeat` times round; return the samples of each.
 
@@ -184,9 +205,13 @@ def alternate(repeat: int, **sides: Callable[[], float]) -> dict[str, list[float
 
 
 def progress(text: str) -> None:
-    """Say on standard error what is going on, when somebody watches."""
+    """Say on standard error what is going on: a line that changes, or one now and then in a log."""
+    global _said_at  # noqa: PLW0603 - there is one standard error
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text}")
+    elif (now := time.monotonic()) >= _said_at + LOG_EVERY_S:
+        _said_at = now
+        sys.stderr.write(f"   {text}\n")
 
 
 def as_text(document: Mapping[str, Any]) -> str:

@@ -15,16 +15,20 @@ TIMEOUT_S = 120.0
 ULIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 """Its own defaults are more than a sandbox may have."""
 
+RUNTIMES = ("crun", "runc")
+"""Debian's default first. crun refuses a host with both cgroup hierarchies, runc does not."""
+
 
 class Podman:
-    """An own store below `root`, which is removed at the end."""
+    """An own store below `root`, which is removed at the end. `runtime` is one of RUNTIMES."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, runtime: str) -> None:
+        self.runtime = runtime
         self._root = root
         self._numbers = itertools.count()
         self._command = [
             "podman", "--root", str(root / "store"), "--runroot", str(root / "run"),
-            "--cgroup-manager", "cgroupfs", "--events-backend", "none",
+            "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", runtime,
         ]  # fmt: skip
         self._image = ""
 
@@ -60,17 +64,27 @@ class Podman:
 
 
 def prepare() -> tuple[Podman | None, str]:
-    """Return a podman that works, else None and why there is none."""
+    """Return a podman that works, else None and why there is none, by runtime."""
     if shutil.which("podman") is None:
         return None, "it is not installed"
-    podman = Podman(Path(tempfile.mkdtemp(prefix="bench-podman-")))
-    try:
-        podman.load()
-    except subprocess.CalledProcessError as error:
-        podman.close()
-        lines = str(error.stderr).strip().splitlines() or ["it failed without a word"]
-        return None, lines[-1][:200]
-    except (OSError, subprocess.TimeoutExpired) as error:
-        podman.close()
-        return None, str(error)
-    return podman, ""
+    reasons = []
+    for runtime in RUNTIMES:
+        if shutil.which(runtime) is None:
+            reasons.append(f"{runtime} is not installed")
+            continue
+        podman = Podman(Path(tempfile.mkdtemp(prefix="bench-podman-")), runtime)
+        try:
+            podman.load()
+        except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            podman.close()
+            reasons.append(_reason(error))
+        else:
+            return podman, ""
+    return None, "; ".join(reasons)
+
+
+def _reason(error: Exception) -> str:
+    """Return what podman said last, else what became of it."""
+    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
+    lines = str(said).strip().splitlines() or [str(error)]
+    return lines[-1][:200]

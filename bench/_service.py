@@ -52,6 +52,12 @@ class Service:
     def authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api.token}"}
 
+    @property
+    def accelerator(self) -> str:
+        """What the guests run under, once the worker has found out."""
+        verdict = json.loads((self.settings.data_dir / "cache" / "accelerator.json").read_text())
+        return KVM if verdict["kvm_works"] else TCG
+
     @asynccontextmanager
     async def core(self) -> AsyncIterator[Core]:
         """Open what the server's own processes work with, beside them."""
@@ -98,13 +104,12 @@ class Service:
             return (await core.layers.mount_plan(row.layers)).squashfs
 
         cache = self.settings.data_dir / "cache"
-        kvm_works = json.loads((cache / "accelerator.json").read_text())["kvm_works"]
         return RawSetup(
             assets=find_assets(self.settings.data_dir / "guest"),
             layers=self.with_core(layers),
             blank_scratch=next((cache / "scratch").glob("scratch-*.img")),  # of the template
             memory_mib=self.settings.guest_memory_mib,
-            accelerator=KVM if kvm_works else TCG,
+            accelerator=self.accelerator,
         )
 
     async def record_image(self, core: Core, layers: Sequence[Layer]) -> UUID:

@@ -34,6 +34,7 @@ def main() -> None:
     report = Report("api_during_commit", __doc__.splitlines()[0])
     with report.running(), service() as running:
         image = running.checkpoint()
+        report.accelerator = running.accelerator
         asked = running.api.get("/operations")[0]["uuid"]
         p99: dict[str, list[float]] = {IDLE: [], WRITING: [], COMMITTING: []}
         p50: dict[str, list[float]] = {IDLE: [], WRITING: [], COMMITTING: []}

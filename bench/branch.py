@@ -30,7 +30,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     with report.running(), service() as running:
         base = running.checkpoint()
-        report.accelerator = running.raw_setup(base).accelerator
+        report.accelerator = running.accelerator
         image = running.api.run(base, COMMAND.format(CHECKPOINT_MB)).want_exit().image
         walls, ideals, cpus, grown = [], [], [], []
         for number in range(ROUNDS):

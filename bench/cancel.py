@@ -1,7 +1,7 @@
 """How long after DELETE is an operation CANCELLED and its guest gone, whatever it is doing?
 
 From the request to the completion event at a follower, and to the end of its QEMU's process. The
-reference is a bare QEMU with the same guest, from SIGKILL until the process has gone.
+reference is a bare QEMU that has restored the same template, from SIGKILL until it has gone.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="raw-") as raw_dir,
     ):
         image = running.checkpoint()
-        setup = running.raw_setup(image)
-        report.accelerator = setup.accelerator
+        with running.restored_setup(image) as setup:
+            report.accelerator = setup.accelerator
+            bare = [_bare_ms(Path(raw_dir), setup) for _ in range(ROUNDS)]
         cancelled = _Cancelled(running, http, image)
-        bare = [_bare_ms(Path(raw_dir), setup) for _ in range(ROUNDS)]
         states: dict[str, Callable[[], tuple[float, float]]] = {
             "running": lambda: cancelled.at("sleep 600", "spawn"),
             "starting its guest": lambda: cancelled.at("sleep 600", ""),
@@ -118,7 +118,7 @@ def _want_cancelled(events: Iterator[dict[str, object]]) -> None:
 
 
 def _bare_ms(directory: Path, setup: RawSetup) -> float:
-    """Boot a guest, kill its QEMU, return how long until the process has gone."""
+    """Restore a guest, kill its QEMU, return how long until the process has gone."""
     with tempfile.TemporaryDirectory(dir=directory) as private:
         with raw_guest(Path(private), setup) as guest:
             guest.start()

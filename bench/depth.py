@@ -35,7 +35,7 @@ def main() -> None:
     report = Report("depth", __doc__.splitlines()[0])
     with report.running(), service() as running:
         base = UUID(running.checkpoint())
-        report.accelerator = running.raw_setup(str(base)).accelerator
+        report.accelerator = running.accelerator
         layers_dir = running.settings.data_dir / "layers"
         before = _disk_bytes(layers_dir)
         images = running.with_core(lambda core: _chain(running, core, base))

@@ -25,7 +25,7 @@ from bench._service import Service, service
 
 CROWD = 1000
 EVERY_MS = 250
-EVENTS = 32
+EVENTS = 24
 ROUNDS = 3
 SETTLE_S = 1.0
 ECHOES = 200
@@ -121,9 +121,11 @@ def _wait_for_output(running: Service, operation: str) -> None:
 
 def _echo_ms(running: Service, image: str, directory: Path, report: Report) -> float:
     """Return how long a line takes to a process in a bare guest and back, median, ms."""
-    setup = running.raw_setup(image)
-    report.accelerator = setup.accelerator
-    with raw_guest_of(StreamingGuest, directory, setup) as guest:
+    with (
+        running.restored_setup(image) as setup,
+        raw_guest_of(StreamingGuest, directory, setup) as guest,
+    ):
+        report.accelerator = setup.accelerator
         guest.start()
         guest.spawn(b"cat", stdin_open=True)
         samples = [guest.echo_s(ECHO) * 1000 for _ in range(ECHOES)]

@@ -1,8 +1,9 @@
 """How much memory does `contreed serve` take, idle and with ten runs under way?
 
 Proportional set sizes (shared pages divided among their users), process by process. Beside the
-service a bare aiohttp + asyncpg server, beside its QEMUs bare QEMUs that run the same command in
-the same guest.
+service a bare aiohttp + asyncpg server, beside its QEMUs bare QEMUs that restore the same template
+and run the same command. A page of the template's memory that several guests only read is divided
+among them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SAMPLE_PAUSE_S = 0.5
 SETTLE_S = 3.0
 STARTED_WITHIN_S = 150.0
 BARE = "bare aiohttp + asyncpg"
-RAW = "bare QEMU, same guest"
+RAW = "bare QEMU that restores the same template"
 SERVICE = ("API", "worker")
 
 Sizes = dict[str, list[float]]
@@ -52,9 +53,9 @@ def main() -> None:
         _add(report, "idle", idle, bare_sizes)
         busy = _while_running(running, image)
         _add(report, f"{RUNS} runs", busy, None)
-        setup = running.raw_setup(image)
-        report.accelerator = setup.accelerator
-        raw = _raw_qemus(setup)
+        with running.restored_setup(image) as setup:
+            report.accelerator = setup.accelerator
+            raw = _raw_qemus(setup)
         report.add("each QEMU, 512 MiB guest", "MiB", busy["each QEMU"], raw, reference_name=RAW)
 
 

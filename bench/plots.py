@@ -96,10 +96,12 @@ def points(rows: Sequence[Mapping[str, Any]], pattern: str, side: str) -> list[P
 def draw(picture: Picture, document: Mapping[str, Any], target: Path) -> None:
     """Write `target`: medians with bars from the smallest to the largest sample."""
     figure, axes = plt.subplots(figsize=INCHES, dpi=DPI)
+    measured: set[int] = set()
     for label, (pattern, side) in picture.lines.items():
         line = points(document["rows"], pattern, side)
         if not line:
             continue
+        measured.update(point.x for point in line)
         medians = [point.median for point in line]
         below = [point.median - point.minimum for point in line]
         above = [point.maximum - point.median for point in line]
@@ -108,6 +110,8 @@ def draw(picture: Picture, document: Mapping[str, Any], target: Path) -> None:
         )
     if picture.logarithmic:
         axes.set_xscale("log")
+    axes.set_xticks(sorted(measured), labels=[f"{x:,}" for x in sorted(measured)])
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_xlabel(picture.x_label)
     axes.set_ylabel(picture.y_label)
@@ -117,7 +121,8 @@ def draw(picture: Picture, document: Mapping[str, Any], target: Path) -> None:
         f"{document['accelerator'].upper()})",
         fontsize="medium",
     )
-    axes.legend()
+    if len(picture.lines) > 1:
+        axes.legend()
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(target)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench._measure import BUSY_SHARE, OUT_DIR, number, span, target_text
+from bench._measure import BUSY_SHARE, OUT_DIR, names, number, span, target_text
 
 README = Path(__file__).parent / "README.md"
 BEGIN = "<!-- measured: begin -->"
@@ -25,7 +25,8 @@ Document = Mapping[str, Any]
 
 
 def main() -> None:
-    documents = [json.loads(path.read_bytes()) for path in sorted(OUT_DIR.glob("*.json"))]
+    paths = (OUT_DIR / f"{name}.json" for name in names())
+    documents = [json.loads(path.read_bytes()) for path in paths if path.exists()]
     if not documents:
         sys.exit(f"{OUT_DIR} is empty: run `make bench` first")
     README.write_text(with_table(README.read_text(), full_table(documents)))
@@ -84,7 +85,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _where(documents: Sequence[Document]) -> str:
-    """Say when and on what; each machine once, should there be several."""
+    """Say when and on what, each machine once, should there be several, and what is missing."""
     days = sorted({document["at"][:10] for document in documents})
     machines = {json.dumps(document["machine"], sort_keys=True) for document in documents}
     guests = {document["accelerator"].upper() for document in documents} - {""}
@@ -99,6 +100,8 @@ def _where(documents: Sequence[Document]) -> str:
     busy = [d["name"] for d in documents if d["others_share"] > BUSY_SHARE]
     if busy:
         said.append(f"The machine was busy with other work around: {', '.join(busy)}.")
+    if missing := sorted(set(names()) - {document["name"] for document in documents}):
+        said.append(f"Not measured: {', '.join(missing)}.")
     return " ".join(said)
 
 

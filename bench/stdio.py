@@ -46,10 +46,9 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="raw-") as directory,
     ):
         image = running.checkpoint()
-        setup = running.raw_setup(image)
-        report.accelerator = setup.accelerator
-        bare = _Bare(Path(directory), setup)
-        with _client(running) as ours:
+        with running.restored_setup(image) as setup, _client(running) as ours:
+            report.accelerator = setup.accelerator
+            bare = _Bare(Path(directory), setup)
             for what, sides in (
                 ("standard input", {"ours": lambda: ours.feed(image), "bare": bare.feed}),
                 ("standard output", {"ours": lambda: ours.drain(image), "bare": bare.drain}),

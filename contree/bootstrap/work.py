@@ -10,6 +10,7 @@ from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.microvm.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.registry.skopeo import SkopeoImageSource
+from contree.adapters.system.heap import keep_holes_out
 from contree.adapters.system.host import LinuxHost
 from contree.app.conclude import Conclude
 from contree.app.import_image import ImportImage
@@ -69,6 +70,7 @@ def room(settings: Settings) -> Room:
 async def worker(core: Core) -> AsyncIterator[Worker]:
     """A worker that is ready to run, and the duties of the deployment."""
     settings = core.settings
+    keep_holes_out()
     if isinstance(core.layers, LayerDirectory):
         await asyncio.to_thread(core.layers.sweep)
     if isinstance(core.source, SkopeoImageSource):

@@ -1,20 +1,19 @@
 """A crowd of runs of three projects on the shared server: all end well, in turn, leaving nothing.
 
-The same with 500 and with 1,000 runs: bench/queue.py, bench/soak.py.
+The same with 500 and with 1,000 runs: bench/soak.py.
 """
 
 from __future__ import annotations
 
 from contextlib import closing
 
-from bench._crowd import Crowd, late, stock_of
+from bench._crowd import MEMORY_SHARE, Crowd, late, stock_of
 from bench._service import Service
 from tests.acceptance.api import Api
 from tests.support.server import RunningServer
 
 WARM_UP = {"crowd-many": 4, "crowd-some": 2, "crowd-last": 2}
 SIZES = {"crowd-many": 14, "crowd-some": 5, "crowd-last": 3}
-MEMORY_SHARE = 0.1
 
 
 def test_a_crowd_of_runs_ends_well_and_leaves_nothing(server: RunningServer) -> None:

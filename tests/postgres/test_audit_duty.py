@@ -40,7 +40,7 @@ WAIT_S = 20
 TABLES = ("entries", "mentions", "images", "operations", "tag_moves", "follower")
 CUT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-    "WHERE datname = current_database() AND application_name = 'contreed'"
+    "WHERE datname = current_database() AND application_name LIKE 'contreed%'"
 )
 
 

@@ -15,6 +15,10 @@ import asyncpg
 from contree.adapters.postgres.failures import translated
 
 APP_ROLE = "contree_app"
+APPLICATION = "contreed"
+APPLICATION_APART = "contreed, apart from the pool"
+"""The `application_name` of the pool's sessions and of the others, for who looks at the server."""
+
 READ_SCHEMA = "read"
 CONNECTIONS_MAX = 10
 CONNECT_TIMEOUT_S = 10.0
@@ -35,7 +39,7 @@ def app_settings() -> dict[str, str]:
         **BOUNDS,
         "role": APP_ROLE,
         "search_path": f"{READ_SCHEMA}, public",
-        "application_name": "contreed",
+        "application_name": APPLICATION,
     }
 
 
@@ -74,8 +78,12 @@ async def _use_plain_uuids(connection: asyncpg.Connection) -> None:
 
 
 async def connect(dsn: str) -> asyncpg.Connection:
-    """Open one of the service's connections outside the pool (for LISTEN)."""
-    return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings=app_settings())
+    """Open one of the service's connections outside the pool: to listen, or to lead."""
+    return await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_TIMEOUT_S,
+        server_settings={**app_settings(), "application_name": APPLICATION_APART},
+    )
 
 
 async def connect_as_owner(dsn: str) -> asyncpg.Connection:

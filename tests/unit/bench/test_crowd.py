@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from bench._crowd import CONNECTIONS_BOUND, Ended, Stock, late
+from bench._crowd import POOLED_MAX, Ended, Stock, late
 from contree.app.reads import OperationRow
 from contree.domain.operation import Kind, Status
 
@@ -20,7 +20,8 @@ STOCK = Stock(
     descriptors=30,
     scratch_files=0,
     connections=8,
-    memory_mib=100.0,
+    pooled=4,
+    memory_mib={"API": 60.0, "worker": 40.0},
 )
 
 
@@ -31,9 +32,9 @@ STOCK = Stock(
         (replace(STOCK, sockets=11), "sockets"),
         (replace(STOCK, descriptors=31), "descriptors"),
         (replace(STOCK, scratch_files=1), "scratch_files"),
-        (replace(STOCK, connections=CONNECTIONS_BOUND + 1), "connections"),
-        (replace(STOCK, connections=9, sockets=12), "sockets"),
-        (replace(STOCK, memory_mib=110.1), "memory"),
+        (replace(STOCK, connections=9), "connections"),
+        (replace(STOCK, pooled=POOLED_MAX + 1), "pooled connections"),
+        (replace(STOCK, memory_mib={"API": 60.0, "worker": 50.1}), "memory"),
     ],
 )
 def test_what_is_more_than_before_is_a_leak(grown: Stock, leak: str) -> None:
@@ -41,8 +42,9 @@ def test_what_is_more_than_before_is_a_leak(grown: Stock, leak: str) -> None:
     assert leak in found
 
 
-def test_less_than_before_and_memory_within_its_share_are_none() -> None:
-    after = replace(STOCK, processes={"API": 1}, sockets=9, memory_mib=109.0)
+def test_less_than_before_pools_within_their_bound_and_memory_within_its_share_are_none() -> None:
+    memory = {"API": 61.0, "worker": 48.0}
+    after = replace(STOCK, processes={"API": 1}, sockets=9, pooled=POOLED_MAX, memory_mib=memory)
     assert after.leaks_over(STOCK, memory_share=0.1) == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import _measure
+from bench import _measure, report
 from bench._measure import Report, Row, Spread, Target, alternate, as_text
 from bench.report import BEGIN, END, full_table, short_table, with_table
 
@@ -50,6 +50,11 @@ def a_document(*rows: Row, others: float = 0.1) -> dict[str, object]:
         "rows": [row.as_json() for row in rows],
         "notes": ["one thing"],
     }
+
+
+def test_the_table_names_what_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "names", lambda: ["deep", "thing", "wide"])
+    assert short_table([a_document(a_row([1], None))]).endswith("Not measured: deep, wide.")
 
 
 def test_the_ratio_is_of_medians_whatever_the_outliers() -> None:
