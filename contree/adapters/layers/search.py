@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -23,23 +22,36 @@ from typing import Final, TypeVar
 from contree.adapters.layers.search_found import FOUND_BYTES_MAX, Found, combined
 from contree.adapters.layers.search_globs import Globs
 from contree.adapters.layers.search_process import check_query, search_files
-from contree.adapters.layers.search_scope import Chunk, Root, View, scope_of, view_of
+from contree.adapters.layers.search_recent import Recent
+from contree.adapters.layers.search_scope import (
+    SCOPE_FILE_BYTES,
+    VIEW_FILE_BYTES,
+    Chunk,
+    Root,
+    Scope,
+    View,
+    scope_of,
+    view_of,
+)
 from contree.adapters.layers.search_tree import SearchTrees
 from contree.adapters.layers.store import INDEX_NAME, LayerDirectory, hex_of
 from contree.app.image_search import SearchQuery, SearchResult
 from contree.domain.errors import NotFoundError
 
 T = TypeVar("T")
-_Asked = tuple[tuple[str, ...], tuple[str, ...]]
+_Texts = tuple[str, ...]
 
 SEARCH_S_MAX: Final = 20.0
 """After this a search gives what it has; what it was preparing is prepared nevertheless."""
 
-VIEW_FILES_CACHED_MAX: Final = 250_000
-"""Files of the views that are kept, about 100 bytes each."""
+VIEWS_BYTES_MAX: Final = 64 * 1024**2
+SCOPES_BYTES_MAX: Final = 32 * 1024**2
+CHECKED_BYTES_MAX: Final = 4 * 1024**2
+"""What is kept for the next searches, about: of images, of paths and globs asked of an image, of
+queries that ripgrep has accepted and is not asked about again."""
 
-CHECKED_MAX: Final = 256
-"""Queries that ripgrep has accepted and is not asked about again."""
+KEPT_BYTES_MIN: Final = 4096
+"""What each of these costs at least."""
 
 _PROCESSORS: Final = os.cpu_count() or 1
 _READ_THREADS: Final = 2
@@ -60,9 +72,10 @@ class LayerSearch:
         # Of its own: a large layer's tree must not delay the searches of other images.
         self._making = ThreadPoolExecutor(1, thread_name_prefix="image-search-trees")
         self._slots = asyncio.Semaphore(_PROCESSORS)
-        self._views: OrderedDict[tuple[str, ...], View] = OrderedDict()
-        self._checked: OrderedDict[_Asked, None] = OrderedDict()
-        self._being_made: dict[tuple[str, ...], asyncio.Future[View]] = {}
+        self._views = Recent[_Texts, View](VIEWS_BYTES_MAX)
+        self._scopes = Recent[tuple[_Texts, _Texts, _Texts], Scope](SCOPES_BYTES_MAX)
+        self._checked = Recent[tuple[_Texts, _Texts], bool](CHECKED_BYTES_MAX)
+        self._being_made: dict[_Texts, asyncio.Future[View]] = {}
 
     def close(self) -> None:
         """Stop the threads; a tree that is being made is given up. Blocking."""
@@ -76,19 +89,20 @@ class LayerSearch:
         found: list[Found] = []
         try:
             async with asyncio.timeout(self._search_s_max):
-                view, roots = await self._prepared(key, query)
-                globs = Globs(query.globs)
-                choose = partial(scope_of, view, roots, globs, processors=_PROCESSORS)
-                scope = await self._run(choose)
-                found += [_found(key, view, chunk, query) for chunk in scope.chunks]
+                scope, view = await self._prepared(key, query)
+                found += [_found(view, chunk, query) for chunk in scope.chunks]
                 await self._search(found, query)
         except TimeoutError:
             return combined(found, query, is_partial=True)
         return combined(found, query, is_partial=scope.is_partial)
 
-    async def _prepared(
-        self, layers: tuple[str, ...], query: SearchQuery
-    ) -> tuple[View, list[Root]]:
+    async def _prepared(self, layers: _Texts, query: SearchQuery) -> tuple[Scope, View]:
+        """Return what is to be read; a layer never changes, so a scope once chosen stays true."""
+        asked = layers, tuple(query.paths), tuple(query.globs)
+        scope = self._scopes.get(asked)
+        if scope is not None:
+            await self._check(query)
+            return scope, await self._view(layers)
         checked, roots = await asyncio.gather(
             self._check(query),
             self._run(partial(self._roots, layers, query.paths)),
@@ -98,18 +112,21 @@ class LayerSearch:
             raise checked
         if isinstance(roots, BaseException):
             raise roots
-        return await self._view(layers), roots
+        view = await self._view(layers)
+        choose = partial(scope_of, view, roots, Globs(query.globs), processors=_PROCESSORS)
+        scope = await self._run(choose)
+        self._scopes.put(
+            asked, scope, cost=_cost(SCOPE_FILE_BYTES * scope.file_count, query.paths, query.globs)
+        )
+        return scope, view
 
     async def _check(self, query: SearchQuery) -> None:
         """Let ripgrep refuse what it cannot read. Raises InvalidFieldError."""
-        asked: _Asked = (query.case, *query.patterns), tuple(query.globs)
-        if asked in self._checked:
-            self._checked.move_to_end(asked)
+        asked = (query.case.value, *query.patterns), tuple(query.globs)
+        if self._checked.get(asked):
             return
         await check_query(self._program, query)
-        self._checked[asked] = None
-        if len(self._checked) > CHECKED_MAX:
-            self._checked.popitem(last=False)
+        self._checked.put(asked, True, cost=_cost(0, query.patterns, query.globs))
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -151,7 +168,7 @@ class LayerSearch:
 
     # -- what there is to read ----------------------------------------------------------------
 
-    def _roots(self, layers: tuple[str, ...], paths: Sequence[str]) -> list[Root]:
+    def _roots(self, layers: _Texts, paths: Sequence[str]) -> list[Root]:
         with self._store.stack(layers) as stack:
             roots = []
             for path in paths:
@@ -164,11 +181,10 @@ class LayerSearch:
                 roots.append(Root(asked=asked, real=node.path, is_directory=node.is_directory))
             return roots
 
-    async def _view(self, layers: tuple[str, ...]) -> View:
+    async def _view(self, layers: _Texts) -> View:
         """Return the image's view; a caller who gives up does not end the making of it."""
         known = self._views.get(layers)
         if known is not None:
-            self._views.move_to_end(layers)
             return known
         making = self._being_made.get(layers)
         if making is None:
@@ -178,17 +194,14 @@ class LayerSearch:
             making.add_done_callback(partial(self._keep, layers))
         return await asyncio.shield(making)
 
-    def _keep(self, layers: tuple[str, ...], made: asyncio.Future[View]) -> None:
+    def _keep(self, layers: _Texts, made: asyncio.Future[View]) -> None:
         del self._being_made[layers]
         if made.cancelled() or made.exception() is not None:
             return
-        self._views[layers] = made.result()
-        file_count = sum(len(view.paths) for view in self._views.values())
-        while file_count > VIEW_FILES_CACHED_MAX and len(self._views) > 1:
-            _, oldest = self._views.popitem(last=False)
-            file_count -= len(oldest.paths)
+        view = made.result()
+        self._views.put(layers, view, cost=_cost(VIEW_FILE_BYTES * len(view.paths), layers))
 
-    def _made_view(self, layers: tuple[str, ...]) -> View:
+    def _made_view(self, layers: _Texts) -> View:
         for diff_id in set(layers):
             digest = hex_of(diff_id)
             if not self._trees.has(digest):
@@ -196,20 +209,23 @@ class LayerSearch:
                 with self._store.indexes.using([tar.with_name(INDEX_NAME)]) as (index,):
                     self._trees.make(digest, index, tar)
         with self._store.stack(layers) as stack:
-            return view_of(stack, [self._trees.files_of(hex_of(one)) for one in layers])
+            return view_of(stack, [self._trees.tree(hex_of(one)) for one in layers])
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _found(layers: Sequence[str], view: View, chunk: Chunk, query: SearchQuery) -> Found:
-    files = [f"{hex_of(layers[view.layers[at]])}/{view.numbers[at]}" for at in chunk.places]
+def _cost(files_bytes: int, *texts: Sequence[str]) -> int:
+    """Return what keeping costs: what belongs to files, and the texts it is found by."""
+    return KEPT_BYTES_MIN + files_bytes + sum(len(text) for group in texts for text in group)
 
+
+def _found(view: View, chunk: Chunk, query: SearchQuery) -> Found:
     def shown(position: int) -> str:
         name = chunk.roots[position].shown(view.paths[chunk.places[position]])
         return "/" + name.decode("utf-8", "surrogateescape")
 
-    return Found(query, files, shown)
+    return Found(query, chunk.texts, shown)
 
 
 def _is_enough(found: Sequence[Found], query: SearchQuery) -> bool:

@@ -72,7 +72,7 @@ class Found:
     """
 
     def __init__(
-        self, query: SearchQuery, files: Sequence[str], shown: Callable[[int], str]
+        self, query: SearchQuery, files: Sequence[bytes], shown: Callable[[int], str]
     ) -> None:
         self.lines: list[FoundLine] = []
         self.match_count = 0
@@ -104,8 +104,7 @@ class Found:
 
     def _begin(self, data: _Data) -> None:
         assert data.path is not None
-        name = data.path.text or ""
-        self._position = self.files.index(name, self._position + 1)
+        self._position = self.files.index(data.path.raw(), self._position + 1)
         self._path = self._shown(self._position)
         self._count_here = 0
 

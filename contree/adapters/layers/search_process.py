@@ -70,14 +70,14 @@ async def check_query(program: str, query: SearchQuery) -> None:
 
 
 async def search_files(
-    program: str, query: SearchQuery, *, directory: Path, files: Sequence[str]
+    program: str, query: SearchQuery, *, directory: Path, files: Sequence[bytes]
 ) -> AsyncGenerator[Output, None]:
     """Yield the messages of `rg --json` on `files`, in their order; names relative to `directory`.
 
     Closing the generator kills the child.
     """
-    arguments = [*_arguments(query), "--", *files]
-    async with _running(program, arguments, cwd=directory) as process:
+    arguments: list[str | bytes] = [*_arguments(query), "--"]
+    async with _running(program, arguments + list(files), cwd=directory) as process:
         assert process.stdout is not None
         async for line in _lines(process.stdout):
             yield line
@@ -99,7 +99,7 @@ def _arguments(query: SearchQuery) -> list[str]:
 @asynccontextmanager
 async def _running(
     program: str,
-    arguments: Sequence[str],
+    arguments: Sequence[str | bytes],
     *,
     cwd: Path | None,
     complains: bool = False,

@@ -1,7 +1,8 @@
 """Which files of an image a search reads, in which order, and what they are called there.
 
 The view of an image, every text file that its layers show, is made once and kept for the next
-searches; asked paths and globs choose from it. Names are only compared here, never opened.
+searches; asked paths and globs choose from it, and what they chose is kept as well. Names of the
+image are only compared here, never opened.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ from typing import Final
 
 from contree.adapters.layers.entry import Kind
 from contree.adapters.layers.search_globs import Globs
+from contree.adapters.layers.search_tree import Tree
 from contree.adapters.layers.stack import Node, Stack
 
-CHUNK_FILES_MAX: Final = 4000
-"""Names that one run of ripgrep is given: their sum stays far below what execve(2) takes."""
+CHUNK_FILES_MAX: Final = 12_000
+"""Names that one run of ripgrep is given. Each is about 75 bytes, 83 with its pointer, so that all
+are half of the 2 MiB that execve(2) takes under the usual limit on the stack."""
 
 CHUNK_COST_MIN: Final = 8 * 1024**2
 CHUNK_COST_MAX: Final = 128 * 1024**2
 """What one run reads: enough that its start does not matter, little enough that a search with many
 matches ends early. In between, each processor gets as much as the others."""
+
+VIEW_FILE_BYTES: Final = 250
+"""Memory of a file in a View: its path and the name of its text."""
+
+SCOPE_FILE_BYTES: Final = 150
+"""Memory of a file in a Scope, should no View hold the name any more."""
 
 FILE_COST: Final = 16 * 1024
 """What a file costs beside its bytes, in bytes that could be read instead."""
@@ -37,12 +46,11 @@ order of bytes is that of listings, directory by directory."""
 class View:
     """Every text file that an image shows, in order; the columns go together.
 
-    numbers   names of the files in the trees of their layers; -1 = left out by a bound
+    texts   the files' names in SearchTrees.directory; empty = left out by a bound
     """
 
     paths: list[bytes] = field(default_factory=list)
-    layers: array[int] = field(default_factory=lambda: array("l"))
-    numbers: array[int] = field(default_factory=lambda: array("q"))
+    texts: list[bytes] = field(default_factory=list)
     sizes: array[int] = field(default_factory=lambda: array("q"))
 
     def below(self, directory: bytes) -> range:
@@ -61,19 +69,20 @@ class View:
         return range(start, start + found)
 
 
-def view_of(stack: Stack, trees: Sequence[tuple[set[int], set[int]]]) -> View:
-    """Walk the whole image; `trees` are, by layer, what SearchTrees.files_of says."""
+def view_of(stack: Stack, trees: Sequence[Tree]) -> View:
+    """Walk the whole image; `trees` are those of its layers, bottom to top."""
     view = View()
     for node in _regular_files(stack):
-        there, left_out = trees[node.layer]
+        tree = trees[node.layer]
         number = node.row.ino
-        if number not in there:
-            if number not in left_out:
-                continue
-            number = -1
+        if number in tree.there:
+            text = f"{tree.name}/{number}".encode()
+        elif number in tree.left_out:
+            text = b""
+        else:
+            continue
         view.paths.append(node.path.replace(b"/", _BELOW))
-        view.layers.append(node.layer)
-        view.numbers.append(number)
+        view.texts.append(text)
         view.sizes.append(node.row.size_bytes)
     return view
 
@@ -110,9 +119,15 @@ class Root:
 
 @dataclass(slots=True, kw_only=True)
 class Chunk:
-    """Files for one run of ripgrep: `places` in the view, under `roots` one for each."""
+    """Files for one run of ripgrep, in order; the columns go together.
 
-    places: list[int] = field(default_factory=list)
+    texts    as in the view
+    places   where they are in the view
+    roots    what they were found below
+    """
+
+    texts: list[bytes] = field(default_factory=list)
+    places: array[int] = field(default_factory=lambda: array("l"))
     roots: list[Root] = field(default_factory=list)
     cost: int = 0
 
@@ -124,30 +139,36 @@ class Scope:
     chunks: Sequence[Chunk]
     is_partial: bool
 
+    @property
+    def file_count(self) -> int:
+        return sum(len(chunk.texts) for chunk in self.chunks)
+
 
 def scope_of(view: View, roots: Sequence[Root], globs: Globs, *, processors: int) -> Scope:
     """Choose the files below `roots` that `globs` take, each name once, in order."""
     chosen = list(_chosen(view, roots, globs))
-    readable = [(root, place) for root, place in chosen if view.numbers[place] >= 0]
-    cost_max = _chunk_cost(sum(view.sizes[p] + FILE_COST for _, p in readable), processors)
-    chunks = [Chunk()]
+    readable = [(root, place) for root, place in chosen if view.texts[place]]
+    total = sum(view.sizes[place] + FILE_COST for _, place in readable)
+    cost_max = _chunk_cost(total, len(readable), processors)
+    chunks: list[Chunk] = []
     for root, place in readable:
+        if not chunks or len(chunks[-1].texts) >= CHUNK_FILES_MAX or chunks[-1].cost >= cost_max:
+            chunks.append(Chunk())
         chunk = chunks[-1]
-        if len(chunk.places) >= CHUNK_FILES_MAX or chunk.cost >= cost_max:
-            chunk = Chunk()
-            chunks.append(chunk)
+        chunk.texts.append(view.texts[place])
         chunk.places.append(place)
         chunk.roots.append(root)
         chunk.cost += view.sizes[place] + FILE_COST
-    return Scope(
-        chunks=[chunk for chunk in chunks if chunk.places],
-        is_partial=len(readable) < len(chosen),
-    )
+    return Scope(chunks=chunks, is_partial=len(readable) < len(chosen))
 
 
-def _chunk_cost(total: int, processors: int) -> float:
+def _chunk_cost(total: int, file_count: int, processors: int) -> float:
     """Return what a chunk may cost so that all processors are done at the same time."""
-    rounds = max(1, ceil(total / (CHUNK_COST_MAX * processors)))
+    rounds = max(
+        1,
+        ceil(total / (CHUNK_COST_MAX * processors)),
+        ceil(file_count / (CHUNK_FILES_MAX * processors)),
+    )
     return max(CHUNK_COST_MIN, total / (rounds * processors))
 
 

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import AnyStr, Final
 
@@ -39,6 +40,19 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _UTF_16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _FILE_MODE: Final = 0o400
 _DIRECTORY_MODE: Final = 0o700
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """The tree of a layer: its name below SearchTrees.directory, and numbers of files.
+
+    there      those whose text is there
+    left_out   those that are text, but over a bound
+    """
+
+    name: str
+    there: set[int] = field(default_factory=set)
+    left_out: set[int] = field(default_factory=set)
 
 
 class SearchTrees:
@@ -68,14 +82,12 @@ class SearchTrees:
             with suppress(OSError):  # another process was first, and made the same
                 made.rename(self.directory / digest)
 
-    def files_of(self, digest: str) -> tuple[set[int], set[int]]:
-        """Return the numbers of the files that are there, and of those that were left out."""
-        there: set[int] = set()
-        left_out: set[int] = set()
+    def tree(self, digest: str) -> Tree:
+        tree = Tree(name=digest)
         for name in os.listdir(self.directory / digest):  # noqa: PTH208 - names, not paths
             number = name.removesuffix(LEFT_OUT_SUFFIX)
-            (there if number == name else left_out).add(int(number))
-        return there, left_out
+            (tree.there if number == name else tree.left_out).add(int(number))
+        return tree
 
     def _pulse(self) -> None:
         if self._stopping.is_set():

@@ -8,8 +8,11 @@ import os
 import stat
 import subprocess
 import tarfile
+from array import array
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from hypothesis import strategies as st
 from contree.adapters.layers import search_found, search_process, search_scope, search_tree
 from contree.adapters.layers.search import LayerSearch
 from contree.adapters.layers.search_globs import Globs
+from contree.adapters.layers.search_recent import Recent
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.image_search import CaseMode, SearchQuery, SearchResult
 from contree.domain.errors import InvalidFieldError, UnavailableError
@@ -190,14 +194,62 @@ async def test_chunks_make_no_difference(
 ) -> None:
     members = [file(f"d{n % 7}/f{n}", b"x\nhit %d\ny\n" % n * (n % 3)) for n in range(200)]
     diff_id = await kept(store, tmp_path, members)
-    for total in (1, 7, 132, 10_000):
-        query = SearchQuery(patterns=["hit"], max_total=total, before=1, after=1)
-        monkeypatch.setattr(search_scope, "CHUNK_FILES_MAX", 2000)
-        whole = await search.search([diff_id], query)
-        monkeypatch.setattr(search_scope, "CHUNK_FILES_MAX", 7)
-        assert await search.search([diff_id], query) == whole
-        assert sum(line.is_match for line in whole.lines) == min(total, 199)
-        assert whole.truncated == (total < 199)
+    everything = SearchQuery(patterns=["hit"])
+    await search.search([diff_id], everything)  # chosen once, by each of the two
+    monkeypatch.setattr(search_scope, "CHUNK_FILES_MAX", 7)
+    with closing(LayerSearch(store, tmp_path / "chunked")) as chunked:
+        await chunked.search([diff_id], everything)
+        for total in (1, 7, 132, 10_000):
+            query = replace(everything, max_total=total, before=1, after=1)
+            whole = await search.search([diff_id], query)
+            assert await chunked.search([diff_id], query) == whole
+            assert sum(line.is_match for line in whole.lines) == min(total, 199)
+            assert whole.truncated == (total < 199)
+
+
+def test_many_files_are_shared_out_evenly() -> None:
+    count = search_scope.CHUNK_FILES_MAX + 3000
+    view = search_scope.View(
+        paths=[b"%06d" % n for n in range(count)],
+        texts=[b"layer/%d" % n for n in range(count)],
+        sizes=array("q", [1] * count),
+    )
+    root = search_scope.Root(asked=b"", real=b"", is_directory=True)
+    scope = search_scope.scope_of(view, [root], Globs([]), processors=2)
+    assert [len(chunk.texts) for chunk in scope.chunks] == [count // 2, count // 2]
+    assert [text for chunk in scope.chunks for text in chunk.texts] == view.texts
+
+
+async def test_what_one_question_chose_is_not_taken_for_another(
+    store: LayerDirectory, search: LayerSearch, tmp_path: Path
+) -> None:
+    names = {"a/x.py": b"needle\n", "a/y.c": b"needle\n", "b/x.py": b"needle\n"}
+    diff_id = await kept(store, tmp_path, [file(name, data) for name, data in names.items()])
+    other_id = await kept(store, tmp_path, [file("a/other.py", b"needle\n")])
+    asked: list[tuple[str, list[str], list[str], list[str]]] = [
+        (diff_id, ["/"], [], ["/a/x.py", "/a/y.c", "/b/x.py"]),
+        (diff_id, ["/"], ["*.py"], ["/a/x.py", "/b/x.py"]),
+        (diff_id, ["/a"], ["*.py"], ["/a/x.py"]),
+        (diff_id, ["/a"], [], ["/a/x.py", "/a/y.c"]),
+        (other_id, ["/a"], [], ["/a/other.py"]),
+    ]
+    for _ in range(2):
+        for layer, paths, globs, expected in asked:
+            query = SearchQuery(patterns=["needle"], paths=paths, globs=globs)
+            assert [line.path for line in (await search.search([layer], query)).lines] == expected
+
+
+def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
+    recent = Recent[str, int](10)
+    recent.put("a", 1, cost=4)
+    recent.put("b", 2, cost=4)
+    recent.put("a", 3, cost=5)
+    assert (recent.get("b"), recent.get("a")) == (2, 3)
+    recent.get("b")
+    recent.put("c", 4, cost=6)
+    assert [recent.get(key) for key in "abc"] == [None, 2, 4]
+    recent.put("huge", 5, cost=11)
+    assert [recent.get(key) for key in ("b", "c", "huge")] == [None, None, 5]
 
 
 @pytest.mark.parametrize(
