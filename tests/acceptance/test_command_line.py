@@ -40,6 +40,7 @@ def alone() -> Iterator[RunningServer]:
     yield idle
     try:
         idle.want_no_processes()
+        assert not idle.runtime_dir.exists()
     finally:
         idle.remove()
 
@@ -92,7 +93,6 @@ def test_a_worker_that_cannot_start_ends_serve_which_says_why(alone: RunningServ
     assert "/no/such/agent is missing" in done.stderr
     assert "the worker ended with status 1 before it was ready" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not alone.runtime_dir.exists()
 
 
 def test_a_worker_may_be_told_its_database_on_standard_input(alone: RunningServer) -> None:
@@ -106,7 +106,6 @@ def test_a_worker_may_be_told_its_database_on_standard_input(alone: RunningServe
     )
     assert done.returncode == 1
     assert "database_url: standard input ended before a line with it" in done.stderr
-    assert not alone.runtime_dir.exists()
 
 
 def test_tokens_beside_a_running_server(server: RunningServer, api_of: Callable[..., Api]) -> None:
