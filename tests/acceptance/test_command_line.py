@@ -26,9 +26,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def contreed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def contreed(
+    *arguments: str | Path, stdin: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [CONTREED, *arguments], check=False, capture_output=True, text=True, timeout=180
+        [CONTREED, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        input=stdin,
+        env={**os.environ, **variables},
     )
 
 
@@ -81,14 +89,8 @@ def test_bad_usage_says_what_is_wrong(
 
 
 def test_a_worker_that_cannot_start_ends_serve_which_says_why(alone: RunningServer) -> None:
-    done = subprocess.run(
-        [CONTREED, "serve", "--data-dir", alone.data_dir, "--listen", "127.0.0.1:0"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        env={**os.environ, "CONTREED_GUEST_AGENT": "/no/such/agent"},
-    )
+    rest = ("--data-dir", alone.data_dir, "--listen", "127.0.0.1:0")
+    done = contreed("serve", *rest, CONTREED_GUEST_AGENT="/no/such/agent")
     assert (done.returncode, done.stdout) == (1, "")
     assert "/no/such/agent is missing" in done.stderr
     assert "the worker ended with status 1 before it was ready" in done.stderr
@@ -96,14 +98,7 @@ def test_a_worker_that_cannot_start_ends_serve_which_says_why(alone: RunningServ
 
 
 def test_a_worker_may_be_told_its_database_on_standard_input(alone: RunningServer) -> None:
-    done = subprocess.run(
-        [CONTREED, "worker", "--data-dir", alone.data_dir, "--database-url", "-"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        input="",
-    )
+    done = contreed("worker", "--data-dir", alone.data_dir, "--database-url", "-", stdin="")
     assert done.returncode == 1
     assert "database_url: standard input ended before a line with it" in done.stderr
 
