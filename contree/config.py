@@ -24,6 +24,7 @@ from contree.worker.loop import Capacity
 from contree.worker.room import FixedAdmission, GuestAdmission
 
 PREFIX = "CONTREED_"
+SUPERVISOR = "NOTIFY_SOCKET"
 SOURCE_TREE = Path(__file__).resolve().parent.parent
 
 
@@ -44,7 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data_dir              everything on this host lives below it, but for sockets
     listen                HOST:PORT of the API
     metrics_listen        HOST:PORT of GET /metrics of `serve` and `api`; unset: none
-    database_url          PostgreSQL, as libpq has it; unset: an embedded server below data_dir
+    database_url          PostgreSQL, as libpq has it; unset: an embedded server below data_dir;
+                          "-", for a worker: read it from standard input
     database_owner_url    the role that may migrate and rebuild; unset: database_url
     libvirt_uri           unset: QEMU's embedded driver inside the worker
     accelerator           auto boots a probe guest under KVM and falls back to TCG
@@ -172,9 +174,16 @@ def load_settings(
         raise InvalidFieldError("settings", str(error)) from error
 
 
-def worker_environment(settings: Settings) -> dict[str, str]:
-    """The environment that gives a child process the same settings."""
+def supervisor_address() -> str | None:
+    """Where the supervisor of this process hears of its state, as sd_notify(3) has it."""
+    address = os.environ.get(SUPERVISOR)
+    return address.replace("@", "\0", 1) if address and address[0] == "@" else address or None
+
+
+def worker_environment(settings: Settings, *, supervisor: Path) -> dict[str, str]:
+    """The environment that gives a child process the same settings and another supervisor."""
     env = {k: v for k, v in os.environ.items() if k != PREFIX + "CONFIG"}
+    env[SUPERVISOR] = str(supervisor)
     for field in msgspec.structs.fields(Settings):
         value = getattr(settings, field.name)
         if value is None:

@@ -40,10 +40,12 @@ class virConnect:  # noqa: N801
     ) -> int: ...
     def getVersion(self) -> int: ...  # noqa: N802
     def getLibVersion(self) -> int: ...  # noqa: N802
+    def domainXMLToNative(self, nativeFormat: str, domainXml: str, flags: int = ...) -> str: ...  # noqa: N802, N803
     def lookupByName(self, name: str) -> virDomain: ...  # noqa: N802
     def listAllDomains(self, flags: int = ...) -> list[virDomain]: ...  # noqa: N802
     def close(self) -> int: ...
 
+def getVersion() -> int: ...  # noqa: N802
 def open(name: str | None = ...) -> virConnect: ...  # noqa: A001
 def registerErrorHandler(f: Callable[[Any, Any], None] | None, ctx: Any) -> int: ...  # noqa: N802
 def virEventRegisterDefaultImpl() -> int: ...  # noqa: N802

@@ -80,8 +80,10 @@ class ControlServer:
                 self._more.clear()
                 begun = asyncio.create_task(self._more.wait(), name="more to wait for")
                 tasks = {receiving, *self._feeding, *self._acting}
-                await asyncio.wait({*tasks, begun}, return_when=asyncio.FIRST_COMPLETED)
-                begun.cancel()
+                try:
+                    await asyncio.wait({*tasks, begun}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    begun.cancel()
                 for task in filter(asyncio.Task.done, tasks):
                     self._feeding.discard(task)
                     self._acting.discard(task)

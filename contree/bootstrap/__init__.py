@@ -3,10 +3,12 @@
 database(settings)   a database to work with: the embedded one, started or joined, or the URL's
 core(settings, urls) what API, worker and command line share: pool, log, reads, stores
 services(core)       the use cases behind the HTTP API
-worker(core)         libvirt, and the use cases that carry operations out
+microvm(settings)    libvirt, and what guests are made of
+worker(core, microvm)  the use cases that carry operations out
+runtime_dir(settings)  where sockets lie
 
 `proof` and `history` put together what proves the log and what answers questions about it,
-`metrics` what a monitoring system asks.
+`metrics` what a monitoring system asks: imported by whoever is set to be asked.
 """
 
 from contree.bootstrap.api import issue_tokens, replay_chain, services
@@ -19,7 +21,7 @@ from contree.bootstrap.databases import (
     running_database,
 )
 from contree.bootstrap.deployment import Core, core
-from contree.bootstrap.metrics import measured
+from contree.bootstrap.runtime_dir import runtime_dir
 from contree.bootstrap.work import duties, microvm, room, worker
 
 __all__ = [
@@ -30,13 +32,13 @@ __all__ = [
     "database",
     "duties",
     "issue_tokens",
-    "measured",
     "microvm",
     "owned_data_dir",
     "rebuild_projections",
     "replay_chain",
     "room",
     "running_database",
+    "runtime_dir",
     "services",
     "worker",
 ]

@@ -14,6 +14,7 @@ from contree.adapters.postgres.embedded import EmbeddedPostgres, running_dsn
 from contree.adapters.postgres.pool import APP_ROLE
 from contree.adapters.postgres.rebuild import Progress, compare, rebuild
 from contree.bootstrap.history import compare_audit_index, migrate_all, reset_audit_index
+from contree.bootstrap.runtime_dir import runtime_dir
 from contree.config import Settings
 from contree.domain.errors import UnavailableError
 
@@ -64,16 +65,17 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
     if running is not None:
         yield running
         return
-    server = EmbeddedPostgres(settings.data_dir, settings.runtime_dir / "postgres")
-    await server.start()
-    keeper = asyncio.create_task(server.supervise())
-    try:
-        await migrate_all(server.dsn, app_logs_in=True)
-        yield DatabaseUrls(app=server.app_dsn, owner=server.dsn)
-    finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
-        await server.stop()
+    with runtime_dir(settings) as sockets:
+        server = EmbeddedPostgres(settings.data_dir, sockets / "postgres")
+        await server.start()
+        keeper = asyncio.create_task(server.supervise())
+        try:
+            await migrate_all(server.dsn, app_logs_in=True)
+            yield DatabaseUrls(app=server.app_dsn, owner=server.dsn)
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+            await server.stop()
 
 
 def running_database(settings: Settings) -> DatabaseUrls:
@@ -84,7 +86,8 @@ def running_database(settings: Settings) -> DatabaseUrls:
     running = _running_urls(settings)
     if running is None:
         raise UnavailableError(
-            f"no server runs on '{settings.data_dir}'; start one with `contreed serve`"
+            f"no server runs on '{settings.data_dir}': start one with `contreed serve`, or set "
+            "database_url"
         )
     return running
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
-from contree.adapters.blobs.checkpoint_bucket import open_checkpoint_bucket
 from contree.adapters.blobs.checkpoint_directory import DirectoryCheckpointStore
-from contree.adapters.blobs.s3 import S3Place
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.log_rows import PostgresLogRows
 from contree.adapters.postgres.log_tree import PostgresLogTree, clear_tree
@@ -233,5 +231,9 @@ async def _checkpoint_store(settings: Settings) -> AsyncIterator[CheckpointStore
     if not bucket:
         raise InvalidFieldError("checkpoints", f"'{place}' is not s3://BUCKET/PREFIX")
     prefix = prefix.rstrip("/") + "/" if prefix else ""
+    # Only here: the SDK would add a fifth to the imports of every start.
+    from contree.adapters.blobs.checkpoint_bucket import open_checkpoint_bucket
+    from contree.adapters.blobs.s3_objects import S3Place
+
     async with open_checkpoint_bucket(S3Place(bucket=bucket, prefix=prefix, region=None)) as store:
         yield store

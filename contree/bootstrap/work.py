@@ -18,6 +18,7 @@ from contree.app.recover import Recover
 from contree.app.remove_content import RemovalDuty, RemoveContent
 from contree.app.run_instance import RunInstance
 from contree.bootstrap.deployment import Core
+from contree.bootstrap.runtime_dir import runtime_dir
 from contree.config import Settings
 from contree.domain.operation import Kind
 from contree.worker.duties import Duty, duties_kept
@@ -27,28 +28,32 @@ from contree.worker.room import Room
 
 @asynccontextmanager
 async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator[LibvirtMicroVM]:
-    """Connect to libvirt with the guest's kernel and agent at hand. Raises GuestFailure."""
+    """Connect to libvirt with the guest's kernel and agent at hand; it needs no database.
+
+    Raises GuestFailure, UnavailableError.
+    """
     assets = await asyncio.to_thread(
         prepare_assets,
         settings.guest_kernel_dir,
         settings.guest_agent,
         settings.data_dir / "guest",
     )
-    machines = await LibvirtMicroVM.open(
-        uri=settings.libvirt_uri,
-        runtime_dir=settings.runtime_dir / "guests",
-        cache_dir=settings.data_dir / "cache",
-        assets=assets,
-        accelerator=settings.accelerator,
-        memory_mib=settings.guest_memory_mib,
-        vcpu_count=settings.guest_vcpu_count,
-        max_layer_bytes=settings.limits.instance_max_layer_bytes,
-        reprobe=reprobe,
-    )
-    try:
-        yield machines
-    finally:
-        await machines.aclose()
+    with runtime_dir(settings) as sockets:
+        machines = await LibvirtMicroVM.open(
+            uri=settings.libvirt_uri,
+            runtime_dir=sockets / "guests",
+            cache_dir=settings.data_dir / "cache",
+            assets=assets,
+            accelerator=settings.accelerator,
+            memory_mib=settings.guest_memory_mib,
+            vcpu_count=settings.guest_vcpu_count,
+            max_layer_bytes=settings.limits.instance_max_layer_bytes,
+            reprobe=reprobe,
+        )
+        try:
+            yield machines
+        finally:
+            await machines.aclose()
 
 
 def duties(core: Core) -> list[Duty]:
@@ -67,8 +72,8 @@ def room(settings: Settings) -> Room:
 
 
 @asynccontextmanager
-async def worker(core: Core) -> AsyncIterator[Worker]:
-    """A worker that is ready to run, and the duties of the deployment."""
+async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
+    """A worker that is ready to run, on `machines`, and the duties of the deployment."""
     settings = core.settings
     keep_holes_out()
     if isinstance(core.layers, LayerDirectory):
@@ -78,7 +83,7 @@ async def worker(core: Core) -> AsyncIterator[Worker]:
     conclude = Conclude(
         log=core.log, clock=core.clock, ids=core.ids, actor=f"worker:{settings.worker_name}"
     )
-    async with microvm(settings) as machines, duties_kept(duties(core), core.leadership):
+    async with duties_kept(duties(core), core.leadership):
         run_instance = RunInstance(
             log=core.log,
             files=core.files,

@@ -11,9 +11,8 @@ import asyncio
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from contree.cli import audit, dsn, lineage, project, projections, replay, server, tokens
-from contree.cli import doctor as doctor_command
 from contree.config import load_settings
 from contree.domain.errors import ContreeError
 
@@ -29,10 +28,25 @@ Every option can also be set in a TOML file (--config) or as CONTREED_<OPTION> i
 e.g. CONTREED_DATA_DIR=/srv/contree. docs/operations.md lists all settings.
 """
 
+MODULES = {
+    "serve": "server",
+    "api": "server",
+    "worker": "worker",
+    "token": "tokens",
+    "project": "project",
+    "dsn": "dsn",
+    "projections": "projections",
+    "audit": "audit",
+    "lineage": "lineage",
+    "replay": "replay",
+    "doctor": "doctor",
+}
+"""Where each command is. Only the one that is asked for is imported: a worker has no web server."""
+
 
 def run(argv: Sequence[str]) -> int:
     """Return the exit status of `contreed` with these arguments."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(argv).parse_args(argv)
     try:
         settings = load_settings(vars(arguments))
         _log_to_stderr(settings.log_level)
@@ -44,7 +58,8 @@ def run(argv: Sequence[str]) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser of the command that `argv` begins with; of all when it begins with none."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", metavar="FILE", help="TOML file with settings")
     common.add_argument("--data-dir", metavar="DIR", help="where everything on this host lives")
@@ -57,15 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    server.add_commands(commands, common)
-    tokens.add_commands(commands, common)
-    project.add_commands(commands, common)
-    dsn.add_commands(commands, common)
-    projections.add_commands(commands, common)
-    audit.add_commands(commands, common)
-    lineage.add_commands(commands, common)
-    replay.add_commands(commands, common)
-    doctor_command.add_commands(commands, common)
+    asked = MODULES.get(argv[0]) if argv else None
+    for name in dict.fromkeys([asked] if asked else MODULES.values()):
+        import_module(f"contree.cli.{name}").add_commands(commands, common)
     return parser
 
 

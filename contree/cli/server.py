@@ -1,4 +1,4 @@
-"""`contreed serve`, `api` and `worker`: the long-running commands."""
+"""`contreed serve` and `api`: what listens for clients."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import argparse
 import asyncio
 import logging
 import resource
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from contree import bootstrap
+from contree.app.services import Services
+from contree.cli.supervision import READY, STOPPING, stop_on_signals, tell_supervisor
+from contree.cli.worker import add_worker_options
 from contree.cli.worker_process import WorkerProcess
 from contree.config import Settings
-from contree.http.server import serve_api, serve_metrics
+from contree.domain.errors import UnavailableError
 
 FILES_MAX = 65_536
 """Files open at once, as far as the system allows: every follower of events is one."""
@@ -46,9 +49,6 @@ def add_commands(
         "serve", parents=[common], help="API, worker and embedded PostgreSQL on this machine"
     )
     api = commands.add_parser("api", parents=[common], help="the API only; needs a database URL")
-    worker = commands.add_parser(
-        "worker", parents=[common], help="one worker; needs a database URL"
-    )
     for parser in (serve, api):
         parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:8080")
         parser.add_argument(
@@ -56,68 +56,90 @@ def add_commands(
             metavar="HOST:PORT",
             help="of GET /metrics; default: none",
         )
-    for parser in (serve, worker):
-        parser.add_argument("--libvirt-uri", metavar="URI", help="default: QEMU embedded here")
-        parser.add_argument("--accelerator", metavar="NAME", help="auto, kvm or tcg")
-        parser.add_argument("--instances-here", metavar="N", help="most runs at once")
-        parser.add_argument("--worker-name", metavar="NAME", help="default: the host's name")
+    add_worker_options(serve)
     serve.set_defaults(command=_serve)
     api.set_defaults(command=_api)
-    worker.set_defaults(command=_worker)
 
 
 async def _serve(settings: Settings, _: argparse.Namespace) -> None:
-    stop = _stop_on_signals()
-    _allow_many_files()
+    stop = _prepared(settings)
     first_start = not settings.data_dir.exists()
     async with (
         bootstrap.owned_data_dir(settings),
+        WorkerProcess(settings) as worker,  # it gets ready while the database does
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database) as core,
-        _served(core) as url,
-        WorkerProcess(settings, database),
+        _served(core, beside=worker) as url,
+        worker.at_work(database),
     ):
         log.info("listening on %s", url)
         if first_start:
             sys.stderr.write("\n" + WELCOME.format(url=url, data_dir=settings.data_dir) + "\n")
-        await stop.wait()
-        log.info("stopping")
+        await worker.started(unless=stop)
+        await _until(stop)
 
 
 async def _api(settings: Settings, _: argparse.Namespace) -> None:
-    stop = _stop_on_signals()
-    _allow_many_files()
+    stop = _prepared(settings)
+    if settings.database_url is None:
+        bootstrap.running_database(settings)  # raises: only `serve` starts one
     async with (
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database) as core,
         _served(core) as url,
     ):
         log.info("listening on %s", url)
-        await stop.wait()
+        await _until(stop)
+
+
+def _prepared(settings: Settings) -> asyncio.Event:
+    """Return what signals set. Raises InvalidFieldError before anything has been started."""
+    stop = stop_on_signals()
+    for address in (settings.address, settings.metrics_address):
+        log.debug("to listen on %s", address)
+    _allow_many_files()
+    return stop
 
 
 @asynccontextmanager
-async def _served(core: bootstrap.Core) -> AsyncIterator[str]:
+async def _served(
+    core: bootstrap.Core, *, beside: WorkerProcess | None = None
+) -> AsyncIterator[str]:
     """Answer API requests, and scrapes if `metrics_listen` is set; yield the API's URL."""
+    # Imported only here: the worker of `serve` has begun its own imports by now.
+    from contree.http.server import serve_api, serve_metrics
+
     settings, meter = core.settings, None
+    services = bootstrap.services(core)
+    if beside is not None:
+        services = _ready_with(services, beside)
     async with AsyncExitStack() as stack:
         if (address := settings.metrics_address) is not None:
-            meter = await stack.enter_async_context(bootstrap.measured(core))
+            from contree.bootstrap.metrics import measured
+
+            meter = await stack.enter_async_context(measured(core))
             metrics_url = await stack.enter_async_context(serve_metrics(meter, *address))
             log.info("metrics are at %s", metrics_url)
-        services = bootstrap.services(core)
         yield await stack.enter_async_context(serve_api(services, *settings.address, meter=meter))
 
 
-async def _worker(settings: Settings, _: argparse.Namespace) -> None:
-    stop = _stop_on_signals()
-    async with (
-        bootstrap.database(settings) as database,
-        bootstrap.core(settings, database) as core,
-        bootstrap.worker(core) as worker,
-    ):
-        log.info("worker %s is ready", settings.worker_name)
-        await worker.run(stop)
+async def _until(stop: asyncio.Event) -> None:
+    if not stop.is_set():
+        tell_supervisor(READY)
+    await stop.wait()
+    tell_supervisor(STOPPING)
+    log.info("stopping")
+
+
+def _ready_with(services: Services, worker: WorkerProcess) -> Services:
+    """The same services, ready only once the worker beside them has been."""
+
+    async def ready() -> None:
+        await services.ready()
+        if not worker.is_ready:
+            raise UnavailableError("the worker is not ready yet")
+
+    return replace(services, ready=ready)
 
 
 def _allow_many_files() -> None:
@@ -126,11 +148,3 @@ def _allow_many_files() -> None:
     wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    return stop

@@ -15,7 +15,7 @@ async def alive(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 when the database and the store answer too, else 503 with the reason."""
+    """200 when what `Services.ready` asks about is there too, else 503 with the reason."""
     await request.app[SERVICES].ready()
     return json_answer(request, {"status": "ready"})
 

@@ -77,15 +77,20 @@ class Worker:
         self._told: dict[Kind, str] = {}
         self._room = asyncio.Event()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then drain. Raises only what cannot be gone on from."""
+    async def run(
+        self, stop: asyncio.Event, *, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """Work until `stop` is set, then drain. Raises only what cannot be gone on from.
+
+        `on_ready` is called once, when it has looked for work for the first time.
+        """
         swept = await self._microvm.sweep()
         requeued = await self._recover.own(self._name)
         if swept or requeued:
             log.warning("an earlier life left %d guests and %d operations", swept, requeued)
         helpers = [
             asyncio.create_task(self._follow(), name="follow"),
-            asyncio.create_task(self._serve_queue(), name="queue"),
+            asyncio.create_task(self._serve_queue(on_ready), name="queue"),
             asyncio.create_task(self._keep_leases(), name="leases"),
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -101,7 +106,8 @@ class Worker:
         async for _ in self._queue.wakeups(poll_s=POLL_S):
             self._room.set()
 
-    async def _serve_queue(self) -> None:
+    async def _serve_queue(self, on_ready: Callable[[], None]) -> None:
+        told = False
         while True:
             await self._room.wait()
             self._room.clear()
@@ -109,6 +115,9 @@ class Worker:
                 await self._stop_cancelled()
                 for kind in self._execute:
                     await self._claim(kind)
+                if not told:
+                    told = True
+                    on_ready()
             except (UnavailableError, StorageFullError) as error:
                 # What runs goes on: a claim that is not recorded has taken nothing.
                 log.warning("the queue is not served: %s", error)

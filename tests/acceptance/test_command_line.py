@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,9 +26,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def contreed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def contreed(
+    *arguments: str | Path, stdin: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [CONTREED, *arguments], check=False, capture_output=True, text=True, timeout=180
+        [CONTREED, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        input=stdin,
+        env={**os.environ, **variables},
     )
 
 
@@ -39,6 +48,7 @@ def alone() -> Iterator[RunningServer]:
     yield idle
     try:
         idle.want_no_processes()
+        assert not idle.runtime_dir.exists()
     finally:
         idle.remove()
 
@@ -62,6 +72,8 @@ def test_help_names_what_there_is(command: str) -> None:
         (("serve", "--listen", "127.0.0.1:99999"), 1, "HOST:PORT"),
         (("serve", "--instances-here", "many"), 1, "instances_here"),
         (("doctor", "--accelerator", "warp"), 1, "accelerator"),
+        (("api",), 1, "set database_url"),
+        (("worker",), 1, "set database_url"),
         (("dsn", "--config", "/no/such/file.toml"), 1, "/no/such/file.toml"),
         (("token", "create", "--project", "p", "--permissions", "fly"), 1, "fly"),
     ],
@@ -74,6 +86,21 @@ def test_bad_usage_says_what_is_wrong(
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worker_that_cannot_start_ends_serve_which_says_why(alone: RunningServer) -> None:
+    rest = ("--data-dir", alone.data_dir, "--listen", "127.0.0.1:0")
+    done = contreed("serve", *rest, CONTREED_GUEST_AGENT="/no/such/agent")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "/no/such/agent is missing" in done.stderr
+    assert "the worker ended with status 1 before it was ready" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_may_be_told_its_database_on_standard_input(alone: RunningServer) -> None:
+    done = contreed("worker", "--data-dir", alone.data_dir, "--database-url", "-", stdin="")
+    assert done.returncode == 1
+    assert "database_url: standard input ended before a line with it" in done.stderr
 
 
 def test_tokens_beside_a_running_server(server: RunningServer, api_of: Callable[..., Api]) -> None:

@@ -10,9 +10,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -21,7 +20,7 @@ import pytest
 from tests.acceptance.api import Api
 from tests.acceptance.follower import COUNTING, Follower
 from tests.support.postgres import dsn_for, execute
-from tests.support.server import CONTREED, RunningServer
+from tests.support.server import CONTREED, RunningServer, supervisor, wait_until_ready
 
 WAIT_S = 90
 DATABASE = "split"
@@ -40,21 +39,18 @@ class Split:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, part: str) -> None:
-        """Start `api` or `worker`; the API is waited for."""
+        """Start `api` or `worker`, as systemd does: it says itself when it is ready."""
         options = ["--listen", self._address] if part == "api" else []
-        with self.place.log.open("ab") as log:
+        with supervisor() as (notices, variables), self.place.log.open("ab") as log:
             self._running[part] = process = subprocess.Popen(
                 [CONTREED, part, "--data-dir", self.place.data_dir, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env={**self._environment, **variables},
             )
-        deadline = time.monotonic() + WAIT_S
-        while part == "api" and not self._is_ready():
-            assert process.poll() is None, self.place.log_text
-            assert time.monotonic() < deadline, self.place.log_text
-            time.sleep(0.05)
+            wait_until_ready(process, notices, lambda: self.place.log_text)
+        assert part != "api" or httpx.get(f"{self.url}/readyz").status_code == 200
 
     def end(self, part: str, number: signal.Signals) -> None:
         """Send the signal and wait; SIGTERM must end it in good order."""
@@ -67,11 +63,6 @@ class Split:
         for process in self._running.values():
             process.kill()
             process.wait()
-
-    def _is_ready(self) -> bool:
-        with suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/readyz").status_code == 200
-        return False
 
 
 @pytest.fixture
@@ -91,6 +82,7 @@ async def split(server: RunningServer) -> Iterator[Split]:
         for part in ("worker", "api"):
             started.end(part, signal.SIGTERM)
         place.stop()  # nothing runs, nothing is left
+        assert not place.runtime_dir.exists()
     finally:
         started.stop()
         place.remove()

@@ -11,6 +11,7 @@ directory: nothing here trusts the server's own word that it is gone.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
 GONE_TIMEOUT_S = 20.0
 LIBVIRTS_OWN = {"qemu.conf", "driver.pid"}
-"""Its settings and its pid: not of any run, written over at each start."""
+"""Its settings and its pid: not of any run, removed at the end."""
 POLL_S = 0.05
 LOG_TAIL_CHARS = 6000
 
@@ -80,25 +81,26 @@ class RunningServer:
         return self.log.read_text(errors="replace")
 
     def start(self) -> None:
-        """Start `serve` on a free port and wait for /readyz. Raises AssertionError with its log."""
+        """Start `serve` on a free port and wait until it tells us, as systemd, that it is ready.
+
+        Raises AssertionError with its log.
+        """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [CONTREED, "serve", "--data-dir", self.data_dir, "--listen", address],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-            )
         self.url = f"http://{address}"
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self.is_ready():
-            assert self._process.poll() is None, f"serve ended by itself:\n{self._tail()}"
-            assert time.monotonic() < deadline, f"serve did not become ready:\n{self._tail()}"
-            time.sleep(POLL_S)
+        with supervisor() as (notices, variables):
+            with self.log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    [CONTREED, "serve", "--data-dir", self.data_dir, "--listen", address],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**self._environment, **variables},
+                    start_new_session=True,
+                )
+            wait_until_ready(self._process, notices, self._tail)
+        assert self.is_ready(), f"it says that it is ready, but is not:\n{self._tail()}"
 
     def learn_from(self, other: RunningServer) -> None:
         """Before the first start: take over what the other's worker found out and made for guests.
@@ -130,6 +132,7 @@ class RunningServer:
         self._process.send_signal(signal.SIGINT)
         status = self._process.wait(STOP_TIMEOUT_S)
         assert status == 0, f"serve ended with status {status}:\n{self._tail()}"
+        assert not self.runtime_dir.exists(), list(self.runtime_dir.rglob("*"))
         self._process = None
         return time.monotonic() - began
 
@@ -252,6 +255,32 @@ class RunningServer:
                     except ProcessLookupError:
                         continue
             time.sleep(POLL_S)
+
+
+@contextmanager
+def supervisor() -> Iterator[tuple[socket.socket, Mapping[str, str]]]:
+    """Yield a socket that hears what a child says by sd_notify(3), and the child's environment."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+        notices.bind("")  # Linux chooses an abstract address
+        name = notices.getsockname().decode().replace("\0", "@", 1)
+        yield notices, {"NOTIFY_SOCKET": name}
+
+
+def wait_until_ready(
+    process: subprocess.Popen[bytes], notices: socket.socket, tail: Callable[[], str]
+) -> None:
+    """Wait for READY=1 of `process`. Raises AssertionError with `tail()` when it ends before."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    ended = os.pidfd_open(process.pid)
+    try:
+        while time.monotonic() < deadline:
+            found, _, _ = select.select([notices, ended], [], [], START_TIMEOUT_S)
+            if notices in found and b"READY=1" in notices.recv(4096).splitlines():
+                return
+            assert process.poll() is None, f"it ended by itself:\n{tail()}"
+        raise AssertionError(f"it did not become ready:\n{tail()}")
+    finally:
+        os.close(ended)
 
 
 @contextmanager

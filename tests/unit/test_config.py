@@ -56,7 +56,7 @@ def test_an_address_is_host_and_port(listen: str) -> None:
 
 def test_a_child_process_gets_the_same_settings() -> None:
     settings = load_settings({"data_dir": "/srv/x", "guest_vcpu_count": 2}, {})
-    environment = worker_environment(settings)
+    environment = worker_environment(settings, supervisor=Path("/run/x/worker"))
     assert load_settings({}, environment) == settings
 
 

@@ -59,8 +59,7 @@ async def test_a_killed_worker_s_guest_is_ended_and_its_files_are_removed(
     assert await said(sweeper) == ["swept", "1"]
     assert await sweeper.wait() == 0
     assert qemu_pids(f"{short_dir}/crash/vm/") == []
-    assert list((short_dir / "crash" / "vm").iterdir()) == []
-    assert not list(short_dir.glob("crash/libvirt/log/qemu/*"))
+    assert not (short_dir / "crash").exists()
 
 
 async def test_a_runtime_directory_in_use_is_refused(

@@ -29,7 +29,9 @@ from tests.vm.fixtures import LAYER_BYTES_MAX, TEST_DEADLINES, guest_spec
 
 pytestmark = pytest.mark.vm
 
-CLONES = 5
+CLONES = 12
+"""More than there are cores, so that many of them come up in the same moment."""
+
 TEMPLATE_AGE_S = 4.0
 CLOCK_SLACK_S = 1.0  # `date` has whole seconds
 

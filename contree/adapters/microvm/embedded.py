@@ -44,8 +44,8 @@ def embed_uri(root: Path) -> str:
     return f"qemu:///embed?root={root}"
 
 
-def prepare(root: Path, *, probe_cache: Path, filtered: bool) -> None:
-    """Make `root` ready to be opened; `filtered` asks for CAPABILITY_FILTER.
+def prepare(root: Path, *, probe_cache: Path, capability_filter: str) -> None:
+    """Make `root` ready to be opened, `capability_filter` being CAPABILITY_FILTER or "".
 
     What an earlier process left there of running guests is forgotten: the caller has ended them.
     Raises GuestFailure, naming the fix, when libvirt could not start here.
@@ -63,11 +63,7 @@ def prepare(root: Path, *, probe_cache: Path, filtered: bool) -> None:
         shutil.rmtree(root / state, ignore_errors=True)
     settings = root / "etc" / "qemu.conf"
     settings.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    settings.write_text(
-        SETTINGS
-        + (SETTINGS_OF_ROOT if privileged else "")
-        + (CAPABILITY_FILTER if filtered else "")
-    )
+    settings.write_text(SETTINGS + (SETTINGS_OF_ROOT if privileged else "") + capability_filter)
     probe_cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     cache = root / "cache"
     if not cache.is_symlink():

@@ -99,7 +99,7 @@ class LibvirtMicroVM:
         reprobe: bool = False,
         templates: bool = True,
     ) -> LibvirtMicroVM:
-        """Connect to libvirt, settle the accelerator, begin to make the template ready.
+        """Connect to libvirt, settle the accelerator, open the template or begin to build it.
 
         uri          None for a libvirt of our own in this process; else qemu:///session, ...
         runtime_dir  short (unix sockets lie below it), private, on this host
@@ -115,7 +115,7 @@ class LibvirtMicroVM:
         try:
             connection = await runtime.connect(probe_cache=cache_dir / "libvirt")
         except BaseException:
-            runtime.unlock()
+            runtime.remove()
             raise
         microvm = cls(
             connection=connection,
@@ -169,11 +169,11 @@ class LibvirtMicroVM:
             await machine.connect(within_s=PROBE_TIMEOUT_S)
 
     async def use_templates(self, directory: Path, *, uri: str | None) -> None:
-        """Begin to make the template of our guests, below `directory`, ready."""
+        """Open the template of our guests, below `directory`, or begin to build it."""
         host = await asyncio.to_thread(accelerators.host_key, Path(EMULATOR))
         facts = [
             await asyncio.to_thread(self._assets.digest),
-            await self._connection.versions(),
+            await self._connection.version(),
             host,
             f"user {os.geteuid()} libvirt {uri or 'embedded'}",
             f"scratch {bucket_mib(self._max_layer_bytes)} MiB, format {SCRATCH_FORMAT}",
@@ -187,7 +187,7 @@ class LibvirtMicroVM:
         self.templates = TemplateKeeper(
             store, kernel=self._assets.kernel, build=self._build_template
         )
-        self.templates.prepare()
+        await self.templates.looked()
 
     async def aclose(self) -> None:
         """End every guest, wait until nothing of them is left, and let go of libvirt."""
@@ -195,7 +195,7 @@ class LibvirtMicroVM:
             await self.templates.aclose()
         await self._machines.end_all()
         await self._connection.aclose()
-        self._runtime.unlock()
+        await asyncio.to_thread(self._runtime.remove)
 
     @asynccontextmanager
     async def _start(self, spec: GuestSpec) -> AsyncIterator[Guest]:

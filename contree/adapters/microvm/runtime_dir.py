@@ -13,6 +13,7 @@ killed before libvirt sees them: it would reconnect to each, and wait for those 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -23,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from contree.adapters.microvm import embedded, qemu_process
+from contree.adapters.microvm.capability_filter import usable_filter
 from contree.adapters.microvm.connection import LibvirtConnection
 from contree.adapters.microvm.domain_xml import CONSOLE_SOCKET
 from contree.domain.errors import GuestFailure
@@ -60,19 +62,39 @@ class RuntimeDir:
     def lock(self) -> None:
         """Make the directory and hold it. Raises GuestFailure when another process does."""
         self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._lock_fd = os.open(
+                self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(self._lock_fd).st_nlink > 0
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:  # or its holder was just removing it
+            self.unlock()
+            raise GuestFailure(f"{self._path} is in use by another process")
         self._guests.mkdir(exist_ok=True, mode=0o700)
         self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock_fd = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.unlock()
-            raise GuestFailure(f"{self._path} is in use by another process") from error
 
     def unlock(self) -> None:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def remove(self) -> None:
+        """Remove it with what libvirt keeps in it, and let go; libvirt is closed. Blocks.
+
+        Guests' files that could not be removed keep it: they are the next process's to find.
+        """
+        if self._lock_fd < 0:
+            return
+        with contextlib.suppress(OSError):
+            self._guests.rmdir()
+            self._scratch.rmdir()
+            shutil.rmtree(self._path / "libvirt", ignore_errors=True)
+            (self._path / "lock").unlink()
+            self._path.rmdir()
+        self.unlock()
 
     async def connect(self, *, probe_cache: Path) -> LibvirtConnection:
         """Open libvirt. Raises GuestFailure."""
@@ -80,15 +102,9 @@ class RuntimeDir:
             assert self._uri is not None
             return await LibvirtConnection.open(self._uri)
         await self._end_earlier_guests()
-        uri = embedded.embed_uri(self._embed_root)
-        embedded.prepare(self._embed_root, probe_cache=probe_cache, filtered=True)
-        try:
-            return await LibvirtConnection.open(uri)
-        except GuestFailure as failure:
-            # A libvirt that does not know the filter refuses its settings as a whole.
-            log.info("libvirt did not start (%s), once more without capability filter", failure)
-            embedded.prepare(self._embed_root, probe_cache=probe_cache, filtered=False)
-            return await LibvirtConnection.open(uri)
+        chosen = await usable_filter(self._path / "trial", probe_cache=probe_cache)
+        embedded.prepare(self._embed_root, probe_cache=probe_cache, capability_filter=chosen)
+        return await LibvirtConnection.open(embedded.embed_uri(self._embed_root))
 
     @staticmethod
     def guest_key(run_id: UUID) -> str:

@@ -61,6 +61,7 @@ class TemplateKeeper:
         self._build = build
         self._template: Template | None = None
         self._making: asyncio.Task[None] | None = None
+        self._looked = asyncio.Event()
         self._tried = False
         self._failures_in_a_row = 0
         self._retry_s = RETRY_FIRST_S
@@ -72,6 +73,11 @@ class TemplateKeeper:
         due = asyncio.get_running_loop().time() >= self._not_before
         if self._template is None and idle and due:
             self._making = asyncio.create_task(self._make(), name="template")
+
+    async def looked(self) -> None:
+        """Prepare, and wait until one from an earlier start is open; not for one to be built."""
+        self.prepare()
+        await self._looked.wait()
 
     async def current(self) -> Template | None:
         """Return the template, None to boot without. Waits only for the first one."""
@@ -120,6 +126,7 @@ class TemplateKeeper:
         try:
             self._template = await self._load()
             self.counts.loaded += self._template is not None
+            self._looked.set()
             if self._template is None:
                 log.info("building the guest template")
                 await self._build_and_keep()
@@ -135,6 +142,7 @@ class TemplateKeeper:
             self._wait_before_retry()
         finally:
             self._tried = True
+            self._looked.set()
 
     async def _load(self) -> Template | None:
         """Open what is on disk. A cancelled load is waited for and closed: it holds memory."""

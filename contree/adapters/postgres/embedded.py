@@ -161,6 +161,8 @@ class EmbeddedPostgres:
         """Shut down fast: open transactions are rolled back, all that was acknowledged is kept."""
         self._wanted = False
         await self._bring_down()
+        with contextlib.suppress(OSError):  # a server that was killed leaves its socket
+            self._runtime_dir.rmdir()
 
     async def supervise(self) -> None:
         """Start the server again whenever it dies on its own; runs until `stop` or cancelled."""

@@ -39,7 +39,7 @@ def paths() -> dict[str, Any]:
     return {
         "/healthz": {"get": open_operation("The process answers", ref("Health"), errors=())},
         "/readyz": {
-            "get": open_operation("Database and store answer", ref("Health"), errors=(503,))
+            "get": open_operation("Requests will be carried out", ref("Health"), errors=(503,))
         },
         "/openapi.json": {"get": open_operation("This document", {"type": "object"}, errors=())},
         "/v1/whoami": {

@@ -117,15 +117,30 @@ def test_a_runtime_directory_has_one_holder_and_knows_its_guests(short_path: Pat
     second.unlock()
 
 
+def test_a_runtime_directory_is_removed_but_not_with_a_guest_in_it(short_path: Path) -> None:
+    runtime = RuntimeDir(short_path / "r", scratch=short_path / "s", uri=None)
+    runtime.lock()
+    (short_path / "r" / "libvirt" / "etc").mkdir(parents=True)
+    runtime.guest_dir("left").mkdir()
+    runtime.remove()
+    assert runtime.guest_dir("left").is_dir()
+    runtime.lock()
+    runtime.remove_guest("left")
+    runtime.remove()
+    assert not (short_path / "r").exists()
+    assert list((short_path / "s").iterdir()) == []
+    runtime.remove()  # held no more: nothing to do
+
+
 def test_an_embedded_libvirt_is_prepared_and_forgets_earlier_guests(short_path: Path) -> None:
     root, probe = short_path / "r", short_path / "probe"
     (root / "run" / "qemu").mkdir(parents=True)
     (root / "run" / "qemu" / "contree-1.xml").touch()
     (root / "cache").mkdir()
-    for filtered in (True, False):
-        embedded.prepare(root, probe_cache=probe, filtered=filtered)
+    for chosen in (embedded.CAPABILITY_FILTER, ""):
+        embedded.prepare(root, probe_cache=probe, capability_filter=chosen)
         settings = (root / "etc" / "qemu.conf").read_text()
-        assert ("capability_filters" in settings) == filtered
+        assert ("capability_filters" in settings) == bool(chosen)
         assert 'stdio_handler = "file"' in settings
     assert not (root / "run").exists()
     assert (root / "cache").resolve() == probe
@@ -133,4 +148,4 @@ def test_an_embedded_libvirt_is_prepared_and_forgets_earlier_guests(short_path: 
 
 def test_an_embedded_libvirt_whose_sockets_would_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GuestFailure, match="choose a shorter one"):
-        embedded.prepare(tmp_path / ("x" * 60), probe_cache=tmp_path, filtered=True)
+        embedded.prepare(tmp_path / ("x" * 60), probe_cache=tmp_path, capability_filter="")

@@ -77,6 +77,23 @@ async def test_the_next_process_opens_it_without_building(
     await second.aclose()
 
 
+async def test_looking_opens_what_is_there_and_does_not_wait_for_what_is_built(
+    tmp_path: Path, building: Building
+) -> None:
+    building.allowed.clear()
+    first = keeper_in(tmp_path, building)
+    async with asyncio.timeout(10):
+        await first.looked()
+    assert first.counts.loaded == first.counts.built == 0
+    building.allowed.set()
+    assert await first.current() is not None
+    await first.aclose()
+    second = keeper_in(tmp_path, building)
+    await second.looked()
+    assert second.counts.loaded == 1
+    await second.aclose()
+
+
 @pytest.mark.parametrize("failure", [FAILURE, OSError("disk"), RuntimeError("a bug")])
 async def test_when_building_fails_guests_do_without_and_it_is_not_repeated_at_once(
     tmp_path: Path, building: Building, failure: Exception

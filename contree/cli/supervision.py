@@ -1,0 +1,77 @@
+"""What a long-running command and its supervisor tell each other: signals, and sd_notify(3).
+
+A worker says `READY=1`, in one datagram, to the `serve` that started it; each of the long-running
+commands says it to systemd (`Type=notify`). SIGINT and SIGTERM ask for an end in good order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from pathlib import Path
+from typing import Self
+
+from contree.config import supervisor_address
+
+READY = "READY=1"
+STOPPING = "STOPPING=1"
+
+log = logging.getLogger(__name__)
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def tell_supervisor(state: str) -> None:
+    """Send `state` to the supervisor that started this process, if one asked for it."""
+    address = supervisor_address()
+    if address is None:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.sendto(state.encode(), address)
+    except OSError as error:
+        log.warning("the supervisor at %r was not told %s: %s", address, state, error)
+
+
+def is_ready(datagram: bytes) -> bool:
+    """Whether a process says that it is ready; it may say other things besides."""
+    return READY.encode() in datagram.splitlines()
+
+
+class Readiness:
+    """An async context manager that hears at `path` what a child tells its supervisor.
+
+    told  set from its first `READY=1` on
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.told = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: _Receiver(self.told), family=socket.AF_UNIX, local_addr=str(self.path)
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._transport.close()
+        self.path.unlink(missing_ok=True)
+
+
+class _Receiver(asyncio.DatagramProtocol):
+    def __init__(self, told: asyncio.Event) -> None:
+        self._told = told
+
+    def datagram_received(self, data: bytes, _sender: object) -> None:
+        if is_ready(data):
+            self._told.set()
