@@ -7,17 +7,15 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
 
 from contree import bootstrap
-from contree.app.proof.bundle import Proven
 from contree.app.proof.signed import SignedCheckpoint
-from contree.app.proof.verify import Verdict
 from contree.bootstrap import proof as proofs
 from contree.bootstrap.proof import Proof
+from contree.cli.audit_text import proven_lines, verdict_lines
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, UnavailableError
 from contree.domain.note import VerifierKey
@@ -57,7 +55,24 @@ def add_commands(
     )
     verify.set_defaults(command=_verify)
 
-    _add_writers(actions, [common, stored])
+    prove = actions.add_parser(
+        "prove", parents=[common, stored], help="write what proves one operation to an outsider"
+    )
+    prove.add_argument("operation", metavar="OPERATION", help="its UUID")
+    prove.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    prove.set_defaults(command=_prove)
+
+    export = actions.add_parser(
+        "export", parents=[common, stored], help="write a run of the log with its proof"
+    )
+    export.add_argument("--after", type=int, default=0, metavar="POSITION", help="default: 0")
+    export.add_argument(
+        "--until", type=int, metavar="POSITION", help="the last one; default: all that is signed"
+    )
+    export.add_argument("output", metavar="FILE", help="one JSON document a line")
+    export.set_defaults(command=_export)
+
+    _add_consistency(actions, [common, stored])
 
     check = actions.add_parser(
         "check", parents=[common, believed], help="check what these wrote, offline"
@@ -73,27 +88,9 @@ def add_commands(
     rebuild.set_defaults(command=_rebuild)
 
 
-def _add_writers(
+def _add_consistency(
     actions: argparse._SubParsersAction[Any], parents: Sequence[argparse.ArgumentParser]
 ) -> None:
-    """What writes files that `check` then takes."""
-    prove = actions.add_parser(
-        "prove", parents=parents, help="write what proves one operation to an outsider"
-    )
-    prove.add_argument("operation", metavar="OPERATION", help="its UUID")
-    prove.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
-    prove.set_defaults(command=_prove)
-
-    export = actions.add_parser(
-        "export", parents=parents, help="write a run of the log with its proof"
-    )
-    export.add_argument("--after", type=int, default=0, metavar="POSITION", help="default: 0")
-    export.add_argument(
-        "--until", type=int, metavar="POSITION", help="the last one; default: all that is signed"
-    )
-    export.add_argument("output", metavar="FILE", help="one JSON document a line")
-    export.set_defaults(command=_export)
-
     consistency = actions.add_parser(
         "consistency",
         parents=parents,
@@ -139,7 +136,7 @@ async def _verify(settings: Settings, arguments: argparse.Namespace) -> int:
     keys = _believed(settings, arguments)
     async with _proof(settings) as proof:
         verdict = await proof.verify(keys).run(after=arguments.after, progress=_Progress())
-    sys.stdout.write("\n".join(_said(verdict)) + "\n")
+    sys.stdout.write("\n".join(verdict_lines(verdict)) + "\n")
     return 1 if verdict.findings else 0
 
 
@@ -190,7 +187,7 @@ async def _checkpoint(
 async def _check(_: Settings, arguments: argparse.Namespace) -> None:
     keys = [VerifierKey.parse(text) for text in arguments.key]
     proven = proofs.check_file(Path(arguments.bundle), keys)
-    sys.stdout.write("\n".join(_told(proven)) + "\n")
+    sys.stdout.write("\n".join(proven_lines(proven)) + "\n")
 
 
 async def _rebuild(settings: Settings, _: argparse.Namespace) -> None:
@@ -206,48 +203,6 @@ def _believed(settings: Settings, arguments: argparse.Namespace) -> list[Verifie
     if not arguments.key and not proofs.key_path(settings).exists():
         return []
     return proofs.verifier_keys(settings, arguments.key)
-
-
-def _said(verdict: Verdict) -> list[str]:
-    """What a verification found, for people: the first line of findings is the first bad row."""
-    lines = [str(finding) for finding in verdict.findings]
-    lines.append(
-        f"checked {verdict.row_count} events, up to position {verdict.position}; "
-        f"{verdict.checkpoint_count} checkpoints fit"
-    )
-    if verdict.covered:
-        at = "" if verdict.covered_at is None else f", signed {_time(verdict.covered_at)}"
-        lines.append(f"the newest of them covers the log's first {verdict.covered} events{at}")
-    if verdict.uncovered_since is not None:
-        lines.append(
-            f"{verdict.size - verdict.covered} events since {_time(verdict.uncovered_since)} are "
-            "covered by no checkpoint: only the chain speaks for them"
-        )
-    lines.append("NOT right" if verdict.findings else "all right")
-    return lines
-
-
-def _told(proven: Proven) -> list[str]:
-    """What a file proves, for people."""
-    checkpoint, key = proven.signed.checkpoint, proven.signed.key
-    at = "" if checkpoint.at is None else f", signed {_time(checkpoint.at)}"
-    lines = [
-        f"{e.recorded_at}  position {e.position}  {e.aggregate_id} v{e.version}  {e.topic}"
-        for e in proven.events
-    ]
-    lines.append(f"proven: {proven.what}")
-    lines.append(f"in the log {checkpoint.origin} of {checkpoint.size} events{at}")
-    lines.append(f"by the key {key}")
-    if proven.key_is_its_own:
-        lines.append(
-            "this key came with the file itself: compare it with one that you got in another way, "
-            "or give that one with --key"
-        )
-    return lines
-
-
-def _time(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 class _Progress:

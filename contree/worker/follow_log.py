@@ -17,6 +17,8 @@ from contree.app.recorded_log import RecordedEvent, RecordedLog
 from contree.domain.errors import ConflictError
 
 BATCH_EVENTS = 1000
+LOOK_AGAIN_S = 1.0
+"""How often it is looked, while nothing comes, whether the index is still where it was left."""
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +43,29 @@ class FollowLog:
         mark = await self._index.begin()
         following = self._recorded.follow(after=mark.position, limit=BATCH_EVENTS)
         async with aclosing(following) as batches:
-            batch = await self._next(batches, mark)
-            while True:
-                # Read and folded while the database takes this one.
-                coming = asyncio.create_task(self._next(batches, batch.after))
-                try:
+            coming = asyncio.create_task(self._next(batches, mark))
+            try:
+                while True:
+                    batch = await self._arrived(coming, mark)
+                    mark = batch.after
+                    # The next one is read and folded while the database takes this one.
+                    coming = asyncio.create_task(self._next(batches, mark))
                     await self._index.write(batch)
-                    batch = await coming
-                except BaseException:
-                    coming.cancel()
-                    await asyncio.gather(coming, return_exceptions=True)
-                    raise
+            finally:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
     async def _next(
         self, batches: AsyncGenerator[Sequence[RecordedEvent], None], mark: Mark
     ) -> FoldedBatch:
         return await self._index.fold(mark, await anext(batches))
+
+    async def _arrived(self, coming: asyncio.Task[FoldedBatch], mark: Mark) -> FoldedBatch:
+        """Wait for a batch. Raises ConflictError when the index has left `mark` meanwhile.
+
+        Where nothing is recorded any more, nothing else would tell that it was emptied.
+        """
+        while not (await asyncio.wait([coming], timeout=LOOK_AGAIN_S))[0]:
+            if await self._index.begin() != mark:
+                raise ConflictError(f"the audit index is not at position {mark.position} any more")
+        return await coming

@@ -6,6 +6,7 @@ Whatever happens to it, the index ends as one undisturbed fold of the log would 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -119,6 +120,13 @@ async def run_until(side: Side, head: int) -> None:
     assert mark.position >= head
 
 
+async def keep_doing(duty: FollowLog) -> None:
+    """As worker.duties does: begun again when it cannot go on."""
+    while True:
+        with contextlib.suppress(ContreeError):
+            await duty.run()
+
+
 async def want_an_undisturbed_fold(dsn: str, side: Side) -> None:
     """The index is what one fold of the whole log, in one batch, makes of it."""
     found = await contents(dsn)
@@ -154,14 +162,7 @@ async def test_connections_that_are_cut_cost_nothing_but_time(
     writer, follower = sides
     head = await play(writer, 72, 100)
 
-    async def keep_doing_it() -> None:
-        while True:
-            try:
-                await follower.duty.run()
-            except ContreeError:
-                continue
-
-    duty = asyncio.create_task(keep_doing_it())
+    duty = asyncio.create_task(keep_doing(follower.duty))
     for position in range(head // 10, head, head // 10):
         async with asyncio.timeout(WAIT_S):
             while True:
@@ -208,15 +209,19 @@ async def test_who_comes_second_with_the_same_batch_adds_nothing(sides: list[Sid
     assert count == len(events)
 
 
+@pytest.mark.parametrize("quiet", [True, False])
 async def test_an_index_that_is_emptied_is_folded_again_by_itself(
-    postgres_dsn: str, sides: list[Side]
+    postgres_dsn: str, sides: list[Side], monkeypatch: pytest.MonkeyPatch, quiet: bool
 ) -> None:
+    """Also where nothing is recorded any more that would wake who follows the log."""
+    monkeypatch.setattr(follow_log, "LOOK_AGAIN_S", 0.01 if quiet else WAIT_S)
     writer, follower = sides
-    duty = asyncio.create_task(follower.duty.run())
+    duty = asyncio.create_task(keep_doing(follower.duty))
     head = await play(writer, 75, 50)
     await follower.progress.reached(head, within_s=WAIT_S)
     await reset_index(postgres_dsn, AUDIT_TABLES)
-    head = await play(writer, 76, 5)
+    if not quiet:
+        head = await play(writer, 76, 5)
     assert (await follower.progress.reached(head, within_s=WAIT_S)).position == head
     duty.cancel()
     await asyncio.gather(duty, return_exceptions=True)
