@@ -12,6 +12,7 @@ import pytest
 
 from contree.adapters.microvm.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
+from contree.app.layer_store import FilePart
 from contree.app.microvm import GuestSpec
 from contree.domain.errors import GuestFailure, LayerRefused, OperationFailure
 from tests.vm.conversation import Conversation, chunks
@@ -137,7 +138,8 @@ async def test_cancelling_a_start_at_any_moment_leaves_nothing(
 async def test_a_layer_file_that_is_not_there_fails_the_start_and_leaves_nothing(
     microvm: LibvirtMicroVM, short_dir: Path
 ) -> None:
-    spec = guest_spec(short_dir / "missing.sqfs")
+    missing = FilePart(path=short_dir / "missing.sqfs", offset_bytes=0, size_bytes=4096)
+    spec = guest_spec((missing,))
     with pytest.raises(GuestFailure, match=r"missing\.sqfs"):
         async with microvm.start(spec):
             pass
