@@ -30,7 +30,9 @@ group = "root"
 dynamic_ownership = 0
 cgroup_controllers = []
 namespaces = []
+remember_owner = 0
 """
+"""Owners are what they are; to remember them, libvirt forks this process five times a guest."""
 
 CAPABILITY_FILTER = 'capability_filters = [ "cpu-unavailable-features" ]\n'
 """Spares 400 property reads, 0.3 s, at each start; libvirt calls it a testing knob, so the caller
