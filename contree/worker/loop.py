@@ -175,6 +175,8 @@ class Worker:
                 await asyncio.sleep(POLL_S)
 
     async def _stop_cancelled(self) -> None:
+        if not self._running:
+            return
         for operation_id in await self._queue.cancellations(worker=self._name):
             running = self._running.get(operation_id)
             if running is not None and operation_id not in self._cancelled:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,20 @@ async def test_a_pid_file_saves_the_search_and_cannot_mislead_it(
     assert found is not None
     assert found.pid == qemu.pid
     found.close()
+
+
+async def test_a_killed_qemu_is_reaped_though_the_event_loop_is_busy(
+    qemu: subprocess.Popen[bytes],
+) -> None:
+    found = QemuProcess.find(MARK)
+    assert found is not None
+    found.kill()
+    (reaper,) = (t for t in threading.enumerate() if t.name == f"reap-{qemu.pid}")
+    reaper.join(5)  # the loop does not turn
+    assert not Path(f"/proc/{qemu.pid}").exists()
+    async with asyncio.timeout(5):
+        await found.exited.wait()
+    assert found.killed
 
 
 async def test_a_qemu_that_ends_by_itself_was_not_killed(qemu: subprocess.Popen[bytes]) -> None:
