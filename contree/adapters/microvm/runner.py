@@ -195,6 +195,7 @@ class LibvirtMicroVM:
             await self.templates.aclose()
         await self._machines.end_all()
         await self._connection.aclose()
+        self._runtime.disconnected()
         self._runtime.unlock()
 
     @asynccontextmanager

@@ -90,6 +90,11 @@ class RuntimeDir:
             embedded.prepare(self._embed_root, probe_cache=probe_cache, filtered=False)
             return await LibvirtConnection.open(uri)
 
+    def disconnected(self) -> None:
+        """Remove what a libvirt of our own, closed by now, has kept of its guests."""
+        if self._embed_root is not None:
+            embedded.forget(self._embed_root)
+
     @staticmethod
     def guest_key(run_id: UUID) -> str:
         """Return the ID of the picture above."""
