@@ -13,10 +13,8 @@ import contextlib
 import ctypes
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +22,7 @@ _PROC = Path("/proc")
 _KIB = 1024
 _QEMU_COMM_PREFIX = "qemu-system"
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_SYS_PIDFD_GETFD = 438  # asm/unistd.h; Python has no name for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ class ProcessState:
 class QemuProcess:
     """One live QEMU, held by a pidfd, so that its number cannot be mistaken for another's.
 
-    exited         set once it is gone; `killed` then says that a signal (or we) ended it
+    exited         set once it is gone; `killed` then says that a signal ended it
     on_exit        called on the event loop at that moment
     """
 
@@ -58,6 +57,7 @@ class QemuProcess:
         self.on_exit: Callable[[], None] | None = None
         self._fd = fd
         self._killing = False
+        self._sockets: list[int] = []
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self._reap)
         self.held.add(pid)
@@ -90,11 +90,14 @@ class QemuProcess:
         return int(anonymous) * _KIB, int(shared) * _KIB
 
     def kill(self) -> None:
-        """SIGKILL it, at once; nothing happens when it is gone."""
+        """SIGKILL it, at once; nothing happens when it is gone.
+
+        Nobody hears it hang up before it is reaped: libvirt would find a zombie and sleep 200 ms
+        before it looks again, with a thread that is its only one for guests that end.
+        """
         if self._fd >= 0 and not self._killing:
             self._killing = True
-            reap = partial(_reap_at_once, os.dup(self._fd))
-            threading.Thread(target=reap, name=f"reap-{self.pid}", daemon=True).start()
+            self._sockets = _sockets_of(self.pid, self._fd)
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._fd, signal.SIGKILL)
 
@@ -105,30 +108,33 @@ class QemuProcess:
             os.close(self._fd)
             self._fd = -1
             self.held.discard(self.pid)
+        while self._sockets:
+            os.close(self._sockets.pop())
 
     def _reap(self) -> None:
-        try:
+        # A QEMU of a libvirt daemon is not ours to wait for: ChildProcessError, and it is gone too.
+        with contextlib.suppress(ChildProcessError):
             ended = os.waitid(os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG)
             self.killed = ended is not None and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
-        except ChildProcessError:
-            # Reaped already, or a libvirt daemon's and not ours to wait for.
-            self.killed = self._killing
         self.close()
         self.exited.set()
         if self.on_exit is not None:
             self.on_exit()
 
 
-def _reap_at_once(fd: int) -> None:
-    """Wait in the kernel for the end of a child, which is reaped as it ends.
+def _sockets_of(pid: int, pidfd: int) -> list[int]:
+    """Return descriptors of ours for the sockets of a process, so that they outlive it.
 
-    The event loop's turn may come a millisecond later: by then libvirt has heard that QEMU hung up,
-    finds a zombie, and sleeps 200 ms before it looks again, with a thread that is its only one for
-    guests that end.
+    As many as the kernel lets us have: none of a process that we may not trace; pidfd_getfd(2).
     """
-    with contextlib.suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, fd, os.WEXITED)
-    os.close(fd)
+    try:
+        entries = list((_PROC / str(pid) / "fd").iterdir())
+        numbers = [int(e.name) for e in entries if str(e.readlink()).startswith("socket:")]
+    except OSError:  # it is gone, or not ours
+        return []
+    libc = ctypes.CDLL(None)
+    taken = [libc.syscall(_SYS_PIDFD_GETFD, pidfd, number, 0) for number in numbers]
+    return [fd for fd in taken if fd >= 0]
 
 
 def adopt_orphans() -> None:
