@@ -9,6 +9,8 @@ VIR_DOMAIN_NONE: int
 VIR_DOMAIN_START_PAUSED: int
 VIR_CONNECT_LIST_DOMAINS_ACTIVE: int
 VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON: int
+VIR_DOMAIN_EVENT_ID_LIFECYCLE: int
+VIR_DOMAIN_EVENT_STOPPED: int
 
 class libvirtError(Exception):  # noqa: N801
     def get_error_code(self) -> int: ...

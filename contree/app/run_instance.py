@@ -227,6 +227,9 @@ class RunInstance:
 
     async def _outcome(self, operation: Operation, result: CommandResult) -> ProcessOutcome:
         exited = result.exited
+        stdout, stderr = await asyncio.gather(
+            self._stored(operation, result.stdout), self._stored(operation, result.stderr)
+        )
         return ProcessOutcome(
             pid=exited.pid,
             exit_code=exited.exit_code,
@@ -235,8 +238,8 @@ class RunInstance:
             timed_out=exited.timed_out,
             duration_us=exited.duration_us,
             usage=exited.usage,
-            stdout=await self._stored(operation, result.stdout),
-            stderr=await self._stored(operation, result.stderr),
+            stdout=stdout,
+            stderr=stderr,
         )
 
     async def _stored(self, operation: Operation, output: CapturedOutput) -> CapturedStream:

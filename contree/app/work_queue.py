@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from contree.domain.context import Context
 from contree.domain.operation import Kind, Operation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What there is to do.
+
+    pending   kinds of which operations wait for a worker
+    unwanted  operations held by the worker that a client wants stopped, oldest first
+    """
+
+    pending: frozenset[Kind]
+    unwanted: Sequence[UUID]
 
 
 class WorkQueue(Protocol):
@@ -45,8 +58,8 @@ class WorkQueue(Protocol):
         """Running operations whose lease has run out; with `worker`, all that it still holds."""
         ...
 
-    async def cancellations(self, *, worker: str) -> Sequence[UUID]:
-        """Operations held by `worker` that a client wants stopped."""
+    async def look(self, *, worker: str) -> Look:
+        """Return what there is to do for `worker`. Takes no lock."""
         ...
 
     def wakeups(self, *, poll_s: float) -> AsyncIterator[None]:

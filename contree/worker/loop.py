@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -112,9 +112,12 @@ class Worker:
             await self._room.wait()
             self._room.clear()
             try:
-                await self._stop_cancelled()
+                # Woken by every event, mostly for nothing: so one question, and no sum of room.
+                found = await self._queue.look(worker=self._name)
+                self._stop_unwanted(found.unwanted)
                 for kind in self._execute:
-                    await self._claim(kind)
+                    if kind in found.pending:
+                        await self._claim(kind)
                 if not told:
                     told = True
                     on_ready()
@@ -184,8 +187,8 @@ class Worker:
                 log.warning("operation %s: its loss is not recorded yet: %s", operation_id, error)
                 await asyncio.sleep(POLL_S)
 
-    async def _stop_cancelled(self) -> None:
-        for operation_id in await self._queue.cancellations(worker=self._name):
+    def _stop_unwanted(self, unwanted: Sequence[UUID]) -> None:
+        for operation_id in unwanted:
             running = self._running.get(operation_id)
             if running is not None and operation_id not in self._cancelled:
                 self._cancelled.add(operation_id)

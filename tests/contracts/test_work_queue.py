@@ -264,11 +264,21 @@ async def test_wishes_to_cancel_reach_the_worker_that_holds_the_operation(house:
     first, _ = await house.claim("w1")
     first.cancel(context_at(house.clock, IDS.new_id()))
     await house.log.append(first)
-    assert list(await house.queue.cancellations(worker="w1")) == ids[:1]
-    assert list(await house.queue.cancellations(worker="w2")) == []
+    assert list((await house.queue.look(worker="w1")).unwanted) == ids[:1]
+    assert list((await house.queue.look(worker="w2")).unwanted) == []
     first.cancelled(context_at(house.clock, IDS.new_id()))
     await house.log.append(first)
-    assert list(await house.queue.cancellations(worker="w1")) == []
+    assert list((await house.queue.look(worker="w1")).unwanted) == []
+
+
+async def test_kinds_that_wait_are_seen_until_they_are_claimed(house: House) -> None:
+    assert (await house.queue.look(worker="w1")).pending == set()
+    await house.requested(IDS.new_id(), count=2)
+    [kind] = (await house.queue.look(worker="w1")).pending
+    await house.claim("w1", limit=1)
+    assert (await house.queue.look(worker="w2")).pending == {kind}
+    await house.claim("w1")
+    assert (await house.queue.look(worker="w2")).pending == set()
 
 
 async def test_an_append_wakes_whoever_waits(house: House) -> None:

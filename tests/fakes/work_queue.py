@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from contree.app.work_queue import Look
 from contree.domain.context import Context
 from contree.domain.operation import ImportRequested, InstanceRequested, Kind, Operation, Status
 from tests.fakes.event_log import FakeEventLog
@@ -68,12 +69,16 @@ class FakeWorkQueue:
             if (until < now if worker is None else holder == worker)
         ]
 
-    async def cancellations(self, *, worker: str) -> Sequence[UUID]:
-        return [
-            o.id
-            for o in await self._operations()
-            if o.worker == worker and o.status.is_running and o.cancellation_requested
-        ]
+    async def look(self, *, worker: str) -> Look:
+        operations = await self._operations()
+        return Look(
+            pending=frozenset(o.kind for o in operations if o.status is Status.PENDING),
+            unwanted=[
+                o.id
+                for o in operations
+                if o.worker == worker and o.status.is_running and o.cancellation_requested
+            ],
+        )
 
     async def wakeups(self, *, poll_s: float) -> AsyncIterator[None]:
         seen = -1

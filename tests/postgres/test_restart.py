@@ -64,7 +64,7 @@ async def test_calls_fail_as_unavailable_while_it_is_away_and_work_again_after(
             log.load(Operation, before.id),
             log.sealed(before.id),
             queue.renew(worker="w", lease_until=EPOCH),
-            queue.cancellations(worker="w"),
+            queue.look(worker="w"),
             queue.abandoned(now=EPOCH),
             claim(queue),
             journal.read(before.id),

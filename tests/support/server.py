@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from contree.adapters.microvm import embedded
 from contree.config import Settings
 
 CONTREED = Path(sys.executable).parent / "contreed"
@@ -158,6 +159,7 @@ class RunningServer:
     def remove(self) -> None:
         """Remove everything, also after a failure."""
         self._end_the_hard_way()
+        embedded.forget(self.runtime_dir / "guests" / "libvirt")
         shutil.rmtree(self.runtime_dir, ignore_errors=True)
         shutil.rmtree(self.data_dir, ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)

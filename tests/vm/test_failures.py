@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from contree.adapters.microvm.connection import LibvirtConnection
 from contree.adapters.microvm.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.app.layer_store import FilePart
@@ -157,6 +158,22 @@ async def test_a_damaged_layer_fails_the_command_with_the_agent_s_reason(
             await Conversation(guest).sh("true")
         assert failure.value.retryable
     await gone(short_dir, spec)
+
+
+async def test_libvirt_is_not_asked_about_a_guest_that_ends(
+    microvm: LibvirtMicroVM, base_layer: Path, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def destroy(_: LibvirtConnection, name: str) -> None:
+        asked.append(name)
+
+    monkeypatch.setattr(LibvirtConnection, "destroy", destroy)
+    spec = guest_spec(base_layer)
+    async with microvm.start(spec):
+        pass
+    await gone(short_dir, spec)
+    assert asked == [], "the start of another guest would wait for the answer"
 
 
 async def test_an_error_inside_the_context_ends_the_guest_too(

@@ -81,6 +81,7 @@ async def _tried(root: Path, probe_cache: Path, wanted: str) -> bool | None:
         if process.returncode is None:
             process.kill()
             await process.wait()
+        embedded.forget(root)
         shutil.rmtree(root, ignore_errors=True)
 
 

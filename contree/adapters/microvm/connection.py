@@ -37,6 +37,8 @@ CALL_THREADS = 4
 
 OPEN_TIMEOUT_S = 60.0
 REAP_INTERVAL_S = 0.1
+LET_GO_TIMEOUT_S = 10.0
+"""libvirt takes milliseconds, and 200 ms more for each guest that it found not yet reaped."""
 
 _T = TypeVar("_T")
 _event_loop_lock = threading.Lock()
@@ -60,8 +62,13 @@ class LibvirtConnection:
         self._loop = asyncio.get_running_loop()
         # Called with the reason when QEMU has stopped a guest over a disk, by its domain's name.
         self.on_disk_error: dict[str, Callable[[str], None]] = {}
+        # Set when libvirt has taken a domain down, by its name.
+        self.stopped: dict[str, asyncio.Event] = {}
         connection.domainEventRegisterAny(
             None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._disk_error, None
+        )
+        connection.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None
         )
 
     def _disk_error(
@@ -74,6 +81,23 @@ class LibvirtConnection:
         name, reason = domain.name(), str(details[3])
         with contextlib.suppress(RuntimeError):  # the loop has ended; so has the guest
             self._loop.call_soon_threadsafe(self._tell_disk_error, name, reason)
+
+    def _lifecycle(
+        self,
+        _connection: libvirt.virConnect,
+        domain: libvirt.virDomain,
+        event: int,
+        *_details: Any,  # reason, our None
+    ) -> None:
+        """As `_disk_error`."""
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._tell_stopped, domain.name())
+
+    def _tell_stopped(self, name: str) -> None:
+        stopped = self.stopped.get(name)
+        if stopped is not None:
+            stopped.set()
 
     def _tell_disk_error(self, name: str, reason: str) -> None:
         told = self.on_disk_error.get(name)
@@ -163,6 +187,18 @@ class LibvirtConnection:
                     raise
 
         await _run(self._threads, call)
+
+    async def let_go(self, name: str) -> None:
+        """Wait until libvirt has let go of a domain that was started, and whose QEMU has ended.
+
+        Without a question about it: libvirt would wait for the domain's own lock, which it keeps
+        while it takes the domain down, holding the one of all domains, and no guest could start.
+        """
+        try:
+            async with asyncio.timeout(LET_GO_TIMEOUT_S):
+                await self.stopped[name].wait()
+        except TimeoutError:
+            await self.destroy(name)
 
     async def active_domains(self) -> list[ActiveDomain]:
         """Return the running domains. Raises GuestFailure."""

@@ -7,6 +7,7 @@ of its QEMU probe are kept apart, in a directory that may outlive DIR. It does n
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import shutil
@@ -30,12 +31,16 @@ group = "root"
 dynamic_ownership = 0
 cgroup_controllers = []
 namespaces = []
+remember_owner = 0
 """
+"""Owners are what they are; to remember them, libvirt forks this process five times a guest."""
 
 CAPABILITY_FILTER = 'capability_filters = [ "cpu-unavailable-features" ]\n'
 """Spares 400 property reads, 0.3 s, at each start; libvirt calls it a testing knob, so the caller
 must be able to do without."""
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - shm_overview(7); see _keep_notes_in_memory
+_NOTES = "run"  # libvirt's directory of running guests, below its root
 _MONITOR_SOCKET = "lib/qemu/domain-1000000-contree-0123456789ab/monitor.sock"
 UNIX_PATH_BYTES_MAX = 107  # sun_path of unix(7), less its terminator
 
@@ -59,8 +64,12 @@ def prepare(root: Path, *, probe_cache: Path, capability_filter: str) -> None:
     privileged = os.geteuid() == 0
     if privileged:
         _require_qemu_user()
-    for state in ("run", "lib", "log"):
+    for state in ("lib", "log"):
         shutil.rmtree(root / state, ignore_errors=True)
+    forget(root)
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not in_memory(root):
+        _keep_notes_in_memory(root)
     settings = root / "etc" / "qemu.conf"
     settings.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.write_text(SETTINGS + (SETTINGS_OF_ROOT if privileged else "") + capability_filter)
@@ -69,6 +78,40 @@ def prepare(root: Path, *, probe_cache: Path, capability_filter: str) -> None:
     if not cache.is_symlink():
         shutil.rmtree(cache, ignore_errors=True)
         cache.symlink_to(probe_cache.resolve(), target_is_directory=True)
+
+
+def forget(root: Path) -> None:
+    """Remove the notes on running guests, wherever they are. No libvirt may be open on `root`."""
+    notes = root / _NOTES
+    if notes.is_symlink():
+        shutil.rmtree(notes.readlink(), ignore_errors=True)
+        notes.unlink()
+    else:
+        shutil.rmtree(notes, ignore_errors=True)
+
+
+def in_memory(path: Path) -> bool:
+    """Whether `path` is on a tmpfs; proc(5), mountinfo."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return any(m[2] == number and m[m.index("-") + 1] == "tmpfs" for m in mounts)
+
+
+def _keep_notes_in_memory(root: Path) -> None:
+    """Put them into SHARED_MEMORY, if that is possible.
+
+    libvirt writes and fsyncs them a dozen times a guest, milliseconds each on a disk, so that they
+    survive what we let no guest survive.
+    """
+    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    place = SHARED_MEMORY / f"contree-{name}"
+    shutil.rmtree(place, ignore_errors=True)  # of a process whose `root` was removed
+    try:
+        place.mkdir(mode=0o700)  # ours and new, or nothing: everybody may write there
+    except OSError:
+        return
+    (root / _NOTES).symlink_to(place, target_is_directory=True)
 
 
 def _require_qemu_user() -> None:
@@ -89,4 +132,4 @@ def domain_log(root: Path, name: str) -> Path:
 
 def pid_file(root: Path, name: str) -> Path:
     """Where this libvirt keeps the process number of the QEMU of domain `name`."""
-    return root / "run" / "qemu" / f"{name}.pid"
+    return root / _NOTES / "qemu" / f"{name}.pid"

@@ -120,6 +120,7 @@ class Machine:
         began = time.monotonic()
         self._created = True
         self._connection.on_disk_error[self.spec.name] = self._on_disk_error
+        self._connection.stopped[self.spec.name] = asyncio.Event()
         xml = domain_xml(self.spec)
         if self._template is None:
             creating = self._connection.create(xml)
@@ -275,16 +276,23 @@ class Machine:
         name = self.spec.name
         self._connection.on_disk_error.pop(name, None)
         process = self._process or self._find()
-        if process is not None:
-            process.on_exit = None
-            process.kill()
-            # Reaped first: libvirt's destroy polls for the pid to vanish, 200 ms at a time.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REAP_TIMEOUT_S):
-                    await process.exited.wait()
-            process.close()
+        ended = process is not None and await self._ended(process)
         with contextlib.suppress(GuestFailure):
-            await self._connection.destroy(name)
+            if ended and self._process is not None:
+                await self._connection.let_go(name)
+            else:  # it does not end, or its start failed
+                await self._connection.destroy(name)
+        del self._connection.stopped[name]
+
+    async def _ended(self, process: QemuProcess) -> bool:
+        """Kill it and wait until it is reaped, as far as REAP_TIMEOUT_S allows."""
+        process.on_exit = None
+        process.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REAP_TIMEOUT_S):
+                await process.exited.wait()
+        process.close()
+        return process.exited.is_set()
 
     async def _open(self, socket: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:

@@ -88,6 +88,8 @@ class RuntimeDir:
         """
         if self._lock_fd < 0:
             return
+        if self._embed_root is not None:
+            embedded.forget(self._embed_root)
         with contextlib.suppress(OSError):
             self._guests.rmdir()
             self._scratch.rmdir()

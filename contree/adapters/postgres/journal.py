@@ -40,6 +40,10 @@ WITH taken AS (
 )
 SELECT first, pg_notify('operation_news', $1::text) FROM taken
 """
+BEGIN_FIRST = """
+INSERT INTO public.operation_journals (operation_id, next_number) VALUES ($1, 0)
+ON CONFLICT (operation_id) DO NOTHING RETURNING next_number
+"""
 BEGIN = """
 INSERT INTO public.operation_journals AS j (operation_id, next_number) VALUES ($1, 0)
 ON CONFLICT (operation_id) DO UPDATE SET next_number = j.next_number + 1
@@ -121,11 +125,18 @@ class PostgresJournal:
 
     async def restart(self, operation_id: UUID) -> None:
         with translated():
-            async with self._pool.acquire() as connection, connection.transaction():
-                # The lock first: then what a writer from before adds meanwhile is deleted too.
-                number: int = await connection.fetchval(BEGIN, operation_id)
-                await connection.execute(FORGET, operation_id)
+            # Mostly nobody has written it before: one statement, and nothing to delete.
+            number: int | None = await self._pool.fetchval(BEGIN_FIRST, operation_id)
+            if number is None:
+                number = await self._begin_again(operation_id)
         self._expected[operation_id] = number
         self._expected.move_to_end(operation_id)
         if len(self._expected) > WRITING_MAX:
             self._expected.popitem(last=False)
+
+    async def _begin_again(self, operation_id: UUID) -> int:
+        async with self._pool.acquire() as connection, connection.transaction():
+            # The lock first: then what a writer from before adds meanwhile is deleted too.
+            number: int = await connection.fetchval(BEGIN, operation_id)
+            await connection.execute(FORGET, operation_id)
+        return number

@@ -52,9 +52,11 @@ class PostgresRecordedLog:
             while True:
                 # Cleared before reading: what is recorded meanwhile wakes again.
                 woken.clear()
-                while events := await self.read(after=after, limit=limit):
+                if events := await self.read(after=after, limit=limit):
                     yield events
                     after = events[-1].position
+                if len(events) >= limit:
+                    continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_AGAIN_S):
                         await woken.wait()

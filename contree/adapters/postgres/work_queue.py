@@ -1,8 +1,8 @@
 """The work queue on PostgreSQL (app.work_queue.WorkQueue): claims, leases, wake-ups.
 
 A claim first takes the log's own lock, then reads: so it sees every running operation, a project's
-bound holds however many workers race, and no claim can deadlock with an append. While nothing is
-pending a claim takes no lock at all. The queue keeps no status of its own, but for the order in
+bound holds however many workers race, and no claim can deadlock with an append. To look whether
+anything is pending takes no lock at all. The queue keeps no status of its own, but for the order in
 which it served projects last: forgetting it, as a restart does, costs a project one turn.
 """
 
@@ -23,6 +23,7 @@ from contree.adapters.postgres.event_log import EVENTS_OF, PostgresEventLog
 from contree.adapters.postgres.failures import AWAY, translated
 from contree.adapters.postgres.pool import connect
 from contree.adapters.postgres.statement import LOCK_LOG
+from contree.app.work_queue import Look
 from contree.domain.context import Context
 from contree.domain.errors import InvalidTransitionError
 from contree.domain.operation import Kind, Operation
@@ -31,7 +32,13 @@ RECONNECT_S = 1.0
 SERVED_MAX = 1000
 """Projects whose last turn is remembered."""
 
-ANY_PENDING = "SELECT EXISTS (SELECT FROM operations WHERE status = 'PENDING' AND kind = $1)"
+LOOK = """
+SELECT ARRAY(SELECT operation_id FROM operations
+             WHERE status IN ('ASSIGNED', 'EXECUTING') AND worker = $1 AND cancellation_requested
+             ORDER BY created_at, operation_id) AS unwanted,
+       ARRAY(SELECT k FROM unnest($2::text[]) AS k WHERE EXISTS
+             (SELECT FROM operations WHERE status = 'PENDING' AND kind = k)) AS pending
+"""
 
 # Steps from project to project along the index of pending operations, so that the cost follows the
 # number of projects that wait and not the length of the queue. Each project's operations are
@@ -80,11 +87,6 @@ HELD = """
 SELECT operation_id FROM operations
 WHERE status IN ('ASSIGNED', 'EXECUTING') AND worker = $1 ORDER BY created_at, operation_id
 """
-UNWANTED = """
-SELECT operation_id FROM operations
-WHERE status IN ('ASSIGNED', 'EXECUTING') AND worker = $1 AND cancellation_requested
-ORDER BY created_at, operation_id
-"""
 
 _log = logging.getLogger(__name__)
 
@@ -108,9 +110,9 @@ class PostgresWorkQueue:
         lease_until: datetime,
         context: Context,
     ) -> Sequence[Operation]:
+        if limit < 1:
+            return ()
         with translated():
-            if limit < 1 or not await self._pool.fetchval(ANY_PENDING, kind.value):
-                return ()
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.execute(LOCK_LOG)
                 served = list(self._served[kind])
@@ -149,9 +151,10 @@ class PostgresWorkQueue:
                 return _ids(await self._pool.fetch(EXPIRED, now))
             return _ids(await self._pool.fetch(HELD, worker))
 
-    async def cancellations(self, *, worker: str) -> Sequence[UUID]:
+    async def look(self, *, worker: str) -> Look:
         with translated():
-            return _ids(await self._pool.fetch(UNWANTED, worker))
+            row = await self._pool.fetchrow(LOOK, worker, [kind.value for kind in Kind])
+        return Look(pending=frozenset(map(Kind, row["pending"])), unwanted=row["unwanted"])
 
     async def wakeups(self, *, poll_s: float) -> AsyncIterator[None]:
         while True:

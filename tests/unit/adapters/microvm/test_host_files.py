@@ -132,6 +132,32 @@ def test_a_runtime_directory_is_removed_but_not_with_a_guest_in_it(short_path: P
     runtime.remove()  # held no more: nothing to do
 
 
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_libvirts_notes_on_guests_are_in_memory_and_go_with_it(
+    short_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: bool
+) -> None:
+    monkeypatch.setattr(embedded, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(embedded, "in_memory", lambda _: not on_disk)
+    root, notes = short_path / "r", short_path / "r" / "run"
+    for _ in range(2):  # the second time after a process that was killed
+        embedded.prepare(root, probe_cache=short_path / "probe", capability_filter="")
+        assert notes.is_symlink() == on_disk
+        assert list(notes.glob("*")) == []
+        (notes / "qemu").mkdir(parents=True)
+    for place in tmp_path.iterdir():
+        assert place.stat().st_mode & 0o777 == 0o700
+    embedded.forget(root)
+    assert not notes.is_symlink()
+    assert not notes.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_memory_is_known(tmp_path: Path) -> None:
+    kind = subprocess.check_output(["findmnt", "-nT", tmp_path, "-o", "FSTYPE"], text=True)
+    assert embedded.in_memory(tmp_path) == (kind.strip() == "tmpfs")
+    assert not embedded.in_memory(Path("/proc"))
+
+
 def test_an_embedded_libvirt_is_prepared_and_forgets_earlier_guests(short_path: Path) -> None:
     root, probe = short_path / "r", short_path / "probe"
     (root / "run" / "qemu").mkdir(parents=True)
@@ -142,7 +168,8 @@ def test_an_embedded_libvirt_is_prepared_and_forgets_earlier_guests(short_path: 
         settings = (root / "etc" / "qemu.conf").read_text()
         assert ("capability_filters" in settings) == bool(chosen)
         assert 'stdio_handler = "file"' in settings
-    assert not (root / "run").exists()
+    assert list((root / "run").glob("*")) == []
+    embedded.forget(root)
     assert (root / "cache").resolve() == probe
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -65,6 +67,26 @@ async def test_a_pid_file_saves_the_search_and_cannot_mislead_it(
     assert found is not None
     assert found.pid == qemu.pid
     found.close()
+
+
+async def test_a_killed_qemu_does_not_hang_up_before_it_is_reaped(tmp_path: Path) -> None:
+    shell = tmp_path / "qemu-system-sh"
+    shutil.copy("/bin/sh", shell)
+    ours, its = socket.socketpair()
+    with ours:
+        with its:
+            process = subprocess.Popen([shell, "-c", "read x", MARK], stdin=its)  # noqa: ASYNC220
+        found = QemuProcess.find(MARK)
+        assert found is not None
+        found.kill()
+        # The loop must not turn: it would reap it.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
+        assert select.select([ours], [], [], 0)[0] == []
+        async with asyncio.timeout(5):
+            await found.exited.wait()
+        assert found.killed
+        assert ours.recv(1) == b""
+    process.wait()
 
 
 async def test_a_qemu_that_ends_by_itself_was_not_killed(qemu: subprocess.Popen[bytes]) -> None:
