@@ -20,7 +20,7 @@ from contree.bootstrap.databases import (
 )
 from contree.bootstrap.deployment import Core, core
 from contree.bootstrap.metrics import measured
-from contree.bootstrap.work import duties, microvm, room, worker
+from contree.bootstrap.work import duties, microvm, room, waiting, worker
 
 __all__ = [
     "Core",
@@ -38,5 +38,6 @@ __all__ = [
     "room",
     "running_database",
     "services",
+    "waiting",
     "worker",
 ]

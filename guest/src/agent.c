@@ -18,6 +18,7 @@
 #include "identity.h"
 #include "mounts.h"
 #include "process.h"
+#include "rehearse.h"
 
 enum {
     DISCONNECTED_RETRY_MS = 10, /* a virtio port does not wake a poller when its host comes */
@@ -71,7 +72,8 @@ static int settle_scratch(const struct configure *m, struct error *err)
     return disk_find(&m->scratch_disk, &scratch, err) < 0 ? -1 : change_scratch(&scratch, err);
 }
 
-static int configure_disks(const struct configure *m, uint64_t *disks_us, struct error *err)
+static int configure_disks(const struct configure *m, struct workload *where, uint64_t *disks_us,
+                           struct error *err)
 {
     struct prepare disks = {.layers_disk = m->layers_disk, .scratch_disk = m->scratch_disk};
     uint64_t started_us = monotonic_us();
@@ -87,7 +89,14 @@ static int configure_disks(const struct configure *m, uint64_t *disks_us, struct
     if (m->layer_count > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
                                mount_layers(&layers, m->layer_count, err) < 0))
         return -1;
-    return mount_workload(m->layer_count, &agent.workload, err);
+    return mount_workload(m->layer_count, where, err);
+}
+
+static int configure_once(const struct configure *m, struct workload *where, struct error *err)
+{
+    uint64_t disks_us;
+
+    return configure_disks(m, where, &disks_us, err);
 }
 
 static int configure_hosted(struct error *err)
@@ -115,6 +124,23 @@ static int on_prepare(struct reader *r, struct error *err)
     return 0;
 }
 
+static int on_rehearse(struct reader *r, struct error *err)
+{
+    uint64_t started_us = monotonic_us();
+    struct configure m;
+
+    if (!decode_configure(r, &m))
+        return error_set(err, ERROR_BAD_FRAME, 0, "malformed REHEARSE");
+    if (agent.state != STATE_BLANK || !agent.prepared || m.other_scratch)
+        return refuse("REHEARSE", err);
+    if (rehearse(&m, configure_once, err) < 0) {
+        agent.state = STATE_FAILED;
+        return -1;
+    }
+    send_rehearsed(&channel.out, monotonic_us() - started_us);
+    return 0;
+}
+
 static int on_configure(struct reader *r, struct error *err)
 {
     uint64_t started_us = monotonic_us(), disks_us = 0;
@@ -124,7 +150,7 @@ static int on_configure(struct reader *r, struct error *err)
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed CONFIGURE");
     if (agent.state != STATE_BLANK)
         return refuse("CONFIGURE", err);
-    if ((agent.config.hosted ? configure_hosted(err) : configure_disks(&m, &disks_us, err)) < 0) {
+    if ((agent.config.hosted ? configure_hosted(err) : configure_disks(&m, &agent.workload, &disks_us, err)) < 0) {
         agent.state = STATE_FAILED;
         return -1;
     }
@@ -236,6 +262,8 @@ static int dispatch(const struct frame *f, uint32_t *spid, struct error *err)
         return on_hello(&r, err);
     case FRAME_PREPARE:
         return on_prepare(&r, err);
+    case FRAME_REHEARSE:
+        return on_rehearse(&r, err);
     case FRAME_CONFIGURE:
         return on_configure(&r, err);
     case FRAME_FILE_BEGIN:

@@ -4,13 +4,15 @@
     cache_dir    blank and live scratch disks, libvirt's probe of QEMU, the accelerator's verdict,
                  guest templates
 
-A guest is a clone of the template; when there is none, or restoring fails, it boots. What an
-earlier process left is ended by pid, not by asking it.
+A guest is a clone of the template; when there is none, or restoring fails, it boots. Some clones
+may wait for their run (warm_guests.py). What an earlier process left is ended by pid, not by asking
+it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -38,6 +40,8 @@ from contree.adapters.microvm.scratch_disk import FORMAT_VERSION as SCRATCH_FORM
 from contree.adapters.microvm.scratch_disk import ScratchDisks, bucket_mib, copy_sparsely
 from contree.adapters.microvm.template import Template, TemplateStore, template_key
 from contree.adapters.microvm.template_keeper import TemplateKeeper
+from contree.adapters.microvm.waiting_clone import WaitingClone
+from contree.adapters.microvm.warm_guests import WarmGuests
 from contree.app.layer_store import MountPlan
 from contree.app.microvm import Guest, GuestSpec
 from contree.domain.errors import GuestFailure
@@ -49,10 +53,13 @@ _PROBE = GuestSpec(
     run_id=UUID(int=0), mounts=MountPlan(squashfs=()), hostname="probe", max_layer_bytes=1
 )
 _FIRST_BIT = 1 << 127
+_OWN_LAYERS = "own"  # a directory of a guest that waited: its disk's, in place of the rehearsal's
 MIB = 1024**2
 SCRATCH_BYTES_MAX = 1 << 40
 
 _Up = tuple[Machine, Ready]
+
+log = logging.getLogger(__name__)
 
 
 class LibvirtMicroVM:
@@ -82,6 +89,7 @@ class LibvirtMicroVM:
         self._machines = LiveMachines(runtime)
         self.templates: TemplateKeeper | None = None
         """None: every guest boots."""
+        self.warm = WarmGuests(self._make_waiting)
 
     @classmethod
     async def open(
@@ -148,6 +156,10 @@ class LibvirtMicroVM:
     def memory_bytes(self) -> int:
         return self._machines.memory_bytes()
 
+    def keep_waiting(self, count: int, *, fill: bool) -> None:
+        if self.templates is not None:
+            self.warm.want(count, fill=fill)
+
     async def sweep(self) -> int:
         left = self._runtime.guest_keys() - self._machines.keys()
         marks = [f"{self._runtime.guest_dir(key)}/" for key in left]
@@ -191,6 +203,7 @@ class LibvirtMicroVM:
 
     async def aclose(self) -> None:
         """End every guest, wait until nothing of them is left, and let go of libvirt."""
+        await self.warm.aclose()
         if self.templates is not None:
             await self.templates.aclose()
         await self._machines.end_all()
@@ -200,9 +213,60 @@ class LibvirtMicroVM:
     @asynccontextmanager
     async def _start(self, spec: GuestSpec) -> AsyncIterator[Guest]:
         async with AsyncExitStack() as stack:
-            machine, ready = await self._restored(spec, stack) or await self._booted(spec, stack)
+            machine, ready = (
+                await self._waited(spec, stack)
+                or await self._restored(spec, stack)
+                or await self._booted(spec, stack)
+            )
             machine.configure(ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs))
             yield machine.guest
+
+    async def _waited(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:
+        """Return a guest that waited, with its layers; None when there is none for `spec`."""
+        waiting = self.warm.take() if self._of_usual_size(spec) else None
+        if waiting is None:
+            return None
+        machine = waiting.machine
+        stack.callback(self._machines.end, machine)
+        own = machine.spec.directory / _OWN_LAYERS
+        try:
+            _make_directory(own)
+            disk = await asyncio.to_thread(write_layers_disk, own, spec.mounts.squashfs)
+            await machine.take_up(disk)
+        except GuestFailure as failure:
+            log.warning("a guest that waited is not used, another is restored: %s", failure)
+            self._machines.end(machine)
+            return None
+        return machine, waiting.ready
+
+    async def _make_waiting(self) -> WaitingClone:
+        """Return a clone that waits for its run. Raises GuestFailure."""
+        template = None if self.templates is None else await self.templates.current()
+        if self.templates is None or template is None:
+            raise GuestFailure("there is no template")
+        spec = GuestSpec(
+            run_id=UUID(bytes=os.urandom(16), version=4),
+            mounts=MountPlan(squashfs=(self._assets.rehearsal,)),
+            hostname="rehearsal",
+            max_layer_bytes=self._max_layer_bytes,
+        )
+        machine = self._machine(spec.run_id, role=Role.CLONE, template=template)
+        self._machines.add(machine)
+        try:
+            await machine.prepare(self._write_files(machine, spec, template))
+            await machine.create()
+            ready = await machine.connect(within_s=self._deadlines.restore_s)
+            await machine.rehearse(layer_count=len(spec.mounts.squashfs))
+        except BaseException:
+            self._machines.end(machine)
+            raise
+        return WaitingClone(
+            machine=machine,
+            ready=ready,
+            template=template,
+            templates=self.templates,
+            machines=self._machines,
+        )
 
     async def _restored(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:
         """Return a clone of the template, None when there is no template or it did not work."""
@@ -295,12 +359,15 @@ class LibvirtMicroVM:
         domain = machine.spec
         _make_directory(domain.directory)
         await asyncio.to_thread(write_layers_disk, domain.directory, spec.mounts.squashfs)
-        same_size = bucket_mib(spec.max_layer_bytes) == bucket_mib(self._max_layer_bytes)
-        if template is not None and same_size:
+        if template is not None and self._of_usual_size(spec):
             await asyncio.to_thread(copy_sparsely, template.scratch, domain.scratch_image)
         else:
             machine.other_scratch = template is not None
             await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=spec.max_layer_bytes)
+
+    def _of_usual_size(self, spec: GuestSpec) -> bool:
+        """Whether the template's scratch disk is of the size that `spec` needs."""
+        return bucket_mib(spec.max_layer_bytes) == bucket_mib(self._max_layer_bytes)
 
     async def _write_placeholders(self, domain: DomainSpec) -> None:
         """Make a template's disks: no layers, and a scratch disk of the usual size.

@@ -73,6 +73,11 @@ class TemplateKeeper:
         if self._template is None and idle and due:
             self._making = asyncio.create_task(self._make(), name="template")
 
+    @property
+    def at_hand(self) -> Template | None:
+        """The template, if it is ready just now."""
+        return self._template
+
     async def current(self) -> Template | None:
         """Return the template, None to boot without. Waits only for the first one."""
         self.prepare()
