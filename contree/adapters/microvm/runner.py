@@ -27,17 +27,14 @@ from contree.adapters.microvm.assets import GuestAssets
 from contree.adapters.microvm.channel import Deadlines
 from contree.adapters.microvm.connection import EMULATOR, MACHINE, LibvirtConnection
 from contree.adapters.microvm.domain_xml import NAME_PREFIX, DomainSpec, Role
-from contree.adapters.microvm.layers_disk import (
-    DESCRIPTOR_NAME,
-    DISK_BYTES,
-    write_layers_disk,
-)
+from contree.adapters.microvm.guest_files import GuestFiles
+from contree.adapters.microvm.layers_disk import DESCRIPTOR_NAME
 from contree.adapters.microvm.live_machines import LiveMachines
 from contree.adapters.microvm.machine import Machine
 from contree.adapters.microvm.messages import Ready
 from contree.adapters.microvm.runtime_dir import RuntimeDir
 from contree.adapters.microvm.scratch_disk import FORMAT_VERSION as SCRATCH_FORMAT
-from contree.adapters.microvm.scratch_disk import ScratchDisks, bucket_mib, copy_sparsely
+from contree.adapters.microvm.scratch_disk import ScratchDisks
 from contree.adapters.microvm.template import Template, TemplateStore, template_key
 from contree.adapters.microvm.template_keeper import TemplateKeeper
 from contree.adapters.microvm.waiting_clone import WaitingClone
@@ -53,9 +50,6 @@ _PROBE = GuestSpec(
     run_id=UUID(int=0), mounts=MountPlan(squashfs=()), hostname="probe", max_layer_bytes=1
 )
 _FIRST_BIT = 1 << 127
-_OWN_LAYERS = "own"  # a directory of a guest that waited: its disk's, in place of the rehearsal's
-MIB = 1024**2
-SCRATCH_BYTES_MAX = 1 << 40
 
 _Up = tuple[Machine, Ready]
 
@@ -80,7 +74,7 @@ class LibvirtMicroVM:
         self.accelerator = accelerators.TCG
         self._connection = connection
         self._runtime = runtime
-        self._scratch = scratch
+        self._files = GuestFiles(scratch, max_layer_bytes=max_layer_bytes)
         self._assets = assets
         self._memory_mib = memory_mib
         self._vcpu_count = vcpu_count
@@ -176,7 +170,7 @@ class LibvirtMicroVM:
         """Boot a guest of no layers under KVM. Raises GuestFailure when it does not get ready."""
         machine = self._machine(_PROBE.run_id, accelerator=accelerators.KVM)
         async with self._machines.owned(machine):
-            await machine.prepare(self._write_files(machine, _PROBE))
+            await machine.prepare(self._files.write(machine.spec, _PROBE))
             await machine.create()
             await machine.connect(within_s=PROBE_TIMEOUT_S)
 
@@ -188,7 +182,7 @@ class LibvirtMicroVM:
             await self._connection.versions(),
             host,
             f"user {os.geteuid()} libvirt {uri or 'embedded'}",
-            f"scratch {bucket_mib(self._max_layer_bytes)} MiB, format {SCRATCH_FORMAT}",
+            f"scratch {self._files.usual_mib} MiB, format {SCRATCH_FORMAT}",
         ]
         shape = replace(
             self._machine(_PROBE.run_id).spec,
@@ -223,15 +217,13 @@ class LibvirtMicroVM:
 
     async def _waited(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:
         """Return a guest that waited, with its layers; None when there is none for `spec`."""
-        waiting = self.warm.take() if self._of_usual_size(spec) else None
+        waiting = self.warm.take() if self._files.of_usual_size(spec) else None
         if waiting is None:
             return None
         machine = waiting.machine
         stack.callback(self._machines.end, machine)
-        own = machine.spec.directory / _OWN_LAYERS
         try:
-            _make_directory(own)
-            disk = await asyncio.to_thread(write_layers_disk, own, spec.mounts.squashfs)
+            disk = await self._files.write_own_layers(machine.spec, spec.mounts)
             await machine.take_up(disk)
         except GuestFailure as failure:
             log.warning("a guest that waited is not used, another is restored: %s", failure)
@@ -253,7 +245,7 @@ class LibvirtMicroVM:
         machine = self._machine(spec.run_id, role=Role.CLONE, template=template)
         self._machines.add(machine)
         try:
-            await machine.prepare(self._write_files(machine, spec, template))
+            await machine.prepare(self._files.write(machine.spec, spec, template))
             await machine.create()
             ready = await machine.connect(within_s=self._deadlines.restore_s)
             await machine.rehearse(layer_count=len(spec.mounts.squashfs))
@@ -274,8 +266,9 @@ class LibvirtMicroVM:
         if self.templates is None or template is None:
             return None
         machine = self._machine(spec.run_id, role=Role.CLONE, template=template)
+        machine.other_scratch = not self._files.of_usual_size(spec)
         await stack.enter_async_context(self._machines.owned(machine))
-        await machine.prepare(self._write_files(machine, spec, template))
+        await machine.prepare(self._files.write(machine.spec, spec, template))
         try:
             await machine.create()
             ready = await machine.connect(within_s=self._deadlines.restore_s)
@@ -294,7 +287,7 @@ class LibvirtMicroVM:
             run_id = UUID(int=run_id.int ^ _FIRST_BIT)
         machine = self._machine(run_id)
         await stack.enter_async_context(self._machines.owned(machine))
-        await machine.prepare(self._write_files(machine, spec))
+        await machine.prepare(self._files.write(machine.spec, spec))
         await machine.create()
         return machine, await machine.connect(within_s=self._deadlines.boot_s)
 
@@ -306,14 +299,12 @@ class LibvirtMicroVM:
         run_id = UUID(bytes=os.urandom(16), version=4)
         machine = self._machine(run_id, role=Role.TEMPLATE, ram=TemplateStore.ram_in(partial))
         async with self._machines.owned(machine):
-            await machine.prepare(self._write_placeholders(machine.spec))
+            await machine.prepare(self._files.write_placeholders(machine.spec))
             await machine.create()
             await machine.connect(within_s=self._deadlines.boot_s)
             await machine.mount_common()
             await machine.save(TemplateStore.state_in(partial))
-            scratch = TemplateStore.scratch_in(partial)
-            await asyncio.to_thread(copy_sparsely, machine.spec.scratch_image, scratch)
-            os.truncate(scratch, bucket_mib(self._max_layer_bytes) * MIB)
+            await self._files.keep_scratch(machine.spec, partial)
         await machine.gone.wait()  # only then nobody writes to its RAM any more
 
     def _machine(
@@ -352,38 +343,3 @@ class LibvirtMicroVM:
             pid_file=self._runtime.pid_file(name),
             template=template,
         )
-
-    async def _write_files(
-        self, machine: Machine, spec: GuestSpec, template: Template | None = None
-    ) -> None:
-        domain = machine.spec
-        _make_directory(domain.directory)
-        await asyncio.to_thread(write_layers_disk, domain.directory, spec.mounts.squashfs)
-        if template is not None and self._of_usual_size(spec):
-            await asyncio.to_thread(copy_sparsely, template.scratch, domain.scratch_image)
-        else:
-            machine.other_scratch = template is not None
-            await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=spec.max_layer_bytes)
-
-    def _of_usual_size(self, spec: GuestSpec) -> bool:
-        """Whether the template's scratch disk is of the size that `spec` needs."""
-        return bucket_mib(spec.max_layer_bytes) == bucket_mib(self._max_layer_bytes)
-
-    async def _write_placeholders(self, domain: DomainSpec) -> None:
-        """Make a template's disks: no layers, and a scratch disk of the usual size.
-
-        Its guest takes both to be as large as any clone's: it is not told their sizes again.
-        """
-        _make_directory(domain.directory)
-        with domain.layers_vmdk.open("xb") as file:
-            file.truncate(DISK_BYTES)
-        await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=self._max_layer_bytes)
-        os.truncate(domain.scratch_image, SCRATCH_BYTES_MAX)
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700)
-    except OSError as error:
-        reason = f"guest directory {directory}: {error.strerror}"
-        raise GuestFailure(reason, retryable=True) from error

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from contree.domain.errors import GuestFailure
+from contree.domain.errors import GuestFailure, StorageFullError
 
 AGE_MAX_S = 3600.0
 RETRY_FIRST_S = 60.0
@@ -60,7 +60,7 @@ class WarmCounts:
 
 
 class WarmGuests(Generic[G]):
-    """`make` makes a guest that waits, raising GuestFailure; cancelled, it leaves nothing."""
+    """`make` makes a guest that waits. Cancelled, or when it raises, it leaves nothing."""
 
     def __init__(self, make: Callable[[], Awaitable[G]]) -> None:
         self.counts = WarmCounts()
@@ -93,7 +93,9 @@ class WarmGuests(Generic[G]):
         if not self._waiting:
             return None
         self.counts.taken += 1
-        return self._waiting.popleft()[1]
+        _, guest = self._waiting.popleft()
+        log.debug("guests that wait: %d", len(self._waiting))
+        return guest
 
     async def settled(self) -> None:
         """Wait until none is being made."""
@@ -135,15 +137,22 @@ class WarmGuests(Generic[G]):
                 guest = await self._make()
                 self._waiting.append((self._now(), guest))
                 self.counts.made += 1
+                log.debug("guests that wait: %d", len(self._waiting))
                 self._retry_s = RETRY_FIRST_S
-        except GuestFailure as failure:
-            self.counts.failed += 1
+        except (GuestFailure, StorageFullError) as failure:
             log.warning("no guest to wait, again in %g s: %s", self._retry_s, failure)
-            self._not_before = self._now() + self._retry_s
-            self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
+            self._failed()
+        except Exception:
+            log.exception("no guest to wait, again in %g s", self._retry_s)
+            self._failed()
         finally:
             if self._filling is asyncio.current_task():
                 self._filling = None
+
+    def _failed(self) -> None:
+        self.counts.failed += 1
+        self._not_before = self._now() + self._retry_s
+        self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
 
     @staticmethod
     def _now() -> float:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from contree.adapters.microvm.warm_guests import AGE_MAX_S, RETRY_FIRST_S, WarmCounts, WarmGuests
-from contree.domain.errors import GuestFailure
+from contree.domain.errors import GuestFailure, StorageFullError
 
 
 class Guest:
@@ -27,7 +27,7 @@ class Making:
 
     def __init__(self) -> None:
         self.made: list[Guest] = []
-        self.failure: GuestFailure | None = None
+        self.failure: Exception | None = None
         self.allowed = asyncio.Event()
         self.allowed.set()
         self.under_way = asyncio.Event()
@@ -139,8 +139,9 @@ async def test_a_guest_that_waited_too_long_is_replaced(
 async def test_after_a_failure_it_waits_longer_each_time_before_it_tries_again(
     pool: WarmGuests[Guest], making: Making, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    making.failure = GuestFailure("no such template")
-    for wait_s in (RETRY_FIRST_S, 2 * RETRY_FIRST_S):
+    failures = [GuestFailure("no template"), StorageFullError("no template"), OSError("a bug")]
+    for number, making.failure in enumerate(failures):
+        wait_s = RETRY_FIRST_S * 2**number
         failed = pool.counts.failed
         await filled(pool, 1)
         assert pool.counts.failed == failed + 1
@@ -151,7 +152,7 @@ async def test_after_a_failure_it_waits_longer_each_time_before_it_tries_again(
     making.failure = None
     await filled(pool, 1)
     assert len(pool.waiting) == 1
-    assert caplog.text.count("no such template") == 2
+    assert caplog.text.count("no guest to wait") == len(failures)
 
 
 async def test_closing_ends_what_waits_and_what_is_being_made(
