@@ -14,8 +14,8 @@
 #include "capture.h"
 #include "channel.h"
 #include "clock.h"
+#include "configure.h"
 #include "files.h"
-#include "identity.h"
 #include "mounts.h"
 #include "process.h"
 #include "rehearse.h"
@@ -47,58 +47,6 @@ static int refuse(const char *what, struct error *err)
     return error_set(err, ERROR_STATE, 0, "%s is not possible in state %d", what, (int)agent.state);
 }
 
-/* What needs neither the image nor an identity: a template is saved after it. */
-static int prepare(const struct prepare *m, unsigned layers_max, struct error *err)
-{
-    struct disk layers, scratch;
-
-    if (layers_max > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
-                           disk_part(&layers, layers_max, LAYER_ROOM_BYTES, err) < 0))
-        return -1;
-    if (disk_find(&m->scratch_disk, &scratch, err) < 0 || mount_scratch(&scratch, err) < 0 ||
-        mount_inside(err) < 0)
-        return -1;
-    agent.prepared = true;
-    return 0;
-}
-
-/* The scratch disk of a prepared guest is held: it may be another one by now. */
-static int settle_scratch(const struct configure *m, struct error *err)
-{
-    struct disk scratch;
-
-    if (!m->other_scratch)
-        return take_scratch(err);
-    return disk_find(&m->scratch_disk, &scratch, err) < 0 ? -1 : change_scratch(&scratch, err);
-}
-
-static int configure_disks(const struct configure *m, struct workload *where, uint64_t *disks_us,
-                           struct error *err)
-{
-    struct prepare disks = {.layers_disk = m->layers_disk, .scratch_disk = m->scratch_disk};
-    uint64_t started_us = monotonic_us();
-    struct disk layers;
-
-    if (m->layer_count > MAX_LAYERS)
-        return error_set(err, ERROR_LIMIT, 0, "%u layers, allowed %d", m->layer_count, MAX_LAYERS);
-    if (identity_take(m, err) < 0)
-        return -1;
-    if ((agent.prepared ? settle_scratch(m, err) : prepare(&disks, m->layer_count, err)) < 0)
-        return -1;
-    *disks_us = monotonic_us() - started_us;
-    if (m->layer_count > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
-                               mount_layers(&layers, m->layer_count, err) < 0))
-        return -1;
-    return mount_workload(m->layer_count, where, err);
-}
-
-static int configure_once(const struct configure *m, struct workload *where, struct error *err)
-{
-    uint64_t disks_us;
-
-    return configure_disks(m, where, &disks_us, err);
-}
-
 static int configure_hosted(struct error *err)
 {
     agent.workload.root_fd = open(agent.config.root, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -116,10 +64,11 @@ static int on_prepare(struct reader *r, struct error *err)
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed PREPARE");
     if (agent.state != STATE_BLANK || agent.prepared || agent.config.hosted)
         return refuse("PREPARE", err);
-    if (prepare(&m, MAX_LAYERS, err) < 0 || hold_scratch(err) < 0) {
+    if (prepare_guest(&m, MAX_LAYERS, err) < 0 || hold_scratch(err) < 0) {
         agent.state = STATE_FAILED;
         return -1;
     }
+    agent.prepared = true;
     send_prepared(&channel.out, monotonic_us() - started_us);
     return 0;
 }
@@ -133,7 +82,7 @@ static int on_rehearse(struct reader *r, struct error *err)
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed REHEARSE");
     if (agent.state != STATE_BLANK || !agent.prepared || m.other_scratch)
         return refuse("REHEARSE", err);
-    if (rehearse(&m, configure_once, err) < 0) {
+    if (rehearse(&m, err) < 0) {
         agent.state = STATE_FAILED;
         return -1;
     }
@@ -150,7 +99,9 @@ static int on_configure(struct reader *r, struct error *err)
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed CONFIGURE");
     if (agent.state != STATE_BLANK)
         return refuse("CONFIGURE", err);
-    if ((agent.config.hosted ? configure_hosted(err) : configure_disks(&m, &agent.workload, &disks_us, err)) < 0) {
+    if ((agent.config.hosted
+             ? configure_hosted(err)
+             : configure_guest(&m, agent.prepared, &agent.workload, &disks_us, err)) < 0) {
         agent.state = STATE_FAILED;
         return -1;
     }

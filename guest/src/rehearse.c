@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "capture.h"
+#include "configure.h"
 #include "mounts.h"
 #include "process.h"
 
@@ -75,12 +76,13 @@ static int capture_to_nowhere(struct error *err)
 }
 
 /* The child. Its last words go to the console; its exit status is all that the agent sees. */
-_Noreturn static void perform(const struct configure *request, configure_function *configure)
+_Noreturn static void perform(const struct configure *request)
 {
     struct workload where = {.namespace_fd = -1, .root_fd = -1};
+    uint64_t disks_us;
     struct error err;
 
-    if (enter_stage(&err) == 0 && configure(request, &where, &err) == 0 &&
+    if (enter_stage(&err) == 0 && configure_guest(request, true, &where, &disks_us, &err) == 0 &&
         run_program(&where, &err) == 0 && capture_to_nowhere(&err) == 0)
         _exit(0);
     (void)fprintf(stderr, "contree agent: rehearsal: %s\n", err.message);
@@ -102,35 +104,32 @@ static int clear_stage(struct error *err)
     return 0;
 }
 
-/* So that the workload's processes have the numbers that they would have had. A kernel that cannot
- * do it has only given some away. */
-static void restore_last_pid(const char *last)
+/* So that the workload's processes have the numbers that they would have had. */
+static int restore_last_pid(const char *last, struct error *err)
 {
     cleanup_close int fd = open(LAST_PID, O_WRONLY | O_CLOEXEC);
 
-    if (fd >= 0 && write(fd, last, strlen(last)) < 0)
-        errno = 0;
+    return fd < 0 || write(fd, last, strlen(last)) < 0 ? fail("write " LAST_PID, err) : 0;
 }
 
-int rehearse(const struct configure *request, configure_function *configure, struct error *err)
+int rehearse(const struct configure *request, struct error *err)
 {
-    char last[32] = "";
+    char last[32];
     int status = -1;
     pid_t pid;
 
-    if (read_line(LAST_PID, last, sizeof(last), err) < 0)
-        last[0] = '\0';
-    if (take_scratch(err) < 0)
+    if (read_line(LAST_PID, last, sizeof(last), err) < 0 || take_scratch(err) < 0)
         return -1;
     pid = fork();
     if (pid == 0)
-        perform(request, configure);
+        perform(request);
     if (pid < 0 || waitpid(pid, &status, 0) != pid)
         return fail("rehearse in a child", err);
     if (status != 0)
         return error_set(err, ERROR_IO, 0, "the rehearsal failed, see the console");
-    restore_last_pid(last);
-    return clear_stage(err) < 0 ? -1 : hold_scratch(err);
+    if (restore_last_pid(last, err) < 0 || clear_stage(err) < 0)
+        return -1;
+    return hold_scratch(err);
 }
 
 int rehearsed_program(void)

@@ -3,15 +3,11 @@
 #ifndef CONTREE_REHEARSE_H
 #define CONTREE_REHEARSE_H
 
-#include "spawn.h"
+#include "messages.h"
 
-/* Does what CONFIGURE asks, in the namespaces of the calling process, and fills where. */
-typedef int configure_function(const struct configure *request, struct workload *where,
-                               struct error *err);
-
-/* Blocks for as long as it takes. The guest must be prepared; its layer 0 must have REHEARSED_PROGRAM,
- * which is to write REHEARSED_FILE. */
-int rehearse(const struct configure *request, configure_function *configure, struct error *err);
+/* Blocks for as long as it takes. The guest must be prepared; its layer 0 must have
+ * REHEARSED_PROGRAM, which is to write REHEARSED_FILE. */
+int rehearse(const struct configure *request, struct error *err);
 
 /* What that program does: run with REHEARSED_ARGUMENT, the agent's own binary is one. */
 #define REHEARSED_PROGRAM "/agent"
