@@ -59,56 +59,6 @@ def main() -> None:
         _with_waiting_guests(report)
 
 
-def _with_waiting_guests(report: Report) -> None:
-    """Add what a run costs when a guest waits for it."""
-    with (
-        service(log_level="DEBUG", warm_guests=str(WARM_GUESTS)) as running,
-        tempfile.TemporaryDirectory(prefix="raw-") as raw_dir,
-        ExitStack() as stack,
-    ):
-        image = running.checkpoint()
-        raw = RawLoop(Path(raw_dir), stack.enter_context(running.restored_setup(image)))
-        client = stack.enter_context(RunClient(running))
-
-        def filled(measure: Callable[[], float]) -> float:
-            _wait_until_filled(running)
-            return measure() * 1000
-
-        for _ in range(WARM_UP_RUNS):
-            filled(partial(client.run, image))
-            filled(raw.run)
-        client.seen.clear()
-        samples = alternate(
-            RUNS,
-            ours=lambda: filled(partial(client.run, image)),
-            raw=lambda: filled(raw.run),
-        )
-        report.add(
-            "POST to completion, p50, a guest waits",
-            "ms",
-            samples["ours"],
-            samples["raw"],
-            reference_name=RAW,
-            targets=(Target(of="ratio", at_most=0.7),),
-        )
-        _add_phases(report, running, client, [], prefix="a guest waits: ")
-        filled(lambda: 0)
-        waiting = [pss_mib(qemu.pid) for qemu in running.server.qemus()]
-        report.add("memory of a waiting guest (PSS)", "MiB", waiting)
-
-
-def _wait_until_filled(running: Service) -> None:
-    """Return when as many guests wait as may, by the service's log. Raises TimeoutError."""
-    deadline = time.monotonic() + FILL_TIMEOUT_S
-    while True:
-        told = WAITING.findall(running.server.log_text)
-        if told and int(told[-1]) == WARM_GUESTS:
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no {WARM_GUESTS} guests wait after {FILL_TIMEOUT_S} s")
-        time.sleep(0.02)
-
-
 def _without_waiting_guests(report: Report) -> None:
     with (
         service(log_level="DEBUG") as running,
@@ -137,7 +87,14 @@ def _without_waiting_guests(report: Report) -> None:
             targets=(Target(of="ratio", at_most=1.2), Target(of="ours", at_most=500)),
         )
         _add_phases(report, running, clients[0], raw.phases[:])
-        _add_cpu(report, running, clients[0], image, raw)
+        _add_cpu(
+            report,
+            "CPU time of a run",
+            running,
+            run=lambda: clients[0].run(image),
+            settle=lambda: _wait_until_gone(running),
+            raw=raw,
+        )
         rates = alternate(
             PARALLEL_ROUNDS,
             ours=lambda: rate([partial(c.run, image) for c in clients], total=PARALLEL_RUNS),
@@ -153,19 +110,93 @@ def _without_waiting_guests(report: Report) -> None:
         )
 
 
-def _add_cpu(report: Report, running: Service, client: RunClient, image: str, raw: RawLoop) -> None:
-    """Add what a run costs in CPU time, everything that works for it included."""
+def _with_waiting_guests(report: Report) -> None:
+    """Add what a run costs when a guest waits for it."""
+    with (
+        service(log_level="DEBUG", warm_guests=str(WARM_GUESTS)) as running,
+        tempfile.TemporaryDirectory(prefix="raw-") as raw_dir,
+        ExitStack() as stack,
+    ):
+        image = running.checkpoint()
+        raw = RawLoop(Path(raw_dir), stack.enter_context(running.restored_setup(image)))
+        client = stack.enter_context(RunClient(running))
+
+        def filled(measure: Callable[[], float]) -> float:
+            _wait_until_filled(running)
+            return measure() * 1000
+
+        for _ in range(WARM_UP_RUNS):
+            filled(partial(client.run, image))
+            filled(raw.run)
+        client.seen.clear()
+        raw.phases.clear()
+        samples = alternate(
+            RUNS,
+            ours=lambda: filled(partial(client.run, image)),
+            raw=lambda: filled(raw.run),
+        )
+        report.add(
+            "POST to completion, p50, a guest waits",
+            "ms",
+            samples["ours"],
+            samples["raw"],
+            reference_name=RAW,
+            targets=(Target(of="ratio", at_most=0.7),),
+        )
+        _add_phases(report, running, client, [], prefix="a guest waits: ")
+        _add_cpu(
+            report,
+            "CPU time of a run, with that of the guest that waits next",
+            running,
+            run=lambda: filled(partial(client.run, image)),
+            settle=lambda: _wait_until_filled(running),
+            raw=raw,
+        )
+        waiting = [pss_mib(qemu.pid) for qemu in running.server.qemus()]
+        report.add("memory of a waiting guest (PSS)", "MiB", waiting)
+
+
+def _wait_until_filled(running: Service) -> None:
+    """Return when as many guests wait as may, by the service's log. Raises TimeoutError."""
+    deadline = time.monotonic() + FILL_TIMEOUT_S
+    while True:
+        told = WAITING.findall(running.server.log_text)
+        if told and int(told[-1]) == WARM_GUESTS:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no {WARM_GUESTS} guests wait after {FILL_TIMEOUT_S} s")
+        time.sleep(0.02)
+
+
+def _wait_until_gone(running: Service) -> None:
+    while running.server.qemus():
+        time.sleep(0.02)
+
+
+def _add_cpu(
+    report: Report,
+    what: str,
+    running: Service,
+    *,
+    run: Callable[[], object],
+    settle: Callable[[], None],
+    raw: RawLoop,
+) -> None:
+    """Add what a run costs in CPU time, everything that works for it included.
+
+    settle   returns when nothing works for earlier runs any more
+    """
     samples = []
     for _ in range(CPU_ROUNDS):
-        progress("CPU time")
+        progress(what)
+        settle()
         before = running.cpu_s()
         for _ in range(CPU_RUNS):
-            client.run(image)
-        while running.server.qemus():
-            time.sleep(0.02)
+            run()
+        settle()
         samples.append((running.cpu_s() - before) * 1000 / CPU_RUNS)
     theirs = [phases.cpu_s * 1000 for phases in raw.phases]
-    report.add("CPU time of a run", "ms", samples, theirs, reference_name=RAW)
+    report.add(what, "ms", samples, theirs, reference_name=RAW)
 
 
 def _add_phases(
