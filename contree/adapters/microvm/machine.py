@@ -201,12 +201,16 @@ class Machine:
     async def take_up(self, layers_disk: Path) -> None:
         """Let a guest that was stopped after its rehearsal go on, with these layers.
 
-        Raises GuestFailure.
+        Raises GuestFailure, also when QEMU does not answer: it may have been stuck for long.
         """
-        began = time.monotonic()
+        began, within_s = time.monotonic(), self._deadlines.restore_s
         self._origin = Origin.WARM
         self._step = asyncio.create_task(self._connection.resume_with(self.spec.name, layers_disk))
-        await asyncio.shield(self._step)
+        try:
+            async with asyncio.timeout(within_s):
+                await asyncio.shield(self._step)
+        except TimeoutError as error:
+            raise GuestFailure(f"it did not go on in {within_s:g} s", retryable=True) from error
         self.phases = BootPhases(ready_s=time.monotonic() - began)
 
     @property
