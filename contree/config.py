@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     instances_here        most runs at once on this worker; unset: as CPU and memory allow
     cpu_overcommit        vCPUs of running guests for each core
     memory_reserve_mib    memory of this host that guests leave to others
+    warm_guests           guests that are restored when nothing is to be done, and wait for runs
     imports_here          imports at once on this worker
     checkpoint_interval   seconds between signed checkpoints of the log, at least
     checkpoints           where they are kept: a directory, or s3://BUCKET/PREFIX; unset: below
@@ -80,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     instances_here: Annotated[int, msgspec.Meta(ge=1)] | None = None
     cpu_overcommit: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     memory_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 512
+    warm_guests: Annotated[int, msgspec.Meta(ge=0)] = 0
     imports_here: int = 2
     checkpoint_interval: float = 60.0
     checkpoints: str | None = None
@@ -117,9 +119,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         wanted = self.metrics_listen
         return None if wanted is None else _address("metrics_listen", wanted)
 
-    def capacity(self, host: Host, held_bytes: Callable[[], int]) -> dict[Kind, Capacity]:
-        """What a worker on `host` takes on; `held_bytes` gives the memory of its guests."""
-        guests = GuestAdmission(
+    def guests(self, host: Host, held_bytes: Callable[[], int]) -> GuestAdmission:
+        """How many guests `host` has room for; `held_bytes` gives the memory of those there are."""
+        return GuestAdmission(
             host=host,
             held_bytes=held_bytes,
             memory_bytes=self.guest_memory_mib * 1024**2,
@@ -128,6 +130,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             reserve_bytes=self.memory_reserve_mib * 1024**2,
             most=self.instances_here,
         )
+
+    def capacity(self, guests: GuestAdmission) -> dict[Kind, Capacity]:
+        """What a worker takes on."""
         imports = FixedAdmission(most=self.imports_here, setting="imports_here")
         return {
             Kind.INSTANCE: Capacity(here=guests, per_project=self.instance_max_concurrency),

@@ -34,10 +34,16 @@ class GuestSpec:
 
 
 class Origin(StrEnum):
-    """How a guest came to be: booted, or restored from a booted one's saved state."""
+    """How a guest came to be.
+
+    COLD      it booted
+    TEMPLATE  restored for this run from a booted one's saved state
+    WARM      likewise, but before this run was known
+    """
 
     COLD = "cold"
     TEMPLATE = "template"
+    WARM = "warm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +197,15 @@ class MicroVM(Protocol):
         ...
 
     def memory_bytes(self) -> int:
-        """Return how much memory of the host running guests have made their own so far."""
+        """Return how much memory of the host guests, waiting ones too, have made their own."""
+        ...
+
+    def keep_waiting(self, count: int, *, fill: bool) -> None:
+        """Let at most `count` guests wait for runs that are not known yet.
+
+        Surplus ones are ended at once; missing ones are made in the background while `fill`, which
+        stops as soon as this is called without. A guest that waited is used once, as any other.
+        """
         ...
 
     async def sweep(self) -> int:

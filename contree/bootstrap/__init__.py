@@ -22,7 +22,7 @@ from contree.bootstrap.databases import (
 )
 from contree.bootstrap.deployment import Core, core
 from contree.bootstrap.runtime_dir import runtime_dir
-from contree.bootstrap.work import duties, microvm, room, worker
+from contree.bootstrap.work import duties, microvm, room, waiting, worker
 
 __all__ = [
     "Core",
@@ -40,5 +40,6 @@ __all__ = [
     "running_database",
     "runtime_dir",
     "services",
+    "waiting",
     "worker",
 ]

@@ -68,7 +68,12 @@ def duties(core: Core) -> list[Duty]:
 
 def room(settings: Settings) -> Room:
     """How many runs a worker would take on here, beside what else runs now."""
-    return settings.capacity(LinuxHost(), lambda: 0)[Kind.INSTANCE].here.room(0)
+    return settings.guests(LinuxHost(), lambda: 0).room(0)
+
+
+def waiting(settings: Settings) -> int:
+    """How many guests could wait here, beside what else runs now."""
+    return settings.guests(LinuxHost(), lambda: 0).waiting(settings.warm_guests)
 
 
 @asynccontextmanager
@@ -107,14 +112,16 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
             ids=core.ids,
             conclude=conclude,
         )
+        guests = settings.guests(LinuxHost(), machines.memory_bytes)
         yield Worker(
             name=settings.worker_name,
             queue=core.queue,
             execute={Kind.INSTANCE: run_instance.execute, Kind.IMPORT: import_image.execute},
-            capacity=settings.capacity(LinuxHost(), machines.memory_bytes),
+            capacity=settings.capacity(guests),
             conclude=conclude,
             recover=Recover(queue=core.queue, clock=core.clock, conclude=conclude),
             microvm=machines,
             clock=core.clock,
             ids=core.ids,
+            waiting=lambda: guests.waiting(settings.warm_guests),
         )

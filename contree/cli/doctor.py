@@ -25,6 +25,7 @@ TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "skopeo": "skopeo",
     "rg": "ripgrep",
+    "sqfstar": "squashfs-tools",
     "mkfs.ext4": "e2fsprogs",
 }
 """Programs we run, and the Debian package that has each."""
@@ -124,11 +125,11 @@ def _disk(settings: Settings) -> Finding:
 def _room(settings: Settings) -> Finding:
     """How many runs a worker would take on here beside what else runs now."""
     room = bootstrap.room(settings)
-    return Finding(
-        subject="room",
-        ok=True,
-        detail=f"{room.more} at once, bounded by {room.bound}: {room.reason}",
-    )
+    detail = f"{room.more} at once, bounded by {room.bound}: {room.reason}"
+    if settings.warm_guests:
+        waiting = bootstrap.waiting(settings)
+        detail += f"; memory for {waiting} of {settings.warm_guests} warm guests beside them"
+    return Finding(subject="room", ok=True, detail=detail)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     start: sweep guests and requeue what an earlier life left
     woken by the log (NOTIFY) or every POLL_S: cancellations, claim
     every LEASE_S / 3: renew own leases, requeue those of lost workers
+    nothing queued or running: let guests be made that wait for runs to come
     stop: claim no more; what runs is given DRAIN_S, then put back into the queue
 
 One task an operation. A task that is cancelled leaves its operation running in the log; the loop
@@ -48,7 +49,11 @@ class Capacity:
 
 
 class Worker:
-    """One worker process. `name` is stable over restarts of the same installation."""
+    """One worker process.
+
+    name     stable over restarts of the same installation
+    waiting  how many guests may wait, by now, for runs that are not known yet
+    """
 
     def __init__(
         self,
@@ -62,8 +67,10 @@ class Worker:
         microvm: MicroVM,
         clock: Clock,
         ids: IdSource,
+        waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self._name = name
+        self._waiting = waiting
         self._queue = queue
         self._execute = execute
         self._capacity = capacity
@@ -98,6 +105,7 @@ class Worker:
         for task in (*helpers, stopping):
             task.cancel()
         await asyncio.gather(*helpers, stopping, return_exceptions=True)
+        self._microvm.keep_waiting(0, fill=False)
         await self._drain()
         for task in done:
             task.result()
@@ -118,6 +126,7 @@ class Worker:
                 for kind in self._execute:
                     if kind in found.pending:
                         await self._claim(kind)
+                self._microvm.keep_waiting(self._waiting(), fill=not self._running)
                 if not told:
                     told = True
                     on_ready()

@@ -60,7 +60,7 @@ class FixedAdmission:
 class GuestAdmission:
     """As many guests as the machine has cores and memory for.
 
-    held_bytes      gives the memory that running guests have made their own
+    held_bytes      gives the memory that guests have made their own, waiting ones included
     memory_bytes    of each guest
     reserve_bytes   memory that is left to everything else
     most            upper bound, None for none
@@ -73,6 +73,19 @@ class GuestAdmission:
     cpu_overcommit: float
     reserve_bytes: int
     most: int | None = None
+
+    def waiting(self, wanted: int) -> int:
+        """Return how many of `wanted` guests may wait for runs that are not known yet.
+
+        They have only memory that is left when as many guests run as ever may: so none of them is
+        in a run's way, whatever it needs. `held_bytes` has theirs too.
+        """
+        if wanted == 0:
+            return 0
+        each = self.memory_bytes + QEMU_BYTES
+        for_guests = self.host.memory_available_bytes() + self.held_bytes() - self.reserve_bytes
+        most = self._most_by_cpu() if self.most is None else min(self.most, self._most_by_cpu())
+        return max(0, min(wanted, for_guests // each - most))
 
     def room(self, running: int) -> Room:
         scarcest = self._by_cpu(running)
@@ -87,9 +100,11 @@ class GuestAdmission:
             )
         return scarcest
 
+    def _most_by_cpu(self) -> int:
+        return max(1, int(self.host.cores() * self.cpu_overcommit / self.vcpu_count))
+
     def _by_cpu(self, running: int) -> Room:
-        cores = self.host.cores()
-        most = max(1, int(cores * self.cpu_overcommit / self.vcpu_count))
+        cores, most = self.host.cores(), self._most_by_cpu()
         return Room(
             more=max(0, most - running),
             bound="CPU",

@@ -14,10 +14,11 @@
 #include "capture.h"
 #include "channel.h"
 #include "clock.h"
+#include "configure.h"
 #include "files.h"
-#include "identity.h"
 #include "mounts.h"
 #include "process.h"
+#include "rehearse.h"
 
 enum {
     DISCONNECTED_RETRY_MS = 10, /* a virtio port does not wake a poller when its host comes */
@@ -46,50 +47,6 @@ static int refuse(const char *what, struct error *err)
     return error_set(err, ERROR_STATE, 0, "%s is not possible in state %d", what, (int)agent.state);
 }
 
-/* What needs neither the image nor an identity: a template is saved after it. */
-static int prepare(const struct prepare *m, unsigned layers_max, struct error *err)
-{
-    struct disk layers, scratch;
-
-    if (layers_max > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
-                           disk_part(&layers, layers_max, LAYER_ROOM_BYTES, err) < 0))
-        return -1;
-    if (disk_find(&m->scratch_disk, &scratch, err) < 0 || mount_scratch(&scratch, err) < 0 ||
-        mount_inside(err) < 0)
-        return -1;
-    agent.prepared = true;
-    return 0;
-}
-
-/* The scratch disk of a prepared guest is held: it may be another one by now. */
-static int settle_scratch(const struct configure *m, struct error *err)
-{
-    struct disk scratch;
-
-    if (!m->other_scratch)
-        return take_scratch(err);
-    return disk_find(&m->scratch_disk, &scratch, err) < 0 ? -1 : change_scratch(&scratch, err);
-}
-
-static int configure_disks(const struct configure *m, uint64_t *disks_us, struct error *err)
-{
-    struct prepare disks = {.layers_disk = m->layers_disk, .scratch_disk = m->scratch_disk};
-    uint64_t started_us = monotonic_us();
-    struct disk layers;
-
-    if (m->layer_count > MAX_LAYERS)
-        return error_set(err, ERROR_LIMIT, 0, "%u layers, allowed %d", m->layer_count, MAX_LAYERS);
-    if (identity_take(m, err) < 0)
-        return -1;
-    if ((agent.prepared ? settle_scratch(m, err) : prepare(&disks, m->layer_count, err)) < 0)
-        return -1;
-    *disks_us = monotonic_us() - started_us;
-    if (m->layer_count > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
-                               mount_layers(&layers, m->layer_count, err) < 0))
-        return -1;
-    return mount_workload(m->layer_count, &agent.workload, err);
-}
-
 static int configure_hosted(struct error *err)
 {
     agent.workload.root_fd = open(agent.config.root, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -107,11 +64,29 @@ static int on_prepare(struct reader *r, struct error *err)
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed PREPARE");
     if (agent.state != STATE_BLANK || agent.prepared || agent.config.hosted)
         return refuse("PREPARE", err);
-    if (prepare(&m, MAX_LAYERS, err) < 0 || hold_scratch(err) < 0) {
+    if (prepare_guest(&m, MAX_LAYERS, err) < 0 || hold_scratch(err) < 0) {
         agent.state = STATE_FAILED;
         return -1;
     }
+    agent.prepared = true;
     send_prepared(&channel.out, monotonic_us() - started_us);
+    return 0;
+}
+
+static int on_rehearse(struct reader *r, struct error *err)
+{
+    uint64_t started_us = monotonic_us();
+    struct configure m;
+
+    if (!decode_configure(r, &m))
+        return error_set(err, ERROR_BAD_FRAME, 0, "malformed REHEARSE");
+    if (agent.state != STATE_BLANK || !agent.prepared || m.other_scratch)
+        return refuse("REHEARSE", err);
+    if (rehearse(&m, err) < 0) {
+        agent.state = STATE_FAILED;
+        return -1;
+    }
+    send_rehearsed(&channel.out, monotonic_us() - started_us);
     return 0;
 }
 
@@ -124,7 +99,9 @@ static int on_configure(struct reader *r, struct error *err)
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed CONFIGURE");
     if (agent.state != STATE_BLANK)
         return refuse("CONFIGURE", err);
-    if ((agent.config.hosted ? configure_hosted(err) : configure_disks(&m, &disks_us, err)) < 0) {
+    if ((agent.config.hosted
+             ? configure_hosted(err)
+             : configure_guest(&m, agent.prepared, &agent.workload, &disks_us, err)) < 0) {
         agent.state = STATE_FAILED;
         return -1;
     }
@@ -236,6 +213,8 @@ static int dispatch(const struct frame *f, uint32_t *spid, struct error *err)
         return on_hello(&r, err);
     case FRAME_PREPARE:
         return on_prepare(&r, err);
+    case FRAME_REHEARSE:
+        return on_rehearse(&r, err);
     case FRAME_CONFIGURE:
         return on_configure(&r, err);
     case FRAME_FILE_BEGIN:

@@ -13,6 +13,7 @@
 
 #include "agent.h"
 #include "boot.h"
+#include "rehearse.h"
 
 enum { OPEN_FILES_SOFT = 1024, OPEN_FILES_HARD = 524288 };
 
@@ -76,6 +77,8 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "agent: %s\n", err.message);
         return 1;
     }
+    if (argc == 2 && strcmp(argv[1], REHEARSED_ARGUMENT) == 0)
+        return rehearsed_program();
     if (getpid() != 1) {
         (void)fprintf(stderr, "usage: agent --hosted CONTROL_FD DATA_FD ROOT UPPER\n"
                               "       (or as PID 1 of a guest)\n");

@@ -141,10 +141,20 @@ void send_ready(struct queue *q, enum agent_state state)
     put_text(q, name.machine);
 }
 
+static void send_elapsed(struct queue *q, enum guest_frame type, uint64_t elapsed_us)
+{
+    if (frame_start(q, type, 8))
+        put_u64(q, elapsed_us);
+}
+
 void send_prepared(struct queue *q, uint64_t elapsed_us)
 {
-    if (frame_start(q, FRAME_PREPARED, 8))
-        put_u64(q, elapsed_us);
+    send_elapsed(q, FRAME_PREPARED, elapsed_us);
+}
+
+void send_rehearsed(struct queue *q, uint64_t elapsed_us)
+{
+    send_elapsed(q, FRAME_REHEARSED, elapsed_us);
 }
 
 void send_configured(struct queue *q, uint64_t disks_us, uint64_t mounts_us)

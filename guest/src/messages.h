@@ -58,6 +58,7 @@ struct exited {
 
 void send_ready(struct queue *q, enum agent_state state);
 void send_prepared(struct queue *q, uint64_t elapsed_us);
+void send_rehearsed(struct queue *q, uint64_t elapsed_us);
 void send_configured(struct queue *q, uint64_t disks_us, uint64_t mounts_us);
 void send_file_ok(struct queue *q, uint64_t size);
 void send_spawned(struct queue *q, uint32_t spid, uint32_t pid);

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     HEADER_BYTES = 8,
     MAX_GUEST_PAYLOAD_BYTES = 65536,
     MAX_HOST_PAYLOAD_BYTES = 1048576,
@@ -41,6 +41,7 @@ enum host_frame {
     FRAME_CAPTURE = 0x000a,
     FRAME_SHUTDOWN = 0x000b,
     FRAME_PREPARE = 0x000c,
+    FRAME_REHEARSE = 0x000d,
 };
 
 enum guest_frame {
@@ -57,6 +58,7 @@ enum guest_frame {
     FRAME_CAPTURED = 0x800b,
     FRAME_ERROR = 0x800c,
     FRAME_PREPARED = 0x800d,
+    FRAME_REHEARSED = 0x800e,
 };
 
 enum agent_state { STATE_BLANK = 0, STATE_CONFIGURED = 1, STATE_CAPTURED = 2, STATE_FAILED = 3 };

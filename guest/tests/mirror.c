@@ -36,6 +36,7 @@ static int encode(void)
     exited.usage.ru_nivcsw = 11;
     send_ready(&q, STATE_CONFIGURED);
     send_prepared(&q, 12);
+    send_rehearsed(&q, 13);
     send_configured(&q, 1000, UINT64_MAX);
     send_file_ok(&q, 1ULL << 40);
     send_spawned(&q, 1, 77);

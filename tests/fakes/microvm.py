@@ -268,12 +268,16 @@ class FakeGuest:
 
 
 class FakeMicroVM:
-    """`started` are the specs of all guests, `running` those not yet left."""
+    """`started` are the specs of all guests, `running` those not yet left.
+
+    `waiting` is what was last said of guests that wait (none ever do): how many, and to fill.
+    """
 
     def __init__(self, programs: Mapping[str, Program] | None = None) -> None:
         self.started: list[GuestSpec] = []
         self.running: list[FakeGuest] = []
         self.left_behind = 0
+        self.waiting: tuple[int, bool] | None = None
         self._programs = {**PROGRAMS, **(programs or {})}
 
     @asynccontextmanager
@@ -289,6 +293,9 @@ class FakeMicroVM:
 
     def memory_bytes(self) -> int:
         return GUEST_BYTES * len(self.running)
+
+    def keep_waiting(self, count: int, *, fill: bool) -> None:
+        self.waiting = (count, fill)
 
     async def sweep(self) -> int:
         left, self.left_behind = self.left_behind, 0

@@ -330,9 +330,13 @@ def test_a_prepared_guest_takes_its_layers_and_another_scratch_disk(
         prepare = commands.prepare(
             layers_disk=PciAddress(slot=LAYERS_SLOT), scratch_disk=PciAddress(slot=SCRATCH_SLOT)
         )
+        session.send(commands.rehearse(configuration(1)))
+        assert session.expect(GuestError).code is GuestErrorCode.STATE, "not before PREPARE"
         session.send(prepare)
         session.expect(Prepared)
         assert session.hello().state is AgentState.BLANK
+        session.send(commands.rehearse(replace(configuration(1), other_scratch=True)))
+        assert session.expect(GuestError).code is GuestErrorCode.STATE, "only with its own disk"
         session.send(prepare)
         assert session.expect(GuestError).code is GuestErrorCode.STATE
         session.send(commands.configure(replace(configuration(1), other_scratch=True)))

@@ -22,6 +22,7 @@ from contree.adapters.microvm.messages import (
     Output,
     Prepared,
     Ready,
+    Rehearsed,
     ResourceUsage,
     Signalled,
     Spawned,
@@ -65,6 +66,7 @@ EXITED = Exited(
 )
 EXPECTED: list[GuestFrame] = [
     Prepared(elapsed_us=12),
+    Rehearsed(elapsed_us=13),
     Configured(disks_us=1000, mounts_us=2**64 - 1),
     FileOk(size=1 << 40),
     Spawned(spid=1, pid=77),
@@ -173,7 +175,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
 @pytest.mark.parametrize(
     ("frame", "line"),
     [
-        (commands.hello(), "0001 payload=02000000"),
+        (commands.hello(), "0001 payload=03000000"),
         (commands.file_end(), "0005 payload="),
         (commands.stdin(258, b"x"), "0007 payload=0201000078"),
         (commands.stdin_eof(1), "0008 payload=01000000"),

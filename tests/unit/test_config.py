@@ -33,6 +33,7 @@ def test_numbers_in_variables_are_numbers_and_paths_are_absolute() -> None:
         {"CONTREED_CONFIG": "/nonexistent/contreed.toml"},
         {"CONTREED_INSTANCES_HERE": "0"},
         {"CONTREED_CPU_OVERCOMMIT": "0"},
+        {"CONTREED_WARM_GUESTS": "-1"},
         {"CONTREED_MEMORY_RESERVE_MIB": "-1"},
     ],
 )

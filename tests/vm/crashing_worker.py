@@ -1,13 +1,15 @@
-"""A worker that starts a guest and then waits to be killed, or, with `sweep`, clears up after it.
+"""A worker that starts a guest, or has one wait, and then waits to be killed; or, with `sweep`,
+clears up after it.
 
-Usage: python -m tests.vm.crashing_worker start|sweep DIRECTORY. DIRECTORY has boot/ with kernel and
-initramfs. Prints one line: `up PID-OF-QEMU` or `swept COUNT`.
+Usage: python -m tests.vm.crashing_worker start|wait|sweep DIRECTORY. DIRECTORY has boot/ with
+kernel and initramfs. Prints one line: `up PID-OF-QEMU` or `swept COUNT`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from contree.adapters.microvm.assets import find_assets
@@ -25,8 +27,13 @@ async def main(what: str, directory: Path) -> None:
         accelerator="tcg",
         memory_mib=256,
     )
-    if what == "start":
-        async with microvm.start(guest_spec()):
+    async with AsyncExitStack() as stack:
+        if what == "start":
+            await stack.enter_async_context(microvm.start(guest_spec()))
+        elif what == "wait":
+            microvm.keep_waiting(1, fill=True)
+            await microvm.warm.settled()
+        if what != "sweep":
             [pid] = qemu_pids(f"{directory}/crash/vm/")
             print("up", pid, flush=True)
             await asyncio.Event().wait()

@@ -33,12 +33,12 @@ async def said(process: asyncio.subprocess.Process) -> list[str]:
         return (await process.stdout.readline()).decode().split()
 
 
-async def killed_worker(directory: Path) -> int:
+async def killed_worker(directory: Path, what: str) -> int:
     """Start a worker with a guest, kill it, and return the pid of the QEMU that it left."""
-    process = await worker("start", directory)
+    process = await worker(what, directory)
     try:
-        what, pid = await said(process)
-        assert what == "up"
+        state, pid = await said(process)
+        assert state == "up"
         return int(pid)
     finally:
         with suppress(ProcessLookupError):
@@ -46,11 +46,15 @@ async def killed_worker(directory: Path) -> int:
         await process.wait()
 
 
-@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+@pytest.mark.parametrize(
+    ("what", "stopped"),
+    [("start", False), ("start", True), ("wait", False)],
+    ids=["running", "stopped", "waiting for a run"],
+)
 async def test_a_killed_worker_s_guest_is_ended_and_its_files_are_removed(
-    guest_assets: GuestAssets, short_dir: Path, stopped: bool
+    guest_assets: GuestAssets, short_dir: Path, what: str, stopped: bool
 ) -> None:
-    qemu = await killed_worker(short_dir)
+    qemu = await killed_worker(short_dir, what)
     assert qemu_pids(f"{short_dir}/crash/vm/") == [qemu]  # it outlives its worker
     assert list(short_dir.glob("cache/scratch/live-*/*.img"))
     if stopped:  # would never answer a libvirt that reconnects to it

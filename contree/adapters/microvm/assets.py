@@ -12,24 +12,39 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from contree.adapters.microvm.initramfs import build_initramfs, find_modules
+from contree.adapters.microvm.rehearsal import build_rehearsal
 from contree.domain.errors import GuestFailure
 
 KERNEL_NAME = "vmlinuz"
 INITRAMFS_NAME = "initramfs.cpio"
+REHEARSAL_NAME = "rehearsal.squashfs"
 _INPUTS_NAME = "inputs.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestAssets:
-    """What every guest boots."""
+    """What every guest boots; and the layer that one which waits runs its rehearsal on."""
 
     kernel: Path
     initramfs: Path
+    rehearsal: Path
+
+    @classmethod
+    def below(cls, directory: Path) -> Self:
+        return cls(
+            kernel=directory / KERNEL_NAME,
+            initramfs=directory / INITRAMFS_NAME,
+            rehearsal=directory / REHEARSAL_NAME,
+        )
+
+    def missing(self) -> list[Path]:
+        return [p for p in (self.kernel, self.initramfs, self.rehearsal) if not p.is_file()]
 
     def digest(self) -> str:
-        """Return `sha256:<hex>` over both files: what a verdict or template is valid for."""
+        """Return `sha256:<hex>` over what is booted: what a verdict or template is valid for."""
         both = hashlib.sha256()
         for path in (self.kernel, self.initramfs):
             both.update(_file_digest(path).encode())
@@ -38,10 +53,9 @@ class GuestAssets:
 
 def find_assets(boot_dir: Path) -> GuestAssets:
     """Return what `prepare_assets` left in `boot_dir`. Raises GuestFailure when it is not there."""
-    assets = GuestAssets(kernel=boot_dir / KERNEL_NAME, initramfs=boot_dir / INITRAMFS_NAME)
-    for path in (assets.kernel, assets.initramfs):
-        if not path.is_file():
-            raise GuestFailure(f"{path} is missing: run `make setup`")
+    assets = GuestAssets.below(boot_dir)
+    for path in assets.missing():
+        raise GuestFailure(f"{path} is missing: run `make setup`")
     return assets
 
 
@@ -59,8 +73,8 @@ def prepare_assets(kernel_package_dir: Path, agent: Path, out_dir: Path) -> Gues
         raise GuestFailure(f"{agent} is missing: run `make -C guest`")
     modules = find_modules(modules_dir)
     inputs = {str(path): _file_digest(path) for path in (kernel, agent, *modules)}
-    assets = GuestAssets(kernel=out_dir / KERNEL_NAME, initramfs=out_dir / INITRAMFS_NAME)
-    if _recorded_inputs(out_dir) == inputs and assets.kernel.exists() and assets.initramfs.exists():
+    assets = GuestAssets.below(out_dir)
+    if _recorded_inputs(out_dir) == inputs and not assets.missing():
         return assets
     out_dir.mkdir(parents=True, exist_ok=True)
     record = out_dir / _INPUTS_NAME
@@ -72,6 +86,7 @@ def prepare_assets(kernel_package_dir: Path, agent: Path, out_dir: Path) -> Gues
     finally:
         partial.unlink(missing_ok=True)
     build_initramfs(agent, modules, assets.initramfs)
+    build_rehearsal(agent, assets.rehearsal)
     record.write_text(json.dumps(inputs, indent=1, sort_keys=True))
     return assets
 

@@ -212,6 +212,8 @@ def answered_by(frame: GuestFrame) -> AnswerKey | None:
             return HostFrameType.HELLO, 0
         case messages.Prepared():
             return HostFrameType.PREPARE, 0
+        case messages.Rehearsed():
+            return HostFrameType.REHEARSE, 0
         case messages.Configured():
             return HostFrameType.CONFIGURE, 0
         case messages.FileOk():
@@ -240,6 +242,7 @@ def _answered_by_error(frame: messages.GuestError) -> AnswerKey | None:
             return request, frame.spid
         case (
             HostFrameType.PREPARE
+            | HostFrameType.REHEARSE
             | HostFrameType.CONFIGURE
             | HostFrameType.FILE_END
             | HostFrameType.CAPTURE

@@ -49,6 +49,7 @@ class HostFrameType(IntEnum):
     CAPTURE = 0x000A
     SHUTDOWN = 0x000B
     PREPARE = 0x000C
+    REHEARSE = 0x000D
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,22 +129,31 @@ def prepare(*, layers_disk: PciAddress, scratch_disk: PciAddress) -> bytes:
 
 def configure(request: Configure) -> bytes:
     """Return the CONFIGURE frame of `request`. Raises ValueError naming the field."""
+    return _frame(HostFrameType.CONFIGURE, _configuration(request))
+
+
+def rehearse(request: Configure) -> bytes:
+    """Return the frame that makes a prepared guest do a run with `request`, and undo it."""
+    return _frame(HostFrameType.REHEARSE, _configuration(request))
+
+
+def _configuration(request: Configure) -> bytes:
     _check_range("entropy", len(request.entropy), ENTROPY_BYTES, ENTROPY_BYTES)
     _check_range("boot_id", len(request.boot_id), BOOT_ID_BYTES, BOOT_ID_BYTES)
     _check_range("realtime_ns", request.realtime_ns, 0, _MAX_U64)
     _check_range("layer_count", request.layer_count, 0, MAX_LAYERS)
     hostname = request.hostname.encode()
     _check_range("hostname", len(hostname), 1, MAX_HOSTNAME_BYTES)
-    return _frame(
-        HostFrameType.CONFIGURE,
-        struct.pack(
-            "<32sQ16sIHH", request.entropy, request.realtime_ns, request.boot_id,
-            _FLAG_OTHER_SCRATCH if request.other_scratch else 0, request.layer_count, 0,
-        )
+    fixed = struct.pack(
+        "<32sQ16sIHH", request.entropy, request.realtime_ns, request.boot_id,
+        _FLAG_OTHER_SCRATCH if request.other_scratch else 0, request.layer_count, 0,
+    )  # fmt: skip
+    return (
+        fixed
         + _pci(request.layers_disk)
         + _pci(request.scratch_disk)
-        + _string("hostname", hostname),
-    )  # fmt: skip
+        + _string("hostname", hostname)
+    )
 
 
 def file_begin(*, path: bytes, uid: int, gid: int, mode: int, size: int) -> bytes:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from contree.adapters.microvm import qemu_process
+from contree.adapters.microvm.disk_exchange import exchange_layers
 from contree.adapters.microvm.migration import load_state, save_state
 from contree.adapters.microvm.sealed_file import SealedFile
 from contree.domain.errors import GuestFailure
@@ -150,6 +151,20 @@ class LibvirtConnection:
     async def resume(self, name: str) -> None:
         """Let a stopped domain run. Raises GuestFailure."""
         await _run(self._threads, lambda: self._connection.lookupByName(name).resume())
+
+    async def suspend(self, name: str) -> None:
+        """Stop a running domain until `resume_with`. Raises GuestFailure."""
+        await _run(self._threads, lambda: self._connection.lookupByName(name).suspend())
+
+    async def resume_with(self, name: str, layers_disk: Path) -> None:
+        """Let a stopped domain run, with another layers disk than it had. Raises GuestFailure."""
+
+        def call() -> None:
+            domain = self._connection.lookupByName(name)
+            exchange_layers(_DomainMonitor(domain), layers_disk)
+            domain.resume()
+
+        await _run(self._threads, call)
 
     async def save(self, name: str, state: Path) -> None:
         """Stop a domain for good and write its device state to the new file `state`.

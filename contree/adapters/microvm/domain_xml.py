@@ -17,6 +17,9 @@ DOMAIN_TYPES = {"kvm": "kvm", "tcg": "qemu"}
 
 NAME_PREFIX = "contree-"
 LAYERS_SLOT = 5
+LAYERS_ALIAS = "ua-layers"
+"""The layers disk's id in QEMU; libvirt wants ours to begin so."""
+
 SCRATCH_SLOT = 6
 _PORTS_SLOT = 4
 
@@ -98,7 +101,7 @@ xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
     <disk type='file' device='disk'>
       <driver name='qemu' type='{_layers_format(spec)}' cache='unsafe'/>
       <source file={quoteattr(str(spec.layers_vmdk))}/>
-      <target dev='vda' bus='virtio'/><readonly/>{_pci(LAYERS_SLOT)}
+      <target dev='vda' bus='virtio'/><readonly/><alias name='{LAYERS_ALIAS}'/>{_pci(LAYERS_SLOT)}
     </disk>
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw' cache='unsafe'/>

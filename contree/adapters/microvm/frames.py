@@ -26,6 +26,7 @@ from contree.adapters.microvm.messages import (
     Output,
     Prepared,
     Ready,
+    Rehearsed,
     ResourceUsage,
     Signalled,
     Spawned,
@@ -36,7 +37,7 @@ from contree.adapters.microvm.messages import (
     Truncated,
 )
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 MAX_GUEST_PAYLOAD_BYTES = 65_536
 MAX_OUTPUT_CHUNK_BYTES = 32_768
@@ -192,6 +193,11 @@ def _prepared(payload: _Payload) -> GuestFrame:
     return Prepared(elapsed_us=elapsed_us)
 
 
+def _rehearsed(payload: _Payload) -> GuestFrame:
+    (elapsed_us,) = payload.take(_U64)
+    return Rehearsed(elapsed_us=elapsed_us)
+
+
 def _configured(payload: _Payload) -> GuestFrame:
     disks_us, mounts_us = payload.take(_TWO_U64)
     return Configured(disks_us=disks_us, mounts_us=mounts_us)
@@ -292,6 +298,7 @@ def _member(kind: type[_Member], value: int) -> _Member:
 _DECODERS: dict[GuestFrameType, Callable[[_Payload], GuestFrame]] = {
     GuestFrameType.READY: _ready,
     GuestFrameType.PREPARED: _prepared,
+    GuestFrameType.REHEARSED: _rehearsed,
     GuestFrameType.CONFIGURED: _configured,
     GuestFrameType.FILE_OK: _file_ok,
     GuestFrameType.SPAWNED: _spawned,

@@ -32,12 +32,16 @@ class LiveMachines:
         live = [machine for machine in self._active.values() if not machine.retiring]
         return sum(machine.memory_bytes() for machine in live)
 
-    @asynccontextmanager
-    async def owned(self, machine: Machine) -> AsyncIterator[None]:
-        """End `machine` on exit. Raises ValueError when its key is taken."""
+    def add(self, machine: Machine) -> None:
+        """Have `machine` until `end`. Raises ValueError when its key is taken."""
         if machine.key in self._active:
             raise ValueError(f"run_id of {machine.spec.name} is in use")
         self._active[machine.key] = machine
+
+    @asynccontextmanager
+    async def owned(self, machine: Machine) -> AsyncIterator[None]:
+        """`add` it, and end it on exit."""
+        self.add(machine)
         try:
             yield
         finally:

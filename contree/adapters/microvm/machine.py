@@ -2,6 +2,7 @@
 
     prepare (files made) -> create (QEMU there) -> connect (agent READY) -> configure (root mounted)
                                            or, for a template, -> mount_common -> save
+                                           or, to wait, -> rehearse -> take_up -> configure
     any of these, at any moment -> kill (at once, no waiting) -> retire (reaped, let go)
 
 A clone's QEMU waits, stopped, with the template's state loaded until its sockets are connected: so
@@ -59,7 +60,7 @@ class BootPhases:
     """Seconds of each step of the last start, for the operator and the bench.
 
     create_s     until QEMU runs, a clone's with the state loaded
-    ready_s      until the agent's first answer
+    ready_s      until the agent's first answer; of one that waited, until it has its layers
     configure_s  until the root is mounted; the caller goes on meanwhile
     """
 
@@ -106,6 +107,7 @@ class Machine:
         self.other_scratch = False  # than the one which the template's guest has mounted
         self._created = False
         self._configured = False
+        self._origin = Origin.COLD if template is None else Origin.TEMPLATE
         self.retiring = False
         self.gone = asyncio.Event()  # set by whoever retires us, when no file is left either
         self._killed = False
@@ -182,6 +184,41 @@ class Machine:
         if isinstance(answer, messages.GuestError):
             raise await self._channel.lose(f"it could not be prepared: {answer.message}")
 
+    async def rehearse(self, *, layer_count: int) -> None:
+        """Make a clone's guest go through a whole run for nothing, then stop it.
+
+        It is as blank as before, but what QEMU has translated of its code is there, and clones do
+        not inherit that. Raises GuestFailure.
+        """
+        assert self._channel is not None
+        boot_id = UUID(bytes=os.urandom(16), version=4)
+        frame = commands.rehearse(self._configuration(boot_id, "rehearsal", layer_count))
+        answer = await self._channel.ask(frame, (HostFrameType.REHEARSE, 0))
+        if isinstance(answer, messages.GuestError):
+            raise await self._channel.lose(f"its rehearsal failed: {answer.message}")
+        self._step = asyncio.create_task(self._connection.suspend(self.spec.name))
+        await asyncio.shield(self._step)
+
+    async def take_up(self, layers_disk: Path) -> None:
+        """Let a guest that was stopped after its rehearsal go on, with these layers.
+
+        Raises GuestFailure, also when QEMU does not answer: it may have been stuck for long.
+        """
+        began, within_s = time.monotonic(), self._deadlines.restore_s
+        self._origin = Origin.WARM
+        self._step = asyncio.create_task(self._connection.resume_with(self.spec.name, layers_disk))
+        try:
+            async with asyncio.timeout(within_s):
+                await asyncio.shield(self._step)
+        except TimeoutError as error:
+            raise GuestFailure(f"it did not go on in {within_s:g} s", retryable=True) from error
+        self.phases = BootPhases(ready_s=time.monotonic() - began)
+
+    @property
+    def failure(self) -> GuestFailure | None:
+        """Why the guest is lost, as far as that is known."""
+        return None if self._channel is None else self._channel.failure
+
     def configure(self, ready: messages.Ready, *, hostname: str, layer_count: int) -> None:
         """Begin to give the guest its identity and disks.
 
@@ -190,18 +227,7 @@ class Machine:
         """
         assert self._channel is not None
         boot_id = UUID(bytes=os.urandom(16), version=4)
-        frame = commands.configure(
-            commands.Configure(
-                entropy=os.urandom(commands.ENTROPY_BYTES),
-                realtime_ns=time.time_ns(),
-                boot_id=boot_id.bytes,
-                hostname=hostname,
-                layer_count=layer_count,
-                other_scratch=self.other_scratch,
-                layers_disk=PciAddress(slot=LAYERS_SLOT),
-                scratch_disk=PciAddress(slot=SCRATCH_SLOT),
-            )
-        )
+        frame = commands.configure(self._configuration(boot_id, hostname, layer_count))
         info = GuestInfo(
             accelerator=self.spec.accelerator,
             kernel=ready.kernel_release,
@@ -209,10 +235,22 @@ class Machine:
             boot_id=boot_id,
             init_pid=ready.agent_pid,
             started_at=datetime.now(UTC),
-            origin=Origin.COLD if self._template is None else Origin.TEMPLATE,
+            origin=self._origin,
         )
         self.guest.attach(self._channel, self._data, info)
         self._mounting = asyncio.create_task(self._configure(self._channel, frame))
+
+    def _configuration(self, boot_id: UUID, hostname: str, layer_count: int) -> commands.Configure:
+        return commands.Configure(
+            entropy=os.urandom(commands.ENTROPY_BYTES),
+            realtime_ns=time.time_ns(),
+            boot_id=boot_id.bytes,
+            hostname=hostname,
+            layer_count=layer_count,
+            other_scratch=self.other_scratch,
+            layers_disk=PciAddress(slot=LAYERS_SLOT),
+            scratch_disk=PciAddress(slot=SCRATCH_SLOT),
+        )
 
     async def _configure(self, channel: AgentChannel, frame: bytes) -> None:
         began = time.monotonic()

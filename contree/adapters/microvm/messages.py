@@ -24,6 +24,7 @@ class GuestFrameType(IntEnum):
     CAPTURED = 0x800B
     ERROR = 0x800C
     PREPARED = 0x800D
+    REHEARSED = 0x800E
 
 
 class AgentState(IntEnum):
@@ -84,6 +85,13 @@ class Ready:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """What depends on no image is mounted; a template may be saved."""
+
+    elapsed_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsed:
+    """The guest has gone through a whole run for nothing, and is as blank as it was."""
 
     elapsed_us: int
 
@@ -226,6 +234,7 @@ class GuestError:
 GuestFrame = (
     Ready
     | Prepared
+    | Rehearsed
     | Configured
     | FileOk
     | Spawned

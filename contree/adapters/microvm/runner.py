@@ -4,13 +4,15 @@
     cache_dir    blank and live scratch disks, libvirt's probe of QEMU, the accelerator's verdict,
                  guest templates
 
-A guest is a clone of the template; when there is none, or restoring fails, it boots. What an
-earlier process left is ended by pid, not by asking it.
+A guest is a clone of the template; when there is none, or restoring fails, it boots. Some clones
+may wait for their run (warm_guests.py). What an earlier process left is ended by pid, not by asking
+it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -25,20 +27,19 @@ from contree.adapters.microvm.assets import GuestAssets
 from contree.adapters.microvm.channel import Deadlines
 from contree.adapters.microvm.connection import EMULATOR, MACHINE, LibvirtConnection
 from contree.adapters.microvm.domain_xml import NAME_PREFIX, DomainSpec, Role
-from contree.adapters.microvm.layers_disk import (
-    DESCRIPTOR_NAME,
-    DISK_BYTES,
-    write_layers_disk,
-)
+from contree.adapters.microvm.guest_files import GuestFiles
+from contree.adapters.microvm.layers_disk import DESCRIPTOR_NAME
 from contree.adapters.microvm.live_machines import LiveMachines
 from contree.adapters.microvm.machine import Machine
 from contree.adapters.microvm.messages import Ready
 from contree.adapters.microvm.runtime_dir import RuntimeDir
 from contree.adapters.microvm.scratch_disk import FORMAT_VERSION as SCRATCH_FORMAT
-from contree.adapters.microvm.scratch_disk import ScratchDisks, bucket_mib, copy_sparsely
+from contree.adapters.microvm.scratch_disk import ScratchDisks
 from contree.adapters.microvm.template import Template, TemplateStore, template_key
 from contree.adapters.microvm.template_keeper import TemplateKeeper
-from contree.app.layer_store import MountPlan
+from contree.adapters.microvm.waiting_clone import WaitingClone
+from contree.adapters.microvm.warm_guests import WarmGuests
+from contree.app.layer_store import FilePart, MountPlan
 from contree.app.microvm import Guest, GuestSpec
 from contree.domain.errors import GuestFailure
 
@@ -49,10 +50,10 @@ _PROBE = GuestSpec(
     run_id=UUID(int=0), mounts=MountPlan(squashfs=()), hostname="probe", max_layer_bytes=1
 )
 _FIRST_BIT = 1 << 127
-MIB = 1024**2
-SCRATCH_BYTES_MAX = 1 << 40
 
 _Up = tuple[Machine, Ready]
+
+log = logging.getLogger(__name__)
 
 
 class LibvirtMicroVM:
@@ -73,7 +74,7 @@ class LibvirtMicroVM:
         self.accelerator = accelerators.TCG
         self._connection = connection
         self._runtime = runtime
-        self._scratch = scratch
+        self._files = GuestFiles(scratch, max_layer_bytes=max_layer_bytes)
         self._assets = assets
         self._memory_mib = memory_mib
         self._vcpu_count = vcpu_count
@@ -82,6 +83,7 @@ class LibvirtMicroVM:
         self._machines = LiveMachines(runtime)
         self.templates: TemplateKeeper | None = None
         """None: every guest boots."""
+        self.warm = WarmGuests(self._make_waiting)
 
     @classmethod
     async def open(
@@ -148,6 +150,10 @@ class LibvirtMicroVM:
     def memory_bytes(self) -> int:
         return self._machines.memory_bytes()
 
+    def keep_waiting(self, count: int, *, fill: bool) -> None:
+        if self.templates is not None:
+            self.warm.want(count, fill=fill)
+
     async def sweep(self) -> int:
         left = self._runtime.guest_keys() - self._machines.keys()
         marks = [f"{self._runtime.guest_dir(key)}/" for key in left]
@@ -164,7 +170,7 @@ class LibvirtMicroVM:
         """Boot a guest of no layers under KVM. Raises GuestFailure when it does not get ready."""
         machine = self._machine(_PROBE.run_id, accelerator=accelerators.KVM)
         async with self._machines.owned(machine):
-            await machine.prepare(self._write_files(machine, _PROBE))
+            await machine.prepare(self._files.write(machine.spec, _PROBE))
             await machine.create()
             await machine.connect(within_s=PROBE_TIMEOUT_S)
 
@@ -176,7 +182,7 @@ class LibvirtMicroVM:
             await self._connection.version(),
             host,
             f"user {os.geteuid()} libvirt {uri or 'embedded'}",
-            f"scratch {bucket_mib(self._max_layer_bytes)} MiB, format {SCRATCH_FORMAT}",
+            f"scratch {self._files.usual_mib} MiB, format {SCRATCH_FORMAT}",
         ]
         shape = replace(
             self._machine(_PROBE.run_id).spec,
@@ -191,6 +197,7 @@ class LibvirtMicroVM:
 
     async def aclose(self) -> None:
         """End every guest, wait until nothing of them is left, and let go of libvirt."""
+        await self.warm.aclose()
         if self.templates is not None:
             await self.templates.aclose()
         await self._machines.end_all()
@@ -200,9 +207,60 @@ class LibvirtMicroVM:
     @asynccontextmanager
     async def _start(self, spec: GuestSpec) -> AsyncIterator[Guest]:
         async with AsyncExitStack() as stack:
-            machine, ready = await self._restored(spec, stack) or await self._booted(spec, stack)
+            machine, ready = (
+                await self._waited(spec, stack)
+                or await self._restored(spec, stack)
+                or await self._booted(spec, stack)
+            )
             machine.configure(ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs))
             yield machine.guest
+
+    async def _waited(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:
+        """Return a guest that waited, with its layers; None when there is none for `spec`."""
+        waiting = self.warm.take() if self._files.of_usual_size(spec) else None
+        if waiting is None:
+            return None
+        machine = waiting.machine
+        stack.callback(self._machines.end, machine)
+        try:
+            disk = await self._files.write_own_layers(machine.spec, spec.mounts)
+            await machine.take_up(disk)
+        except GuestFailure as failure:
+            log.warning("a guest that waited is not used, another is restored: %s", failure)
+            self._machines.end(machine)
+            return None
+        return machine, waiting.ready
+
+    async def _make_waiting(self) -> WaitingClone:
+        """Return a clone that waits for its run. Raises GuestFailure."""
+        template = None if self.templates is None else await self.templates.current()
+        if self.templates is None or template is None:
+            raise GuestFailure("there is no template")
+        layer = self._assets.rehearsal
+        whole = FilePart(path=layer, offset_bytes=0, size_bytes=layer.stat().st_size)
+        spec = GuestSpec(
+            run_id=UUID(bytes=os.urandom(16), version=4),
+            mounts=MountPlan(squashfs=((whole,),)),
+            hostname="rehearsal",
+            max_layer_bytes=self._max_layer_bytes,
+        )
+        machine = self._machine(spec.run_id, role=Role.CLONE, template=template)
+        self._machines.add(machine)
+        try:
+            await machine.prepare(self._files.write(machine.spec, spec, template))
+            await machine.create()
+            ready = await machine.connect(within_s=self._deadlines.restore_s)
+            await machine.rehearse(layer_count=len(spec.mounts.squashfs))
+        except BaseException:
+            self._machines.end(machine)
+            raise
+        return WaitingClone(
+            machine=machine,
+            ready=ready,
+            template=template,
+            templates=self.templates,
+            machines=self._machines,
+        )
 
     async def _restored(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:
         """Return a clone of the template, None when there is no template or it did not work."""
@@ -210,8 +268,9 @@ class LibvirtMicroVM:
         if self.templates is None or template is None:
             return None
         machine = self._machine(spec.run_id, role=Role.CLONE, template=template)
+        machine.other_scratch = not self._files.of_usual_size(spec)
         await stack.enter_async_context(self._machines.owned(machine))
-        await machine.prepare(self._write_files(machine, spec, template))
+        await machine.prepare(self._files.write(machine.spec, spec, template))
         try:
             await machine.create()
             ready = await machine.connect(within_s=self._deadlines.restore_s)
@@ -230,7 +289,7 @@ class LibvirtMicroVM:
             run_id = UUID(int=run_id.int ^ _FIRST_BIT)
         machine = self._machine(run_id)
         await stack.enter_async_context(self._machines.owned(machine))
-        await machine.prepare(self._write_files(machine, spec))
+        await machine.prepare(self._files.write(machine.spec, spec))
         await machine.create()
         return machine, await machine.connect(within_s=self._deadlines.boot_s)
 
@@ -242,14 +301,12 @@ class LibvirtMicroVM:
         run_id = UUID(bytes=os.urandom(16), version=4)
         machine = self._machine(run_id, role=Role.TEMPLATE, ram=TemplateStore.ram_in(partial))
         async with self._machines.owned(machine):
-            await machine.prepare(self._write_placeholders(machine.spec))
+            await machine.prepare(self._files.write_placeholders(machine.spec))
             await machine.create()
             await machine.connect(within_s=self._deadlines.boot_s)
             await machine.mount_common()
             await machine.save(TemplateStore.state_in(partial))
-            scratch = TemplateStore.scratch_in(partial)
-            await asyncio.to_thread(copy_sparsely, machine.spec.scratch_image, scratch)
-            os.truncate(scratch, bucket_mib(self._max_layer_bytes) * MIB)
+            await self._files.keep_scratch(machine.spec, partial)
         await machine.gone.wait()  # only then nobody writes to its RAM any more
 
     def _machine(
@@ -288,35 +345,3 @@ class LibvirtMicroVM:
             pid_file=self._runtime.pid_file(name),
             template=template,
         )
-
-    async def _write_files(
-        self, machine: Machine, spec: GuestSpec, template: Template | None = None
-    ) -> None:
-        domain = machine.spec
-        _make_directory(domain.directory)
-        await asyncio.to_thread(write_layers_disk, domain.directory, spec.mounts.squashfs)
-        same_size = bucket_mib(spec.max_layer_bytes) == bucket_mib(self._max_layer_bytes)
-        if template is not None and same_size:
-            await asyncio.to_thread(copy_sparsely, template.scratch, domain.scratch_image)
-        else:
-            machine.other_scratch = template is not None
-            await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=spec.max_layer_bytes)
-
-    async def _write_placeholders(self, domain: DomainSpec) -> None:
-        """Make a template's disks: no layers, and a scratch disk of the usual size.
-
-        Its guest takes both to be as large as any clone's: it is not told their sizes again.
-        """
-        _make_directory(domain.directory)
-        with domain.layers_vmdk.open("xb") as file:
-            file.truncate(DISK_BYTES)
-        await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=self._max_layer_bytes)
-        os.truncate(domain.scratch_image, SCRATCH_BYTES_MAX)
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700)
-    except OSError as error:
-        reason = f"guest directory {directory}: {error.strerror}"
-        raise GuestFailure(reason, retryable=True) from error

@@ -74,6 +74,11 @@ class TemplateKeeper:
         if self._template is None and idle and due:
             self._making = asyncio.create_task(self._make(), name="template")
 
+    @property
+    def at_hand(self) -> Template | None:
+        """The template, if it is ready just now."""
+        return self._template
+
     async def looked(self) -> None:
         """Prepare, and wait until one from an earlier start is open; not for one to be built."""
         self.prepare()

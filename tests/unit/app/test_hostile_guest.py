@@ -61,6 +61,9 @@ class ScriptedMicroVM:
             await asyncio.gather(playing, return_exceptions=True)
             await agent.aclose()
 
+    def keep_waiting(self, count: int, *, fill: bool) -> None:
+        pass
+
     async def sweep(self) -> int:
         return 0
 

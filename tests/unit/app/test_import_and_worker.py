@@ -155,6 +155,20 @@ async def test_a_worker_that_stops_puts_back_what_it_could_not_finish() -> None:
     assert reasons == ["the worker was stopped"]
 
 
+async def test_guests_are_made_to_wait_only_while_nothing_is_queued_or_running() -> None:
+    world = World()
+    world.waiting = 3
+    async with world.working():
+        operation_id = await started(world, "sleep", "60")
+        assert world.microvm.waiting == (3, False)
+        await world.cancellation.cancel(a_caller(), operation_id)
+        await world.end_of(operation_id)
+        async for _ in world.queue.wakeups(poll_s=0.01):
+            if world.microvm.waiting == (3, True):
+                break
+    assert world.microvm.waiting == (0, False), "a worker that stops needs none"
+
+
 async def test_a_worker_that_starts_again_takes_back_what_its_earlier_life_held() -> None:
     world = World()
     async with world.working():

@@ -73,6 +73,7 @@ class World:
         log: FakeEventLog | None = None,
     ) -> None:
         self.per_project = per_project
+        self.waiting = 0
         self.admission = admission or FixedAdmission(most=2, setting="here")
         self.log = log or FakeEventLog()
         self.clock, self.ids = FakeClock(), FakeIds()
@@ -194,6 +195,7 @@ class World:
             microvm=self.microvm,
             clock=self.clock,
             ids=self.ids,
+            waiting=lambda: self.waiting,
         )
 
     @asynccontextmanager

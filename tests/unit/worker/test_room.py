@@ -78,3 +78,20 @@ def test_a_fixed_number_is_never_passed() -> None:
     fixed = FixedAdmission(most=2, setting="imports_here")
     assert [fixed.room(running).more for running in (0, 1, 2, 3)] == [2, 1, 0, 0]
     assert fixed.room(2).bound == "imports_here"
+
+
+@pytest.mark.parametrize(
+    ("available", "held", "waiting"),
+    [(10, 0, 4), (7, 0, 2), (4, 3, 2), (5, 0, 0), (0, 0, 0)],
+    ids=["plenty", "some", "guests there count with what they hold", "runs come first", "none"],
+)
+def test_guests_wait_in_memory_that_runs_can_not_use(
+    available: int, held: int, waiting: int
+) -> None:
+    machine = Machine(core_count=4, available_bytes=available * GIB)
+    assert admission(machine, held_bytes=held * EACH).waiting(4) == waiting
+
+
+def test_a_bound_on_runs_leaves_their_memory_to_guests_that_wait() -> None:
+    machine = Machine(core_count=4, available_bytes=5 * GIB)
+    assert admission(machine, most=1).waiting(9) == 3

@@ -49,7 +49,7 @@ def payloads(draw: st.DrawFn, kind: GuestFrameType) -> bytes:
             return fixed + text(draw(NAME)) + text(draw(NAME))
         case GuestFrameType.CONFIGURED:
             return struct.pack("<QQ", draw(U64), draw(U64))
-        case GuestFrameType.PREPARED:
+        case GuestFrameType.PREPARED | GuestFrameType.REHEARSED:
             return struct.pack("<Q", draw(U64))
         case GuestFrameType.FILE_OK:
             return struct.pack("<Q", draw(U64))
