@@ -38,7 +38,7 @@ from contree.adapters.microvm.messages import (
 from contree.adapters.microvm.migration import load_state
 from contree.adapters.microvm.scratch_disk import copy_sparsely
 from contree.adapters.microvm.template import Template
-from contree.app.layer_store import FilePart
+from contree.app.images.layer_store import FilePart
 
 PATIENCE_S = 120.0
 READ_BYTES = 1024**2

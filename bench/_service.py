@@ -23,7 +23,7 @@ from contree import bootstrap
 from contree.adapters.microvm.accelerator import KVM, TCG
 from contree.adapters.microvm.assets import find_assets
 from contree.adapters.microvm.template import TemplateStore
-from contree.app.layer_store import FilePart, Layer
+from contree.app.images.layer_store import FilePart, Layer
 from contree.bootstrap import Core
 from contree.config import Settings
 from infra.images.registry import running_registry

@@ -21,7 +21,7 @@ from bench._bare_servers import SPAN_HEADER, bare_server
 from bench._http_client import Connection, request_bytes
 from bench._measure import Report, Target, progress
 from bench._service import Service, service
-from contree.app.layer_store import Layer
+from contree.app.images.layer_store import Layer
 from contree.bootstrap import Core
 
 LAYERS = 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from contree.app.layer_store import Layer
-from contree.app.project_environment import ProjectEnvironment
+from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.images.layer_store import Layer
 from contree.domain.context import Context
 from contree.domain.environment import environment_to_preserve, is_secret
 from contree.domain.image import Image

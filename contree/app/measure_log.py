@@ -39,7 +39,7 @@ class LogMeter(Protocol):
         ...
 
     def guest(self, *, origin: str, accelerator: str) -> None:
-        """A guest started: app.microvm.Origin, kvm or tcg."""
+        """A guest started: app.guest.microvm.Origin, kvm or tcg."""
         ...
 
     def queued(self, kind: Kind, seconds: float) -> None:

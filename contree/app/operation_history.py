@@ -8,7 +8,7 @@ from uuid import UUID
 
 from contree.app.clock import Clock
 from contree.app.event_log import EventLog
-from contree.app.guest_control import GuestCommand
+from contree.app.guest.guest_control import GuestCommand
 from contree.app.retries import retry_conflicts
 from contree.domain.context import Context
 from contree.domain.errors import NotFoundError

@@ -18,9 +18,16 @@ from uuid import UUID
 import orjson
 
 from contree.app.clock import Clock
+from contree.app.guest.microvm import (
+    Exited,
+    GuestInfo,
+    Output,
+    ProcessEvent,
+    ProcessSpec,
+    Truncated,
+)
 from contree.app.journal import Journal, JournalEntry
 from contree.app.journal_pieces import Piece, joined
-from contree.app.microvm import Exited, GuestInfo, Output, ProcessEvent, ProcessSpec, Truncated
 from contree.domain.environment import masked
 from contree.domain.errors import UnavailableError
 from contree.domain.outcome import ResourceUsage

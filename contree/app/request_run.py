@@ -10,10 +10,10 @@ import orjson
 
 from contree.app.access import Caller
 from contree.app.clock import Clock, IdSource
+from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.limits import Limits
-from contree.app.project_content import ProjectContent
-from contree.app.project_environment import ProjectEnvironment
 from contree.app.reads import FileReads, ImageReads
 from contree.app.sealing import Sealer
 from contree.domain.environment import is_secret, masked

@@ -15,19 +15,19 @@ import orjson
 
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
-from contree.app.control_server import ControlServer
+from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
-from contree.app.guest_command import CapturedOutput, CommandResult, Steering, run_command
-from contree.app.guest_control import GuestControl, Inbox
-from contree.app.guest_processes import GuestProcesses
+from contree.app.guest.control_server import ControlServer
+from contree.app.guest.guest_command import CapturedOutput, CommandResult, Steering, run_command
+from contree.app.guest.guest_control import GuestControl, Inbox
+from contree.app.guest.guest_processes import GuestProcesses
+from contree.app.guest.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
+from contree.app.images.layer_store import Layer, LayerStore
 from contree.app.journal import Journal
-from contree.app.layer_store import Layer, LayerStore
 from contree.app.left_behind import LeftBehind, left_behind, result_image
-from contree.app.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
 from contree.app.operation_history import OperationHistory
 from contree.app.operation_journal import OperationJournal
-from contree.app.project_content import ProjectContent
-from contree.app.project_environment import ProjectEnvironment
 from contree.app.reads import FileReads
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate

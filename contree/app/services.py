@@ -6,24 +6,24 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from contree.app.access import Access
-from contree.app.ask_audit import AskAudit
+from contree.app.audit.ask_audit import AskAudit
 from contree.app.cancel_operation import CancelOperation
 from contree.app.clock import Clock
-from contree.app.compare_replay import CompareReplay
-from contree.app.image_search import ImageSearch
+from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.content.upload_file import UploadFile
+from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.image_search import ImageSearch
+from contree.app.images.layer_store import ImageFiles
+from contree.app.images.request_import import RequestImport
+from contree.app.images.tag_images import TagImages
 from contree.app.journal import Journal
-from contree.app.layer_store import ImageFiles
 from contree.app.limits import Limits
 from contree.app.operation_news import OperationNews
-from contree.app.project_content import ProjectContent
-from contree.app.project_environment import ProjectEnvironment
 from contree.app.reads import FileReads, ImageReads, OperationReads
-from contree.app.request_import import RequestImport
-from contree.app.request_replay import RequestReplay
+from contree.app.replay.compare_replay import CompareReplay
+from contree.app.replay.request_replay import RequestReplay
 from contree.app.request_run import RequestRun
-from contree.app.steer_instance import SteerInstance
-from contree.app.tag_images import TagImages
-from contree.app.upload_file import UploadFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from contree.app.audit_index import AuditProgress
-from contree.app.log_tree import LogTree
+from contree.app.audit.audit_index import AuditProgress
+from contree.app.proof.log_tree import LogTree
 from contree.app.reads import OperationReads, UnderWay
 from contree.app.recorded_log import RecordedLog
 from contree.domain.checkpoint import Checkpoint

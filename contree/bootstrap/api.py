@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from contree.app.access import Access
 from contree.app.cancel_operation import CancelOperation
-from contree.app.compare_replay import CompareReplay
+from contree.app.content.upload_file import UploadFile
+from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.request_import import RequestImport
+from contree.app.images.tag_images import TagImages
 from contree.app.issue_tokens import IssueTokens
-from contree.app.replay_chain import ReplayChain
-from contree.app.request_import import RequestImport
-from contree.app.request_replay import RequestReplay
+from contree.app.replay.compare_replay import CompareReplay
+from contree.app.replay.replay_chain import ReplayChain
+from contree.app.replay.request_replay import RequestReplay
 from contree.app.request_run import RequestRun
 from contree.app.services import Services
-from contree.app.steer_instance import SteerInstance
-from contree.app.tag_images import TagImages
-from contree.app.upload_file import UploadFile
 from contree.bootstrap.deployment import Core
 
 

@@ -30,19 +30,19 @@ from contree.adapters.system.clock import SystemClock, SystemIds
 from contree.adapters.system.project_cipher import AesCiphers
 from contree.adapters.system.sealer import FileSealer
 from contree.app.clock import Clock, IdSource
-from contree.app.content_index import ContentIndex
+from contree.app.content.content_index import ContentIndex
+from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.content.project_journal import ProjectJournal
 from contree.app.event_log import EventLog
-from contree.app.guest_control import GuestControl
-from contree.app.image_search import ImageSearch
-from contree.app.image_source import ImageSource
+from contree.app.guest.guest_control import GuestControl
+from contree.app.images.image_search import ImageSearch
+from contree.app.images.image_source import ImageSource
+from contree.app.images.layer_comparison import LayerComparer
+from contree.app.images.layer_store import ImageFiles, LayerRemoval, LayerStore
 from contree.app.journal import Journal
-from contree.app.layer_comparison import LayerComparer
-from contree.app.layer_store import ImageFiles, LayerRemoval, LayerStore
 from contree.app.leadership import Leadership
 from contree.app.operation_news import OperationNews
-from contree.app.project_content import ProjectContent
-from contree.app.project_environment import ProjectEnvironment
-from contree.app.project_journal import ProjectJournal
 from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
 from contree.app.recorded_log import RecordedLog
 from contree.app.sealing import Sealer

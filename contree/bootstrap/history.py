@@ -18,8 +18,8 @@ from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.pool import PostgresDatabase
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.transcoder import OrjsonTranscoder, event_decoder
-from contree.app.ask_audit import AskAudit
-from contree.app.audit_index import AuditProgress
+from contree.app.audit.ask_audit import AskAudit
+from contree.app.audit.audit_index import AuditProgress
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
 from contree.app.recorded_log import RecordedLog

@@ -17,12 +17,9 @@ from contree.adapters.postgres.pool import connect_as_owner, open_pool
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.system.clock import SystemClock
 from contree.adapters.system.note_keys import FileNoteSigner, SigningKeyError, is_signature
-from contree.app.checkpoint_store import CheckpointStore
 from contree.app.clock import Clock
-from contree.app.log_rows import LogRows
-from contree.app.log_tree import LogTree
-from contree.app.note_keys import NoteSigner, SignatureCheck
 from contree.app.proof.bundle import Proven, check_bundle
+from contree.app.proof.checkpoint_store import CheckpointStore
 from contree.app.proof.checkpoints import Checkpoints
 from contree.app.proof.consistency import (
     Consistency,
@@ -32,6 +29,9 @@ from contree.app.proof.consistency import (
 )
 from contree.app.proof.export import LINE_BYTES_MAX, Export, check_export, is_export
 from contree.app.proof.growth import grow
+from contree.app.proof.log_rows import LogRows
+from contree.app.proof.log_tree import LogTree
+from contree.app.proof.note_keys import NoteSigner, SignatureCheck
 from contree.app.proof.prove import Prove
 from contree.app.proof.signed import SignedCheckpoint, opened
 from contree.app.proof.verify import Verify

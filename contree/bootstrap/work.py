@@ -13,9 +13,9 @@ from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.heap import keep_holes_out
 from contree.adapters.system.host import LinuxHost
 from contree.app.conclude import Conclude
-from contree.app.import_image import ImportImage
+from contree.app.content.remove_content import RemovalDuty, RemoveContent
+from contree.app.images.import_image import ImportImage
 from contree.app.recover import Recover
-from contree.app.remove_content import RemovalDuty, RemoveContent
 from contree.app.run_instance import RunInstance
 from contree.bootstrap.deployment import Core
 from contree.bootstrap.runtime_dir import runtime_dir

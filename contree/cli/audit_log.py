@@ -16,11 +16,11 @@ from typing import Any
 import orjson
 
 from contree import bootstrap
-from contree.app.ask_audit import AskAudit, AskedSpan
-from contree.app.audit_reads import AuditEntry, AuditFilter, Span
-from contree.app.audit_types import wanted_types
-from contree.app.cloud_event import cloud_event
-from contree.app.lineage_tree import CONTROL
+from contree.app.audit.ask_audit import AskAudit, AskedSpan
+from contree.app.audit.audit_reads import AuditEntry, AuditFilter, Span
+from contree.app.audit.audit_types import wanted_types
+from contree.app.audit.cloud_event import cloud_event
+from contree.app.audit.lineage_tree import CONTROL
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 from contree.domain.project import project_id_of

@@ -16,8 +16,8 @@ from uuid import UUID
 import msgspec
 
 from contree import bootstrap
-from contree.app.layer_store import MountPlan
-from contree.app.microvm import GuestSpec
+from contree.app.guest.microvm import GuestSpec
+from contree.app.images.layer_store import MountPlan
 from contree.config import Settings
 from contree.domain.errors import ContreeError
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from contree import bootstrap
-from contree.app.lineage_tree import draw_lineage
+from contree.app.audit.lineage_tree import draw_lineage
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, NotFoundError
 from contree.domain.project import project_id_of

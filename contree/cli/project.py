@@ -13,9 +13,9 @@ from typing import Any
 
 from contree import bootstrap
 from contree.app.access import OPERATOR
-from contree.app.keep_projects import KeepProjects
+from contree.app.content.keep_projects import KeepProjects
+from contree.app.content.remove_content import Outcome, RemoveContent
 from contree.app.reads import ProjectRow
-from contree.app.remove_content import Outcome, RemoveContent
 from contree.bootstrap import Core
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError

@@ -105,7 +105,7 @@ class InstanceSpec:
     """One run, with every default filled. `env` holds no secret: see `domain.environment`.
 
     env_sealed          the values that `env` shows as `<SEALED>`, under the project's key; None
-                        when `env` has them itself (app.project_environment)
+                        when `env` has them itself (app.content.project_environment)
     timeout_s           wall clock of the main process, seconds
     output_bytes_max    bytes kept of each of stdout and stderr
     max_layer_bytes     bound on what the run may leave behind

@@ -5,7 +5,7 @@
     — <key name> <base64 of 4 bytes key id and the signature>
 
 Only Ed25519 signatures (type 1) are ours; those of other keys are carried along and not looked at.
-The arithmetic of signing is behind `app.note_keys`: this module is the format.
+The arithmetic of signing is behind `app.proof.note_keys`: this module is the format.
 """
 
 from __future__ import annotations

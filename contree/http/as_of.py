@@ -12,8 +12,8 @@ from datetime import datetime
 
 from aiohttp import web
 
-from contree.app.ask_audit import AskAudit, Moment
-from contree.app.audit_reads import POSITION_MAX, ImagesSeen, OperationsSeen
+from contree.app.audit.ask_audit import AskAudit, Moment
+from contree.app.audit.audit_reads import POSITION_MAX, ImagesSeen, OperationsSeen
 from contree.domain.context import Context
 from contree.http.query import whole_number
 from contree.http.times import moment_of

@@ -15,9 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
-from contree.app.ask_audit import Query
-from contree.app.audit_reads import AuditEntry, RelatedImage, Span
-from contree.app.cloud_event import cloud_event
+from contree.app.audit.ask_audit import Query
+from contree.app.audit.audit_reads import AuditEntry, RelatedImage, Span
+from contree.app.audit.cloud_event import cloud_event
 from contree.app.reads import OperationRow
 from contree.domain.context import Context
 from contree.domain.errors import ContreeError

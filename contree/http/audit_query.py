@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from contree.app.ask_audit import AskedSpan
-from contree.app.audit_reads import POSITION_MAX, AuditFilter
-from contree.app.audit_types import wanted_types
+from contree.app.audit.ask_audit import AskedSpan
+from contree.app.audit.audit_reads import POSITION_MAX, AuditFilter
+from contree.app.audit.audit_types import wanted_types
 from contree.domain.errors import InvalidFieldError
 from contree.domain.tag import parse_tag
 from contree.http.query import LIMIT_DEFAULT, LIMIT_MAX, number_of, parse_uuid, text_of

@@ -15,10 +15,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from contree.app.image_source import Credentials
-from contree.app.request_import import ImportOrder
+from contree.app.guest.steer_instance import SubprocessOrder
+from contree.app.images.image_source import Credentials
+from contree.app.images.request_import import ImportOrder
 from contree.app.request_run import RunOrder, StdinOrder
-from contree.app.steer_instance import SubprocessOrder
 from contree.domain.errors import InvalidFieldError
 from contree.domain.instance import (
     FILE_MODE_MASK,

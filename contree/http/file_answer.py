@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from contree.app.layer_store import FileContent
+from contree.app.images.layer_store import FileContent
 from contree.http.compression import accepts_gzip, gzipped
 
 WHOLE_BYTES_MAX = 64 * 1024

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from contree.app.layer_store import EntryType, FileEntry
+from contree.app.images.layer_store import EntryType, FileEntry
 
 TYPE_BITS = {
     EntryType.DIRECTORY: stat.S_IFDIR,

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from contree.app.image_search import CaseMode, FoundLine, SearchQuery
+from contree.app.images.image_search import CaseMode, FoundLine, SearchQuery
 from contree.domain.errors import InvalidFieldError
 from contree.http.answers import json_answer
 from contree.http.inspect import readable_image

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from contree.app.layer_store import FileEntry
+from contree.app.images.layer_store import FileEntry
 from contree.app.reads import ImageRow
 from contree.domain.errors import ContentErasedError, InvalidFieldError, NotFoundError
 from contree.domain.token import Permission

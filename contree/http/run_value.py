@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from contree.app.project_content import ProjectContent
+from contree.app.content.project_content import ProjectContent
 from contree.domain.errors import ContentDamagedError, NotFoundError
 from contree.domain.instance import InstanceSpec, Stdin
 from contree.domain.outcome import CapturedStream, ProcessOutcome, ResourceUsage

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from contree.app.audit_index import Mark
+from contree.app.audit.audit_index import Mark
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.operation import Kind, Status
 

@@ -1,4 +1,4 @@
-"""Answers about the recorded history (app.audit_reads.AuditReads), over the audit index.
+"""Answers about the recorded history (app.audit.audit_reads.AuditReads), over the audit index.
 
 The index finds positions; each event that is shown comes from the log, as it lies there.
 """
@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from contree.app.audit_index import NEVER
-from contree.app.audit_reads import (
+from contree.app.audit.audit_index import NEVER
+from contree.app.audit.audit_reads import (
     SCAN_POSITIONS_MAX,
     AuditEntry,
     AuditFilter,

@@ -1,4 +1,4 @@
-"""Where an image comes from and what came out of it (app.audit_reads.Lineage), in SQL."""
+"""Where an image comes from and what came out of it (app.audit.audit_reads.Lineage), in SQL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from contree.app.audit_reads import Lineage, RelatedImage
+from contree.app.audit.audit_reads import Lineage, RelatedImage
 from contree.app.projection import Database
 from contree.projections.operation_reads import SqlOperationReads
 

@@ -1,4 +1,4 @@
-"""The read side as it was at a position of the log (app.audit_reads.PastReads)."""
+"""The read side as it was at a position of the log (app.audit.audit_reads.PastReads)."""
 
 from __future__ import annotations
 

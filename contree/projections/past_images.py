@@ -1,4 +1,4 @@
-"""Images and tags as of a position of the log (app.audit_reads.ImagesSeen)."""
+"""Images and tags as of a position of the log (app.audit.audit_reads.ImagesSeen)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations as of a position of the log (app.audit_reads.OperationsSeen).
+"""Operations as of a position of the log (app.audit.audit_reads.OperationsSeen).
 
 Which operations there were, and which had ended, is the audit index's to say. One that had ended is
 today's row: ends are final. One that was alive is today's row with its progress folded again from

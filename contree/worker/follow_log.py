@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from contree.app.audit_index import AuditIndexer, FoldedBatch, Mark
+from contree.app.audit.audit_index import AuditIndexer, FoldedBatch, Mark
 from contree.app.recorded_log import RecordedEvent, RecordedLog
 from contree.domain.errors import ConflictError
 

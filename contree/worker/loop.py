@@ -22,7 +22,7 @@ from uuid import UUID
 
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
-from contree.app.microvm import MicroVM
+from contree.app.guest.microvm import MicroVM
 from contree.app.recover import Recover
 from contree.app.work_queue import WorkQueue
 from contree.domain.context import Context

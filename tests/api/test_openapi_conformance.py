@@ -20,9 +20,9 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, seed, settings
 
-from contree.app.guest_control import ControlAnswer, Outcome
+from contree.app.guest.guest_control import ControlAnswer, Outcome
+from contree.app.images.layer_store import EntryType
 from contree.app.journal import JournalEntry
-from contree.app.layer_store import EntryType
 from contree.app.request_run import RunOrder
 from contree.domain.file import file_id_of
 from contree.domain.image import imported_image_id

@@ -21,8 +21,8 @@ from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.pool import PostgresDatabase
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.transcoder import OrjsonTranscoder, event_decoder
-from contree.app.audit_index import AuditProgress
-from contree.app.audit_reads import AuditFilter, AuditReads, PastReads, Span
+from contree.app.audit.audit_index import AuditProgress
+from contree.app.audit.audit_reads import AuditFilter, AuditReads, PastReads, Span
 from contree.app.event_log import EventLog
 from contree.app.reads import Page
 from contree.domain.image import Image

@@ -14,7 +14,7 @@ from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
 from contree.adapters.blobs.s3 import S3Place
 from contree.adapters.blobs.s3_blobs import S3BlobStore, open_s3_blobs
 from contree.adapters.blobs.s3_objects import open_objects
-from contree.app.blob_store import READ_CHUNK_BYTES, BlobStore, Removed
+from contree.app.content.blob_store import READ_CHUNK_BYTES, BlobStore, Removed
 from contree.domain.errors import NotFoundError
 from tests.fakes.blob_store import FakeBlobStore
 from tests.fakes.clock import FakeIds

@@ -13,7 +13,7 @@ from contree.adapters.blobs import spool
 from contree.adapters.blobs.checkpoint_bucket import open_checkpoint_bucket
 from contree.adapters.blobs.checkpoint_directory import DirectoryCheckpointStore
 from contree.adapters.blobs.s3 import S3Place
-from contree.app.checkpoint_store import CheckpointExistsError, CheckpointStore
+from contree.app.proof.checkpoint_store import CheckpointExistsError, CheckpointStore
 from contree.domain.errors import NotFoundError, StorageFullError, UnavailableError
 from tests.fakes.checkpoint_store import FakeCheckpointStore
 from tests.support.s3 import client_of, place_at

@@ -10,7 +10,7 @@ import pytest
 
 from contree.adapters.postgres.content_index import PostgresContentIndex
 from contree.adapters.postgres.event_log import PostgresEventLog
-from contree.app.content_index import ContentIndex, OperationContent
+from contree.app.content.content_index import ContentIndex, OperationContent
 from contree.app.event_log import EventLog
 from contree.domain.file import File
 from contree.domain.instance import Stdin

@@ -13,7 +13,7 @@ import pytest
 from contree.adapters.blobs.directory import DirectoryContentStore
 from contree.adapters.blobs.s3 import PART_BYTES, S3Place, open_s3
 from contree.adapters.blobs.spool import Spool, sweep
-from contree.app.content_store import READ_CHUNK_BYTES, ContentStore
+from contree.app.content.content_store import READ_CHUNK_BYTES, ContentStore
 from contree.domain.errors import LimitExceededError, NotFoundError, UnavailableError
 from tests.fakes.content_store import FakeContentStore
 from tests.support.layer_tars import collected, stream_of

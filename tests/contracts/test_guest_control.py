@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from contree.adapters.postgres.guest_control import PostgresGuestControl
 from contree.adapters.postgres.listener import PostgresListener
-from contree.app.guest_control import (
+from contree.app.guest.guest_control import (
     ANSWER_TEXT_CHARS_MAX,
     COMMANDS_WAITING_MAX,
     Action,

@@ -12,7 +12,7 @@ import pytest
 
 from contree.adapters.layers.image_files import LayerImageFiles
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.layer_store import EntryType, ImageFiles, LayerStore
+from contree.app.images.layer_store import EntryType, ImageFiles, LayerStore
 from contree.domain.errors import NotFoundError, WrongFileTypeError
 from tests.fakes.layers import FakeLayers
 from tests.support import layer_tars as tars

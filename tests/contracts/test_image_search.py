@@ -12,8 +12,8 @@ import pytest
 
 from contree.adapters.layers.search import LayerSearch
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.image_search import CaseMode, FoundLine, ImageSearch, SearchQuery
-from contree.app.layer_store import LayerStore
+from contree.app.images.image_search import CaseMode, FoundLine, ImageSearch, SearchQuery
+from contree.app.images.layer_store import LayerStore
 from contree.domain.errors import InvalidFieldError, NotFoundError
 from tests.fakes.image_search import FakeImageSearch
 from tests.fakes.layers import FakeLayers

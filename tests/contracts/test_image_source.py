@@ -14,7 +14,7 @@ from typing import Protocol
 import pytest
 
 from contree.adapters.registry.skopeo import SkopeoImageSource
-from contree.app.image_source import Credentials, ImageSource
+from contree.app.images.image_source import Credentials, ImageSource
 from contree.domain.errors import InvalidFieldError, RegistryFailure
 from infra.images.oci_layout import ImageConfig
 from infra.images.registry import PASSWORD, USERNAME, RunningRegistry

@@ -12,8 +12,8 @@ import pytest
 
 from contree.adapters.layers.comparison import IndexComparer
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.layer_comparison import LayerComparer, LayerComparison, LayerEntry
-from contree.app.layer_store import EntryType, LayerStore
+from contree.app.images.layer_comparison import LayerComparer, LayerComparison, LayerEntry
+from contree.app.images.layer_store import EntryType, LayerStore
 from contree.domain.errors import NotFoundError
 from tests.fakes.layers import FakeLayers
 from tests.support import layer_tars as tars

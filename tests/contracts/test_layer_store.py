@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.layer_store import LayerStore
+from contree.app.images.layer_store import LayerStore
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError
 from tests.fakes.layers import FakeLayers
 from tests.support import layer_tars as tars

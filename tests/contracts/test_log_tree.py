@@ -15,9 +15,9 @@ from contree.adapters.postgres.log_rows import PostgresLogRows, rows_in
 from contree.adapters.postgres.log_tree import PostgresLogTree, clear_tree
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.app.event_log import EventLog
-from contree.app.log_rows import BEFORE_ALL, LogRows, OddRowError
-from contree.app.log_tree import EMPTY, LogTree, TreeState
 from contree.app.proof.growth import bytes_of, grow
+from contree.app.proof.log_rows import BEFORE_ALL, LogRows, OddRowError
+from contree.app.proof.log_tree import EMPTY, LogTree, TreeState
 from contree.app.proof.tree_reader import consistency_proof, inclusion_proofs, root_at
 from contree.app.recorded_log import RecordedLog
 from contree.domain.errors import ConflictError, UnavailableError

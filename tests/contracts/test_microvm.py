@@ -1,5 +1,5 @@
-"""The text of app.microvm, asked of the fake and of real guests; commands are busybox's, in direct
-mode, so that the fake can have them too. Tests that need no capture share one guest.
+"""The text of app.guest.microvm, asked of the fake and of real guests; commands are busybox's, in
+direct mode, so that the fake can have them too. Tests that need no capture share one guest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.app.microvm import MicroVM, SpawnRefused, Stream
+from contree.app.guest.microvm import MicroVM, SpawnRefused, Stream
 from contree.domain.errors import LayerRefused, NotFoundError, OperationFailure
 from tests.fakes.microvm import FakeMicroVM
 from tests.vm.conversation import Conversation, chunks

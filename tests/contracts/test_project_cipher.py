@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from contree.adapters.system.project_cipher import CHUNK_BYTES, TAG_BYTES, AesCiphers
-from contree.app.project_keys import ProjectCipher, ProjectCiphers
+from contree.app.content.project_keys import ProjectCipher, ProjectCiphers
 from contree.domain.errors import ContentDamagedError
 from tests.fakes.project_keys import FakeCiphers
 

@@ -12,8 +12,8 @@ from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.project_keys import CHANNEL, PostgresProjectKeys
 from contree.adapters.system.project_cipher import AesCiphers
+from contree.app.content.project_keys import ProjectKeys
 from contree.app.event_log import EventLog
-from contree.app.project_keys import ProjectKeys
 from contree.domain.context import Context
 from contree.domain.errors import ContentDamagedError, ContentErasedError
 from contree.domain.project import Project, project_id_of

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from contree.app.audit_index import NEVER, Mark
-from contree.app.audit_reads import (
+from contree.app.audit.audit_index import NEVER, Mark
+from contree.app.audit.audit_reads import (
     AuditEntry,
     AuditFilter,
     FoundEntries,

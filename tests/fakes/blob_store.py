@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
-from contree.app.blob_store import READ_CHUNK_BYTES, Removed
+from contree.app.content.blob_store import READ_CHUNK_BYTES, Removed
 from contree.domain.errors import NotFoundError, StorageFullError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from contree.app.checkpoint_store import CheckpointExistsError
+from contree.app.proof.checkpoint_store import CheckpointExistsError
 from contree.domain.errors import ContreeError, NotFoundError
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from contree.app.content_index import OperationContent
+from contree.app.content.content_index import OperationContent
 from contree.domain import operation as op
 from contree.domain.file import FileUploaded
 from tests.fakes.event_log import FakeEventLog

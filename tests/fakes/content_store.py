@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 
-from contree.app.content_store import READ_CHUNK_BYTES, Content
+from contree.app.content.content_store import READ_CHUNK_BYTES, Content
 from contree.domain.errors import LimitExceededError, NotFoundError
 
 

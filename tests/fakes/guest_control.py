@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from contree.app.guest_control import (
+from contree.app.guest.guest_control import (
     COMMANDS_WAITING_MAX,
     ControlAnswer,
     GuestCommand,

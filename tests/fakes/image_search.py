@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from fnmatch import fnmatchcase
 
-from contree.app.image_search import (
+from contree.app.images.image_search import (
     LINE_TEXT_BYTES_MAX,
     CaseMode,
     FoundLine,
@@ -19,7 +19,7 @@ from contree.app.image_search import (
     SearchResult,
     Submatch,
 )
-from contree.app.layer_store import EntryType, ImageFiles
+from contree.app.images.layer_store import EntryType, ImageFiles
 from contree.domain.errors import InvalidFieldError
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contree.adapters.registry.reference import parse_reference
-from contree.app.image_source import Credentials, PulledImage, PulledLayer
+from contree.app.images.image_source import Credentials, PulledImage, PulledLayer
 from contree.domain.errors import RegistryFailure
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import zstandard
 
-from contree.app.layer_comparison import LayerEntry
-from contree.app.layer_store import EntryType, FileEntry
+from contree.app.images.layer_comparison import LayerEntry
+from contree.app.images.layer_store import EntryType, FileEntry
 from contree.domain.errors import LayerRefused, NotFoundError
 
 LINKS_MAX = 40

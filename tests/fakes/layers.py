@@ -14,9 +14,9 @@ import posixpath
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from contree.app.content_store import READ_CHUNK_BYTES
-from contree.app.layer_comparison import EntryDifference, LayerComparison, LayerEntry
-from contree.app.layer_store import (
+from contree.app.content.content_store import READ_CHUNK_BYTES
+from contree.app.images.layer_comparison import EntryDifference, LayerComparison, LayerEntry
+from contree.app.images.layer_store import (
     EntryType,
     FileContent,
     FileEntry,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection, Sequence
 from uuid import UUID
 
-from contree.app.log_rows import RawRow
 from contree.app.proof.growth import bytes_of
+from contree.app.proof.log_rows import RawRow
 from contree.app.recorded_log import RecordedEvent
 from tests.fakes.recorded_log import FakeRecordedLog
 

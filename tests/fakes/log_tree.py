@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from contree.app.log_tree import EMPTY, TreeState
+from contree.app.proof.log_tree import EMPTY, TreeState
 from contree.domain.errors import ConflictError
 from contree.domain.tile_tree import Tile, TileName
 from tests.fakes.recorded_log import FakeRecordedLog

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from signal import SIGKILL
 from uuid import UUID
 
-from contree.app.microvm import (
+from contree.app.guest.microvm import (
     Exited,
     GuestInfo,
     GuestSpec,

@@ -23,8 +23,8 @@ from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.transcoder import OrjsonTranscoder
-from contree.app.audit_index import Mark
-from contree.app.audit_reads import AuditFilter, Span
+from contree.app.audit.audit_index import Mark
+from contree.app.audit.audit_reads import AuditFilter, Span
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.errors import ConflictError, ContreeError, UnavailableError
 from contree.projections import ALL, SqlAuditReads

@@ -23,9 +23,9 @@ from contree.adapters.postgres.chain import verify_chain
 from contree.adapters.postgres.rebuild import compare, rebuild
 from contree.adapters.system.project_cipher import AesCiphers
 from contree.app.conclude import Conclude
-from contree.app.keep_projects import KeepProjects
-from contree.app.project_content import ProjectContent
-from contree.app.remove_content import Outcome, RemovalDuty, RemoveContent
+from contree.app.content.keep_projects import KeepProjects
+from contree.app.content.project_content import ProjectContent
+from contree.app.content.remove_content import Outcome, RemovalDuty, RemoveContent
 from contree.app.run_instance import RunInstance
 from contree.bootstrap import Core, DatabaseUrls
 from contree.config import Settings

@@ -16,7 +16,7 @@ from contree.adapters.postgres.guest_control import PostgresGuestControl
 from contree.adapters.postgres.journal import PostgresJournal
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.operation_news import PostgresOperationNews
-from contree.app.guest_control import Action, ControlAnswer, GuestCommand, Outcome
+from contree.app.guest.guest_control import Action, ControlAnswer, GuestCommand, Outcome
 from contree.app.journal import JournalEntry
 from contree.domain.operation import Operation
 from contree.projections import ALL

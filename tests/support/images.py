@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
-from contree.app.layer_store import Layer
+from contree.app.images.layer_store import Layer
 from contree.bootstrap import Core
 from contree.domain.context import Context
 from contree.domain.image import Image

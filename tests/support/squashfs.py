@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from contree.app.layer_store import FilePart, MountPlan
+from contree.app.images.layer_store import FilePart, MountPlan
 
 
 def whole(path: Path) -> tuple[FilePart, ...]:

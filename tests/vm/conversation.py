@@ -8,7 +8,15 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
-from contree.app.microvm import Exited, Guest, Output, ProcessEvent, ProcessSpec, Stream, Truncated
+from contree.app.guest.microvm import (
+    Exited,
+    Guest,
+    Output,
+    ProcessEvent,
+    ProcessSpec,
+    Stream,
+    Truncated,
+)
 from contree.domain.errors import GuestFailure
 
 PATH = {"PATH": "/bin"}

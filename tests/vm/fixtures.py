@@ -16,8 +16,8 @@ import pytest
 from contree.adapters.microvm.assets import GuestAssets, prepare_assets
 from contree.adapters.microvm.channel import Deadlines
 from contree.adapters.microvm.runner import LibvirtMicroVM
-from contree.app.layer_store import FilePart, MountPlan
-from contree.app.microvm import GuestSpec
+from contree.app.guest.microvm import GuestSpec
+from contree.app.images.layer_store import FilePart, MountPlan
 from tests.support.squashfs import whole
 from tests.vm.conversation import Conversation
 

@@ -13,8 +13,8 @@ import pytest
 from contree.adapters.microvm.connection import LibvirtConnection
 from contree.adapters.microvm.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
-from contree.app.layer_store import FilePart
-from contree.app.microvm import GuestSpec
+from contree.app.guest.microvm import GuestSpec
+from contree.app.images.layer_store import FilePart
 from contree.domain.errors import GuestFailure, LayerRefused, OperationFailure
 from tests.vm.conversation import Conversation, chunks
 from tests.vm.fixtures import MIB, guest_spec

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.app.microvm import Output, ProcessSpec, SpawnRefused
+from contree.app.guest.microvm import Output, ProcessSpec, SpawnRefused
 from contree.domain.errors import NotFoundError, OperationFailure
 from tests.vm.conversation import Conversation, chunks
 from tests.vm.fixtures import MIB

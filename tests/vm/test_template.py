@@ -23,7 +23,7 @@ from contree.adapters.microvm.scratch_disk import ScratchDisks, bucket_mib
 from contree.adapters.microvm.sealed_file import SealedFile
 from contree.adapters.microvm.template import Template
 from contree.adapters.microvm.template_keeper import CLONE_FAILURES_MAX, TemplateKeeper
-from contree.app.microvm import GuestSpec, Origin
+from contree.app.guest.microvm import GuestSpec, Origin
 from tests.vm.conversation import Conversation
 from tests.vm.fixtures import LAYER_BYTES_MAX, TEST_DEADLINES, guest_spec
 

@@ -1,4 +1,4 @@
-"""Checkpoints in an S3 bucket (app.checkpoint_store.CheckpointStore), one object each.
+"""Checkpoints in an S3 bucket (app.proof.checkpoint_store.CheckpointStore), one object each.
 
 Written with `If-None-Match: *`, which the service must know: an object that is there stays. With a
 bucket under object lock, or in another account, not even this service's own credentials can remove
@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from contree.adapters.blobs.checkpoint_names import name_of, size_in
 from contree.adapters.blobs.s3_objects import S3Place, s3_client
-from contree.app.checkpoint_store import CheckpointExistsError
+from contree.app.proof.checkpoint_store import CheckpointExistsError
 from contree.domain.errors import NotFoundError, UnavailableError
 
 _NOT_FOUND = ("404", "NoSuchKey", "NotFound")

@@ -1,4 +1,4 @@
-"""Checkpoints in a directory (app.checkpoint_store.CheckpointStore), one file each.
+"""Checkpoints in a directory (app.proof.checkpoint_store.CheckpointStore), one file each.
 
 A file is written and synced without a name, then linked: it is there whole or not at all, and a
 name that is taken is never taken again. Best on another disk or host than the database's.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from contree.adapters.blobs.checkpoint_names import name_of, size_in
 from contree.adapters.blobs.spool import Spool
-from contree.app.checkpoint_store import CheckpointExistsError
+from contree.app.proof.checkpoint_store import CheckpointExistsError
 from contree.domain.errors import NotFoundError, StorageFullError, UnavailableError
 
 

@@ -1,4 +1,4 @@
-"""The content store of one machine: `contree.app.content_store.ContentStore` in a directory.
+"""The content store of one machine: `app.content.content_store.ContentStore` in a directory.
 
     <root>/<first two digits>/<sha256>
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from contree.adapters.blobs.digests import checked
 from contree.adapters.blobs.spool import Spool, storage_errors, sweep, uninterrupted
-from contree.app.content_store import READ_CHUNK_BYTES, Content
+from contree.app.content.content_store import READ_CHUNK_BYTES, Content
 from contree.domain.errors import NotFoundError
 
 

@@ -1,4 +1,4 @@
-"""The blob store of one machine: `contree.app.blob_store.BlobStore` in a directory.
+"""The blob store of one machine: `contree.app.content.blob_store.BlobStore` in a directory.
 
     <root>/<space>/<first two digits>/<name>
 
@@ -21,7 +21,7 @@ from uuid import UUID
 
 from contree.adapters.blobs.digests import checked
 from contree.adapters.blobs.spool import Spool, storage_errors, sweep, uninterrupted
-from contree.app.blob_store import READ_CHUNK_BYTES, Removed
+from contree.app.content.blob_store import READ_CHUNK_BYTES, Removed
 from contree.domain.errors import NotFoundError
 
 _GOING: Final = ".going"

@@ -1,4 +1,4 @@
-"""The content store of a fleet: `contree.app.content_store.ContentStore` in one S3 bucket.
+"""The content store of a fleet: `contree.app.content.content_store.ContentStore` in one S3 bucket.
 
 An object's key is its SHA-256. A name must be known before an object is written, so content goes
 through a local spool first. Content is immutable: what is there is not written again, nor removed.
@@ -14,7 +14,7 @@ from pathlib import Path
 from contree.adapters.blobs.digests import checked
 from contree.adapters.blobs.s3_objects import PART_BYTES, S3Objects, S3Place, open_objects
 from contree.adapters.blobs.spool import Spool, uninterrupted
-from contree.app.content_store import Content
+from contree.app.content.content_store import Content
 from contree.domain.errors import NotFoundError
 
 __all__ = ["PART_BYTES", "S3ContentStore", "S3Place", "open_s3"]

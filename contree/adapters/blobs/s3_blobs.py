@@ -1,4 +1,4 @@
-"""The blob store of a fleet: `contree.app.blob_store.BlobStore` in one S3 bucket.
+"""The blob store of a fleet: `contree.app.content.blob_store.BlobStore` in one S3 bucket.
 
 An object's key is its space and its name. S3 cannot be told "put again" but by writing it again,
 which is done once an object is REFRESH old; so a removal must ask for more than that.
@@ -16,11 +16,11 @@ from uuid import UUID
 from contree.adapters.blobs.digests import checked
 from contree.adapters.blobs.s3_objects import S3Objects, S3Place, open_objects
 from contree.adapters.blobs.spool import Spool
-from contree.app.blob_store import Removed
+from contree.app.content.blob_store import Removed
 from contree.domain.errors import NotFoundError
 
 REFRESH: Final = timedelta(minutes=15)
-"""A quarter of what removals leave alone (app.remove_content.FRESH)."""
+"""A quarter of what removals leave alone (app.content.remove_content.FRESH)."""
 
 
 @asynccontextmanager

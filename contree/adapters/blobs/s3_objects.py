@@ -20,7 +20,7 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from contree.adapters.blobs.spool import Spool
-from contree.app.content_store import READ_CHUNK_BYTES
+from contree.app.content.content_store import READ_CHUNK_BYTES
 from contree.domain.errors import NotFoundError, UnavailableError
 
 PART_BYTES: Final = 32 * 1024**2

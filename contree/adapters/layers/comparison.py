@@ -1,4 +1,4 @@
-"""Compares layers by their indexes (app.layer_comparison.LayerComparer), in one pass."""
+"""Compares layers by their indexes (app.images.layer_comparison.LayerComparer), in one pass."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from contree.adapters.layers.entry import Kind, join_path
 from contree.adapters.layers.index_reader import LayerIndex
 from contree.adapters.layers.index_schema import ROOT_PARENT, Row, unpack_xattrs
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.layer_comparison import EntryDifference, LayerComparison, LayerEntry
-from contree.app.layer_store import EntryType
+from contree.app.images.layer_comparison import EntryDifference, LayerComparison, LayerEntry
+from contree.app.images.layer_store import EntryType
 
 _TYPES: Final = {
     Kind.DIRECTORY: EntryType.DIRECTORY,

@@ -1,4 +1,4 @@
-"""Reading an image's files without a VM: `contree.app.layer_store.ImageFiles` on the layer store.
+"""Reading an image's files without a VM: `app.images.layer_store.ImageFiles` on the layer store.
 
 Every answer comes from the layers' indexes and tars, on a small pool of threads of its own, so that
 an import does not delay a listing. Images are hostile: links stay inside the image, everything that
@@ -25,8 +25,8 @@ from contree.adapters.layers.index_schema import unpack_xattrs
 from contree.adapters.layers.owners import Owners, parse_accounts
 from contree.adapters.layers.stack import Node, Stack
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.content_store import READ_CHUNK_BYTES
-from contree.app.layer_store import EntryType, FileContent, FileEntry
+from contree.app.content.content_store import READ_CHUNK_BYTES
+from contree.app.images.layer_store import EntryType, FileContent, FileEntry
 from contree.domain.errors import NotFoundError, WrongFileTypeError
 
 _READ_THREADS: Final = 4

@@ -24,7 +24,7 @@ from contree.adapters.layers.squashfs_head import image_parts
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory
 from contree.adapters.layers.unused import mark_used
-from contree.app.layer_store import FilePart
+from contree.app.images.layer_store import FilePart
 
 MOUNTS_WANTED: Final = 32
 """A longer plan is used as it is, and has what would shorten it made in the background."""

@@ -21,7 +21,7 @@ from typing import Final
 from contree.adapters.layers.merged_layers import MERGED_NAME
 from contree.adapters.layers.spans import chain_id, span_key
 from contree.adapters.layers.store import TAR_NAME, hex_of
-from contree.app.layer_store import RemovedLayers
+from contree.app.images.layer_store import RemovedLayers
 
 REMOVED_NAME: Final = ".removed"
 LOOK_AGAIN_S: Final = 0.1

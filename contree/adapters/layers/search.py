@@ -1,4 +1,4 @@
-"""Searching an image's text: `contree.app.image_search.ImageSearch` with ripgrep, on the host.
+"""Searching an image's text: `app.images.image_search.ImageSearch` with ripgrep, on the host.
 
 Each layer's text lies once as plain files of our own naming (search_tree), made when a search first
 needs it; which of them an image shows, and as what, comes from the layers' indexes (search_scope).
@@ -35,7 +35,7 @@ from contree.adapters.layers.search_scope import (
 )
 from contree.adapters.layers.search_tree import SearchTrees
 from contree.adapters.layers.store import INDEX_NAME, LayerDirectory, hex_of
-from contree.app.image_search import SearchQuery, SearchResult
+from contree.app.images.image_search import SearchQuery, SearchResult
 from contree.domain.errors import NotFoundError
 
 T = TypeVar("T")

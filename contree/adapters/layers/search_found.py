@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from contree.adapters.layers.search_process import Output, OversizedMessage, RipgrepDied
-from contree.app.image_search import (
+from contree.app.images.image_search import (
     LINE_TEXT_BYTES_MAX,
     FoundLine,
     SearchQuery,

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from contree.app.image_search import CaseMode, SearchQuery
+from contree.app.images.image_search import CaseMode, SearchQuery
 from contree.domain.errors import InvalidFieldError, UnavailableError
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024**2

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from contree.adapters.layers.squashfs_format import SUPERBLOCK_BYTES
-from contree.app.layer_store import FilePart
+from contree.app.images.layer_store import FilePart
 
 PAGE_BYTES: Final = 4096
 HEAD_BYTES: Final = PAGE_BYTES

@@ -1,4 +1,4 @@
-"""The layer store of one machine: `contree.app.layer_store.LayerStore` on a local directory.
+"""The layer store of one machine: `contree.app.images.layer_store.LayerStore` on a local directory.
 
     <root>/<hex>/layer.tar             the uncompressed tar; its SHA-256 is <hex>, the diff_id
     <root>/<hex>/index-v1.sqlite       its entries (index_schema)
@@ -41,8 +41,8 @@ from contree.adapters.layers.mount_variant import mount_variant
 from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
-from contree.app.content_store import READ_CHUNK_BYTES, ContentStore
-from contree.app.layer_store import FilePart, Layer, MountPlan
+from contree.app.content.content_store import READ_CHUNK_BYTES, ContentStore
+from contree.app.images.layer_store import FilePart, Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError
 
 T = TypeVar("T")

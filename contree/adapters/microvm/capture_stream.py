@@ -36,7 +36,7 @@ class CaptureStream:
         self._received_bytes = 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the tar. Raises LayerRefused and GuestFailure, see `app.microvm.Guest.capture`."""
+        """Yield the tar. Raises LayerRefused and GuestFailure, see `Guest.capture`."""
         answer = self._channel.expect((HostFrameType.CAPTURE, 0))
         self._channel.quiet_allowed = True
         await self._channel.send(commands.capture(self._bytes_max))

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-from contree.app.microvm import Output, ProcessEvent
+from contree.app.guest.microvm import Output, ProcessEvent
 from contree.domain.errors import GuestFailure
 
 EVENT_BUFFER_BYTES_MAX = 4 * 1024**2

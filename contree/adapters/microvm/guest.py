@@ -1,4 +1,4 @@
-"""A running guest: `app.microvm.Guest` over the channel to its agent.
+"""A running guest: `app.guest.microvm.Guest` over the channel to its agent.
 
 Translates between the use case's values and frames, keeps to the stdin window, and holds the guest
 to what is due (process_ledger). It neither starts nor ends the VM.
@@ -18,7 +18,7 @@ from contree.adapters.microvm.commands import MAX_DATA_CHUNK_BYTES, HostFrameTyp
 from contree.adapters.microvm.event_buffer import EventBuffer
 from contree.adapters.microvm.process_events import exited_event, output_event, truncated_event
 from contree.adapters.microvm.process_ledger import LiveProcess, ProcessLedger
-from contree.app.microvm import GuestInfo, ProcessEvent, ProcessSpec, SpawnRefused
+from contree.app.guest.microvm import GuestInfo, ProcessEvent, ProcessSpec, SpawnRefused
 from contree.domain.errors import GuestFailure, NotFoundError, OperationFailure
 
 EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE, EXIT_NOT_STARTED = 127, 126, 125
@@ -29,7 +29,7 @@ _NOT_EXECUTABLE = {
 
 
 class AgentGuest:
-    """See `app.microvm.Guest`. Made by the runner, which connects it with `attach`."""
+    """See `app.guest.microvm.Guest`. Made by the runner, which connects it with `attach`."""
 
     info: GuestInfo
 

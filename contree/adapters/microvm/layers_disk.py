@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from contree.adapters.microvm.commands import LAYER_ROOM_BYTES, MAX_LAYERS
-from contree.app.layer_store import FilePart
+from contree.app.images.layer_store import FilePart
 from contree.domain.errors import GuestFailure
 
 SECTOR_BYTES = 512

@@ -44,7 +44,7 @@ from contree.adapters.microvm.guest import AgentGuest
 from contree.adapters.microvm.messages import AgentState
 from contree.adapters.microvm.qemu_process import QemuProcess
 from contree.adapters.microvm.template import Template
-from contree.app.microvm import GuestInfo, Origin
+from contree.app.guest.microvm import GuestInfo, Origin
 from contree.domain.errors import GuestFailure
 
 STREAM_LIMIT_BYTES = 1024**2

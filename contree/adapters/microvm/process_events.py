@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contree.adapters.microvm import messages
-from contree.app.microvm import Exited, Output, Stream, Truncated
+from contree.app.guest.microvm import Exited, Output, Stream, Truncated
 from contree.domain.outcome import ResourceUsage
 
 COUNT_MAX = 2**53 - 1

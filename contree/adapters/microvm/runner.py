@@ -1,4 +1,4 @@
-"""`app.microvm.MicroVM` on libvirt: starts guests, and leaves nothing behind.
+"""`app.guest.microvm.MicroVM` on libvirt: starts guests, and leaves nothing behind.
 
     runtime_dir  see runtime_dir.py: short paths, sockets, one process at a time
     cache_dir    blank and live scratch disks, libvirt's probe of QEMU, the accelerator's verdict,
@@ -39,8 +39,8 @@ from contree.adapters.microvm.template import Template, TemplateStore, template_
 from contree.adapters.microvm.template_keeper import TemplateKeeper
 from contree.adapters.microvm.waiting_clone import WaitingClone
 from contree.adapters.microvm.warm_guests import WarmGuests
-from contree.app.layer_store import FilePart, MountPlan
-from contree.app.microvm import Guest, GuestSpec
+from contree.app.guest.microvm import Guest, GuestSpec
+from contree.app.images.layer_store import FilePart, MountPlan
 from contree.domain.errors import GuestFailure
 
 MEMORY_MIB_DEFAULT = 512
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 class LibvirtMicroVM:
-    """See `app.microvm.MicroVM`. `open` makes one, `aclose` ends it."""
+    """See `app.guest.microvm.MicroVM`. `open` makes one, `aclose` ends it."""
 
     def __init__(
         self,

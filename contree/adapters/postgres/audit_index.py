@@ -1,4 +1,4 @@
-"""The audit index on PostgreSQL (app.audit_index): written by the duty, watched by readers.
+"""The audit index on PostgreSQL (app.audit.audit_index): written by the duty, watched by readers.
 
 One statement moves the index's mark and adds the rows, so that either both happen or neither, and
 only for who found the mark where it was: of two that follow at once, one is told to look again.
@@ -15,7 +15,7 @@ import asyncpg
 
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.listener import PostgresListener
-from contree.app.audit_index import FoldedBatch, Mark
+from contree.app.audit.audit_index import FoldedBatch, Mark
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.errors import ConflictError, UnavailableError
 
@@ -70,7 +70,7 @@ class Fold(Protocol):
 
 
 class PostgresAuditIndexer:
-    """app.audit_index.AuditIndexer. `fingerprint` is the one of this release's tables and fold.
+    """app.audit.audit_index.AuditIndexer. `fingerprint` is this release's tables' and fold's.
 
     `database` is a pool, or a connection that nobody else uses.
     """
@@ -130,7 +130,7 @@ class PostgresAuditIndexer:
 
 
 class PostgresAuditProgress:
-    """app.audit_index.AuditProgress. One connection listens, however many wait."""
+    """app.audit.audit_index.AuditProgress. One connection listens, however many wait."""
 
     def __init__(self, pool: asyncpg.Pool, listener: PostgresListener) -> None:
         self._pool = pool

@@ -14,7 +14,7 @@ import asyncpg
 
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.pool import APP_ROLE, connect_as_owner
-from contree.app.audit_index import NEVER
+from contree.app.audit.audit_index import NEVER
 
 FOLLOWER = (
     "CREATE TABLE follower (fingerprint text NOT NULL, position bigint NOT NULL, "

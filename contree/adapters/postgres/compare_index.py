@@ -17,7 +17,7 @@ from contree.adapters.postgres.audit_schema import IndexTables, make_index
 from contree.adapters.postgres.compare import Difference, compare_table
 from contree.adapters.postgres.rebuild import connected_aside, drop_other_indexes
 from contree.adapters.postgres.recorded_log import HEAD, READ, recorded_event
-from contree.app.audit_index import Mark
+from contree.app.audit.audit_index import Mark
 from contree.domain.errors import UnavailableError
 
 BATCH_EVENTS = 5000

@@ -1,4 +1,4 @@
-"""What content belongs to whom, on PostgreSQL (app.content_index.ContentIndex).
+"""What content belongs to whom, on PostgreSQL (app.content.content_index.ContentIndex).
 
 Digests are looked up inside the recorded JSON, not in an index of their own: recording is frequent
 and removal is rare. A lookup reads a project's operations; it is given the time for that.
@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from contree.adapters.postgres.failures import translated
-from contree.app.content_index import OperationContent
+from contree.app.content.content_index import OperationContent
 from contree.domain.operation import SubprocessSpawned
 
 TIMEOUT_S = 600

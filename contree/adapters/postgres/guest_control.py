@@ -1,4 +1,4 @@
-"""Guest control on PostgreSQL (app.guest_control.GuestControl): rows carry, NOTIFY wakes.
+"""Guest control on PostgreSQL (app.guest.guest_control.GuestControl): rows carry, NOTIFY wakes.
 
     send     one statement: lock the operation's inbox, count who waits, insert, tell the worker
     start    mark the row, take its payload; from then on it cannot be taken back
@@ -21,7 +21,7 @@ import orjson
 
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.listener import PostgresListener
-from contree.app.guest_control import (
+from contree.app.guest.guest_control import (
     ANSWER_TEXT_CHARS_MAX,
     COMMANDS_WAITING_MAX,
     Action,
@@ -253,7 +253,7 @@ class PostgresGuestControl:
 
 
 class PostgresInbox:
-    """The commands of one operation (app.guest_control.Inbox)."""
+    """The commands of one operation (app.guest.guest_control.Inbox)."""
 
     def __init__(self, pool: asyncpg.Pool, operation_id: UUID) -> None:
         self._pool = pool

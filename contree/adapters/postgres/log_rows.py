@@ -1,4 +1,4 @@
-"""The log's rows as bytes (app.log_rows.LogRows), by COPY in the binary format.
+"""The log's rows as bytes (app.proof.log_rows.LogRows), by COPY in the binary format.
 
 What PostgreSQL sends for the columns below is, after 19 bytes at the start and with 2 bytes before
 each row and 4 before each field (their count, their length), exactly what hashes cover: only the
@@ -16,7 +16,7 @@ import asyncpg
 
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.recorded_log import FIELDS, recorded_event
-from contree.app.log_rows import OddRowError, RawRow
+from contree.app.proof.log_rows import OddRowError, RawRow
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.errors import UnavailableError
 from contree.domain.log_row import position_in

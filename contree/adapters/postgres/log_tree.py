@@ -1,4 +1,4 @@
-"""The tree over the log in tables beside it (app.log_tree.LogTree; migrations/006_log_tree.sql)."""
+"""The tree over the log in tables beside it (app.proof.log_tree; migrations/006_log_tree.sql)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from contree.adapters.postgres.failures import translated
-from contree.app.log_tree import EMPTY, TreeState
+from contree.app.proof.log_tree import EMPTY, TreeState
 from contree.domain.errors import ConflictError
 from contree.domain.tile_tree import Tile, TileName
 

@@ -1,4 +1,4 @@
-"""The data keys of projects on PostgreSQL (app.project_keys.ProjectKeys).
+"""The data keys of projects on PostgreSQL (app.content.project_keys.ProjectKeys).
 
 A cipher is remembered only while this process hears of erasures (NOTIFY, from a trigger on the
 table), so none is used after its key was destroyed; without a connection that listens, each use
@@ -14,7 +14,7 @@ import asyncpg
 
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.listener import PostgresListener
-from contree.app.project_keys import ProjectCipher, ProjectCiphers
+from contree.app.content.project_keys import ProjectCipher, ProjectCiphers
 from contree.app.sealing import Sealer
 from contree.domain.errors import ContentDamagedError, ContentErasedError
 

@@ -17,7 +17,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from contree.app.image_source import PulledImage, PulledLayer
+from contree.app.images.image_source import PulledImage, PulledLayer
 from contree.domain.environment import check_environment
 from contree.domain.errors import InvalidFieldError, RegistryFailure
 from contree.domain.guest_path import parse_guest_path

@@ -24,7 +24,7 @@ from pathlib import Path
 from contree.adapters.registry.failures import failure_from, for_log, storage_full_from
 from contree.adapters.registry.manifest import read_pulled_image
 from contree.adapters.registry.reference import RegistryReference, parse_reference
-from contree.app.image_source import Credentials, PulledImage
+from contree.app.images.image_source import Credentials, PulledImage
 from contree.domain.errors import RegistryFailure
 
 IMAGE_BYTES_MAX = 32 * 1024**3
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class SkopeoImageSource:
-    """An ImageSource (app.image_source) on the skopeo program.
+    """An ImageSource (app.images.image_source) on the skopeo program.
 
     work_dir         of this worker alone, made when absent; holds each pull's private directory
     environment      of this process: PASSED_ON says what skopeo gets of it

@@ -1,4 +1,4 @@
-"""Ed25519 for signed notes (app.note_keys): a private key in a file, and verification.
+"""Ed25519 for signed notes (app.proof.note_keys): a private key in a file, and verification.
 
 The file is PEM (PKCS #8), as openssl reads it, for its owner only; it is made at first use. Whoever
 has it can sign any history: keep a copy offline, and give the public key (`contreed audit key`) to
@@ -31,7 +31,7 @@ class SigningKeyError(ContreeError):
 
 
 class FileNoteSigner:
-    """Signs with the key in a file (app.note_keys.NoteSigner)."""
+    """Signs with the key in a file (app.proof.note_keys.NoteSigner)."""
 
     def __init__(self, path: Path, *, name: str | None = None, make: bool = True) -> None:
         """Read the key, making it first when there is none and `make`. Raises SigningKeyError.
@@ -52,7 +52,7 @@ class FileNoteSigner:
 
 
 def is_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Implements app.note_keys.SignatureCheck."""
+    """Implements app.proof.note_keys.SignatureCheck."""
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):

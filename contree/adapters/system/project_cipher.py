@@ -1,4 +1,4 @@
-"""What one data key does (app.project_keys): AES-256-GCM, with keys derived by HKDF-SHA-256.
+"""What one data key does (app.content.project_keys): AES-256-GCM, keys derived by HKDF-SHA-256.
 
     box       0x01, random nonce (12 bytes), ciphertext and tag; a key for each purpose
     content   "CTC1", random salt (32 bytes), chunks; a key for each content, derived from the salt

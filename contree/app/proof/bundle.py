@@ -23,8 +23,8 @@ from uuid import UUID
 
 import msgspec
 
-from contree.app.note_keys import SignatureCheck
 from contree.app.proof.event_text import BAD_JSON, EventText
+from contree.app.proof.note_keys import SignatureCheck
 from contree.app.proof.signed import SignedCheckpoint, opened
 from contree.domain.checkpoint import Checkpoint
 from contree.domain.errors import InvalidFieldError

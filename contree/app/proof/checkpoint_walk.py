@@ -13,10 +13,10 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Self
 
-from contree.app.checkpoint_store import CheckpointStore
-from contree.app.log_tree import LogTree
-from contree.app.note_keys import SignatureCheck
+from contree.app.proof.checkpoint_store import CheckpointStore
 from contree.app.proof.findings import Finding
+from contree.app.proof.log_tree import LogTree
+from contree.app.proof.note_keys import SignatureCheck
 from contree.app.proof.signed import opened
 from contree.domain.checkpoint import Checkpoint
 from contree.domain.errors import InvalidFieldError

@@ -18,11 +18,11 @@ from collections.abc import Collection
 from contextlib import aclosing
 from datetime import datetime
 
-from contree.app.checkpoint_store import CheckpointExistsError, CheckpointStore
 from contree.app.clock import Clock
-from contree.app.log_tree import LogTree, TreeState
-from contree.app.note_keys import NoteSigner, SignatureCheck
+from contree.app.proof.checkpoint_store import CheckpointExistsError, CheckpointStore
 from contree.app.proof.growth import LogAlteredError, grow
+from contree.app.proof.log_tree import LogTree, TreeState
+from contree.app.proof.note_keys import NoteSigner, SignatureCheck
 from contree.app.proof.signed import SignedCheckpoint, opened, signed
 from contree.app.proof.tree_reader import TreeDamagedError, root_at
 from contree.app.recorded_log import RecordedLog

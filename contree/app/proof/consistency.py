@@ -17,11 +17,11 @@ from typing import Self
 
 import msgspec
 
-from contree.app.log_tree import LogTree
-from contree.app.note_keys import SignatureCheck
 from contree.app.proof.bundle import Proven, trusted
 from contree.app.proof.event_text import BAD_JSON
 from contree.app.proof.growth import LogAlteredError
+from contree.app.proof.log_tree import LogTree
+from contree.app.proof.note_keys import SignatureCheck
 from contree.app.proof.signed import SignedCheckpoint
 from contree.app.proof.tree_reader import consistency_proof, root_at
 from contree.domain.checkpoint import Checkpoint

@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 import msgspec
 
-from contree.app.log_tree import LogTree
-from contree.app.note_keys import SignatureCheck
 from contree.app.proof.bundle import Proven, trusted
 from contree.app.proof.event_text import BAD_JSON, EventText
 from contree.app.proof.growth import BATCH_EVENTS, LogAlteredError, bytes_of
+from contree.app.proof.log_tree import LogTree
+from contree.app.proof.note_keys import SignatureCheck
 from contree.app.proof.signed import SignedCheckpoint
 from contree.app.proof.tree_reader import hashes_of
 from contree.app.recorded_log import RecordedLog

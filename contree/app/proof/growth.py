@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from contree.app.log_tree import LogTree, TreeState
+from contree.app.proof.log_tree import LogTree, TreeState
 from contree.app.proof.tree_reader import TreeDamagedError
 from contree.app.recorded_log import RecordedEvent, RecordedLog
 from contree.domain.errors import ContreeError

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from contree.app.log_rows import LogRows
-from contree.app.log_tree import LogTree
-from contree.app.note_keys import SignatureCheck
 from contree.app.proof.bundle import FORMAT, Bundle, ProvenEvent, check_bundle, result_image_of
 from contree.app.proof.event_text import EventText
 from contree.app.proof.growth import LogAlteredError
+from contree.app.proof.log_rows import LogRows
+from contree.app.proof.log_tree import LogTree
+from contree.app.proof.note_keys import SignatureCheck
 from contree.app.proof.signed import SignedCheckpoint
 from contree.app.proof.tree_reader import inclusion_proofs
 from contree.app.recorded_log import RecordedEvent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from contree.app.note_keys import NoteSigner, SignatureCheck
+from contree.app.proof.note_keys import NoteSigner, SignatureCheck
 from contree.domain.checkpoint import Checkpoint
 from contree.domain.errors import InvalidFieldError
 from contree.domain.note import Note, Signature, VerifierKey

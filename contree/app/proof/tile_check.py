@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from contree.app.log_rows import RawRow
-from contree.app.log_tree import LogTree, TreeState
 from contree.app.proof.findings import Finding, bad_row
+from contree.app.proof.log_rows import RawRow
+from contree.app.proof.log_tree import LogTree, TreeState
 from contree.domain.merkle import HASH_BYTES
 from contree.domain.tile_tree import TILE_BITS, TILE_HASHES, Tile, TileName, split
 

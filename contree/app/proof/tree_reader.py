@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from contree.app.log_tree import LogTree
+from contree.app.proof.log_tree import LogTree
 from contree.domain.errors import ContreeError
 from contree.domain.merkle import (
     Node,

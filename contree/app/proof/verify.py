@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from contree.app.checkpoint_store import CheckpointStore
-from contree.app.log_rows import BEFORE_ALL, LogRows, OddRowError, RawRow
-from contree.app.log_tree import LogTree
-from contree.app.note_keys import SignatureCheck
+from contree.app.proof.checkpoint_store import CheckpointStore
 from contree.app.proof.checkpoint_walk import CheckpointWalk
 from contree.app.proof.findings import Finding, bad_row
+from contree.app.proof.log_rows import BEFORE_ALL, LogRows, OddRowError, RawRow
+from contree.app.proof.log_tree import LogTree
+from contree.app.proof.note_keys import SignatureCheck
 from contree.app.proof.tile_check import TileCheck
 from contree.app.proof.tree_reader import TreeDamagedError
 from contree.app.recorded_log import RecordedLog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contree.app.audit_reads import POSITION_MAX
+from contree.app.audit.audit_reads import POSITION_MAX
 from contree.domain.operation import Kind
 from contree.http.audit import DEPTH_DEFAULT, DEPTH_MAX, IMAGES_DEFAULT, IMAGES_MAX
 from contree.http.audit_query import ACTOR_CHARS_MAX, NDJSON, TYPES_MAX

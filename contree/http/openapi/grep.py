@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contree.app.image_search import LINE_TEXT_BYTES_MAX, CaseMode
+from contree.app.images.image_search import LINE_TEXT_BYTES_MAX, CaseMode
 from contree.http.grep import (
     CONTEXT_LINES_MAX,
     COUNT_MAX,

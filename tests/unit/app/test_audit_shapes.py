@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from contree.app.audit_reads import AuditEntry, Lineage, RelatedImage
-from contree.app.audit_types import wanted_types
-from contree.app.cloud_event import cloud_event
-from contree.app.lineage_tree import COMMAND_CHARS_MAX, draw_lineage
+from contree.app.audit.audit_reads import AuditEntry, Lineage, RelatedImage
+from contree.app.audit.audit_types import wanted_types
+from contree.app.audit.cloud_event import cloud_event
+from contree.app.audit.lineage_tree import COMMAND_CHARS_MAX, draw_lineage
 from contree.app.reads import OperationRow
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.errors import InvalidFieldError

@@ -10,10 +10,10 @@ from datetime import timedelta
 
 import pytest
 
-from contree.app.log_tree import TreeState
 from contree.app.proof import checkpoints as module
 from contree.app.proof.checkpoints import Checkpoints
 from contree.app.proof.growth import LogAlteredError
+from contree.app.proof.log_tree import TreeState
 from contree.domain.errors import ConflictError, StorageFullError, UnavailableError
 from contree.domain.note import VerifierKey
 from tests.fakes.checkpoint_store import FakeCheckpointStore

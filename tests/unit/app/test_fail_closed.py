@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
+from contree.app.guest.steer_instance import SubprocessOrder
+from contree.app.images.request_import import ImportOrder
+from contree.app.images.tag_images import TagImages
 from contree.app.issue_tokens import IssueTokens
-from contree.app.request_import import ImportOrder
 from contree.app.request_run import RunOrder
-from contree.app.steer_instance import SubprocessOrder
-from contree.app.tag_images import TagImages
 from contree.domain.aggregate import Aggregate, Event
 from contree.domain.errors import ContreeError
 from contree.domain.image import ImageCommitted

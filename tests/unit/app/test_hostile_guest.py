@@ -18,7 +18,7 @@ from contree.adapters.microvm.commands import HostFrameType
 from contree.adapters.microvm.event_buffer import EVENT_BUFFER_BYTES_MAX
 from contree.adapters.microvm.guest import AgentGuest
 from contree.adapters.microvm.messages import GuestFrameType
-from contree.app.microvm import GuestInfo, GuestSpec
+from contree.app.guest.microvm import GuestInfo, GuestSpec
 from contree.domain.operation import Status
 from tests.fakes.microvm import FakeMicroVM
 from tests.unit.adapters.microvm import scripted_agent as say

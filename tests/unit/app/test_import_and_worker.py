@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from contree.app.image_source import Credentials
-from contree.app.request_import import ImportOrder
+from contree.app.images.image_source import Credentials
+from contree.app.images.request_import import ImportOrder
 from contree.app.request_run import RunOrder
 from contree.domain.errors import InvalidFieldError, PermissionMissingError
 from contree.domain.image import ImageImported

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from contree.app.access import OPERATOR
+from contree.app.content.keep_projects import KeepProjects
 from contree.app.issue_tokens import IssueTokens
-from contree.app.keep_projects import KeepProjects
 from contree.app.reads import ProjectRow
 from contree.domain.aggregate import Aggregate
 from contree.domain.errors import (

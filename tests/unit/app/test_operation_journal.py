@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 
 from contree.app import operation_journal
+from contree.app.guest.microvm import GuestInfo, Output, Stream
 from contree.app.journal import JournalEntry
-from contree.app.microvm import GuestInfo, Output, Stream
 from contree.app.operation_journal import OperationJournal
 from contree.domain.errors import UnavailableError
 from tests.fakes.clock import FakeClock

@@ -9,11 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from contree.app import control_server, operation_journal, steer_instance
+from contree.app import operation_journal
+from contree.app.guest import control_server, steer_instance
+from contree.app.guest.microvm import Output, Stream
+from contree.app.guest.steer_instance import SubprocessOrder
 from contree.app.journal import JournalEntry
-from contree.app.microvm import Output, Stream
 from contree.app.request_run import RunOrder, StdinOrder
-from contree.app.steer_instance import SubprocessOrder
 from contree.domain.errors import (
     InstanceEndedError,
     InvalidFieldError,

@@ -7,8 +7,8 @@ import pytest
 from contree.app.access import Caller
 from contree.app.cancel_operation import CancelOperation
 from contree.app.conclude import Conclude
+from contree.app.images.tag_images import TagImages
 from contree.app.reads import TokenRow
-from contree.app.tag_images import TagImages
 from contree.domain.errors import (
     InvalidFieldError,
     InvalidTransitionError,

@@ -9,22 +9,22 @@ from uuid import UUID
 
 from contree.app.access import Caller
 from contree.app.cancel_operation import CancelOperation
-from contree.app.compare_replay import CompareReplay
 from contree.app.conclude import Conclude
-from contree.app.import_image import ImportImage
+from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.content.project_journal import ProjectJournal
+from contree.app.content.upload_file import UploadFile
+from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.import_image import ImportImage
+from contree.app.images.request_import import ImportOrder, RequestImport
 from contree.app.limits import Limits
-from contree.app.project_content import ProjectContent
-from contree.app.project_environment import ProjectEnvironment
-from contree.app.project_journal import ProjectJournal
 from contree.app.reads import OperationRow, TokenRow
 from contree.app.recover import Recover
-from contree.app.replay_chain import ReplayChain
-from contree.app.request_import import ImportOrder, RequestImport
-from contree.app.request_replay import RequestReplay
+from contree.app.replay.compare_replay import CompareReplay
+from contree.app.replay.replay_chain import ReplayChain
+from contree.app.replay.request_replay import RequestReplay
 from contree.app.request_run import RequestRun, RunOrder
 from contree.app.run_instance import RunInstance
-from contree.app.steer_instance import SteerInstance
-from contree.app.upload_file import UploadFile
 from contree.domain.operation import Kind, Operation, Status
 from contree.domain.token import Permission
 from contree.worker.loop import Capacity, Worker

@@ -8,8 +8,8 @@ import tarfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from contree.app.content_store import READ_CHUNK_BYTES
-from contree.app.layer_store import EntryType, FileContent, FileEntry
+from contree.app.content.content_store import READ_CHUNK_BYTES
+from contree.app.images.layer_store import EntryType, FileContent, FileEntry
 from contree.domain.errors import NotFoundError, WrongFileTypeError
 
 

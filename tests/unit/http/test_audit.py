@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from aiohttp import ClientResponse
 
-from contree.app import ask_audit
+from contree.app.audit import ask_audit
 from contree.domain.audit_reading import AuditRead
 from contree.domain.token import Permission
 from contree.http import events

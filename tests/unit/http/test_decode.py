@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contree.app.request_import import ImportOrder
+from contree.app.images.request_import import ImportOrder
 from contree.app.request_run import RunOrder
 from contree.domain.errors import InvalidFieldError
 from contree.domain.instance import FilePlacement

@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 from yarl import URL
 
-from contree.app.image_search import CaseMode
-from contree.app.layer_store import EntryType
+from contree.app.images.image_search import CaseMode
+from contree.app.images.layer_store import EntryType
 from contree.domain.token import Permission
 from tests.unit.http.world import Api, World, bearer
 

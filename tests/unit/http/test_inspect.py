@@ -15,7 +15,7 @@ import pytest
 from aiohttp import ClientPayloadError, ClientSession
 from yarl import URL
 
-from contree.app.layer_store import EntryType
+from contree.app.images.layer_store import EntryType
 from tests.unit.http.world import Api, World
 
 UNKNOWN = "00000000-0000-4000-8000-00000000ffff"

@@ -17,8 +17,8 @@ from contree_sdk._internals.models.operation import OperationModel
 from contree_sdk.utils.models.auth import WhoAmI
 from contree_sdk.utils.models.file import UploadedFile
 
+from contree.app.images.layer_store import EntryType
 from contree.app.journal import JournalEntry
-from contree.app.layer_store import EntryType
 from tests.unit.http.world import Api, World
 
 STATES = ("PENDING", "ASSIGNED", "EXECUTING", "SUCCESS", "FAILED", "CANCELLED")

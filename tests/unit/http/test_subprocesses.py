@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from contree.app import steer_instance
-from contree.app.guest_control import Action, ControlAnswer, GuestCommand, Outcome
+from contree.app.guest import steer_instance
+from contree.app.guest.guest_control import Action, ControlAnswer, GuestCommand, Outcome
 from contree.app.journal import JournalEntry
 from contree.domain.operation import Operation
 from contree.domain.project import project_id_of

@@ -11,19 +11,19 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from contree.app.access import Access, secret_sha256
-from contree.app.ask_audit import AskAudit
+from contree.app.audit.ask_audit import AskAudit
 from contree.app.cancel_operation import CancelOperation
-from contree.app.compare_replay import CompareReplay
+from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.content.upload_file import UploadFile
+from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.request_import import RequestImport
+from contree.app.images.tag_images import TagImages
 from contree.app.limits import Limits
-from contree.app.project_content import ProjectContent
-from contree.app.project_environment import ProjectEnvironment
-from contree.app.request_import import RequestImport
-from contree.app.request_replay import RequestReplay
+from contree.app.replay.compare_replay import CompareReplay
+from contree.app.replay.request_replay import RequestReplay
 from contree.app.request_run import RequestRun
 from contree.app.services import Services
-from contree.app.steer_instance import SteerInstance
-from contree.app.tag_images import TagImages
-from contree.app.upload_file import UploadFile
 from contree.domain.context import Context
 from contree.domain.errors import ConflictError, UnavailableError
 from contree.domain.image import Image

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from contree.adapters.postgres.transcoder import OrjsonTranscoder
-from contree.app.audit_index import Mark
+from contree.app.audit.audit_index import Mark
 from contree.app.recorded_log import RecordedEvent
 from contree.projections import audit_index
 from contree.projections.audit_index import AuditRows, fold_audit

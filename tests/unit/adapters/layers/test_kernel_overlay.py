@@ -25,7 +25,7 @@ from contree.adapters.layers.delta_view import squashfs_mtime
 from contree.adapters.layers.image_files import LayerImageFiles
 from contree.adapters.layers.squashfs_format import BLOCK_BYTES
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.layer_store import EntryType, FileEntry, MountPlan
+from contree.app.images.layer_store import EntryType, FileEntry, MountPlan
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, root
 from tests.support.squashfs import files as files_of

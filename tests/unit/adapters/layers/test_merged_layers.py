@@ -17,7 +17,7 @@ from contree.adapters.layers.mount_plans import MOUNTS_MAX, MOUNTS_WANTED
 from contree.adapters.layers.spans import FAN_IN
 from contree.adapters.layers.squashfs import IN_PLACE_MIN_BYTES
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.layer_store import MountPlan
+from contree.app.images.layer_store import MountPlan
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, root, whiteout
 from tests.support.squashfs import files as files_of

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contree.adapters.layers.image_files import LayerImageFiles
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.layer_store import EntryType, FileEntry, ImageFiles, LayerStore
+from contree.app.images.layer_store import EntryType, FileEntry, ImageFiles, LayerStore
 from tests.fakes.layers import FakeLayers
 from tests.support import layer_tars as tars
 from tests.unit.adapters.layers.strategies import guest_streams, oci_layers

@@ -25,7 +25,7 @@ from contree.adapters.layers.search import LayerSearch
 from contree.adapters.layers.search_globs import Globs
 from contree.adapters.layers.search_recent import Recent
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.image_search import CaseMode, SearchQuery, SearchResult
+from contree.app.images.image_search import CaseMode, SearchQuery, SearchResult
 from contree.domain.errors import InvalidFieldError, UnavailableError
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import Member, file, sparse, symlink

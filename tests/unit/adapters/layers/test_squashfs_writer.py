@@ -26,7 +26,7 @@ from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.squashfs_format import BLOCK_BYTES
 from contree.adapters.layers.squashfs_head import HEAD_BYTES, image_parts
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.layer_store import FilePart
+from contree.app.images.layer_store import FilePart
 from contree.domain.errors import LayerRefused
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, root

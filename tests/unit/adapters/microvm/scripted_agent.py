@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contree.adapters.microvm.channel import AgentChannel, Deadlines
 from contree.adapters.microvm.guest import AgentGuest
 from contree.adapters.microvm.messages import GuestFrameType
-from contree.app.microvm import GuestInfo
+from contree.app.guest.microvm import GuestInfo
 from contree.domain.errors import GuestFailure
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -12,7 +12,7 @@ import pytest
 from contree.adapters.microvm.commands import STDIN_WINDOW_BYTES, HostFrameType
 from contree.adapters.microvm.event_buffer import EVENT_BUFFER_BYTES_MAX
 from contree.adapters.microvm.process_events import COUNT_MAX
-from contree.app.microvm import Exited, GuestInfo, Output, ProcessSpec
+from contree.app.guest.microvm import Exited, GuestInfo, Output, ProcessSpec
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError
 from tests.unit.adapters.microvm import scripted_agent as say
 from tests.unit.adapters.microvm.scripted_agent import FAST, ScriptedAgent

@@ -9,7 +9,7 @@ import pytest
 
 from contree.adapters.microvm.commands import LAYER_ROOM_BYTES
 from contree.adapters.microvm.layers_disk import write_layers_disk
-from contree.app.layer_store import FilePart
+from contree.app.images.layer_store import FilePart
 from contree.domain.errors import GuestFailure
 
 SECTOR = 512

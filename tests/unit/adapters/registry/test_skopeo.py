@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contree.adapters.registry.skopeo import SkopeoImageSource
-from contree.app.image_source import Credentials
+from contree.app.images.image_source import Credentials
 from contree.domain.errors import RegistryFailure, StorageFullError
 
 LOCAL = "docker://127.0.0.1:5000/a/b"

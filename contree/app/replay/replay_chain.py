@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from uuid import UUID
 
 from contree.app.access import Requester
-from contree.app.compare_replay import CompareReplay
 from contree.app.operation_news import OperationNews
 from contree.app.reads import ImageReads, OperationReads
-from contree.app.request_replay import RequestReplay
+from contree.app.replay.compare_replay import CompareReplay
+from contree.app.replay.request_replay import RequestReplay
 from contree.domain.errors import InvalidFieldError, NotFoundError
 from contree.domain.replay_report import ReplayReport
 

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from contree.app.access import OPERATOR, Caller
-from contree.app.audit_index import AuditProgress, Mark
-from contree.app.audit_reads import (
+from contree.app.audit.audit_index import AuditProgress, Mark
+from contree.app.audit.audit_reads import (
     POSITION_MAX,
     AuditEntry,
     AuditFilter,

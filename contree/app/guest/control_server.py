@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
-from contree.app.guest_control import (
+from contree.app.guest.guest_control import (
     Action,
     ControlAnswer,
     GuestCommand,
@@ -18,8 +18,8 @@ from contree.app.guest_control import (
     Outcome,
     ReceivedCommand,
 )
-from contree.app.guest_processes import GuestProcesses
-from contree.app.microvm import ProcessSpec, SpawnRefused
+from contree.app.guest.guest_processes import GuestProcesses
+from contree.app.guest.microvm import ProcessSpec, SpawnRefused
 from contree.app.operation_history import OperationHistory
 from contree.domain.errors import InvalidTransitionError, NotFoundError, UnavailableError
 from contree.domain.instance import Stdin

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 from contree.app.access import Caller
 from contree.app.clock import Clock
+from contree.app.content.project_content import ProjectContent
 from contree.app.event_log import EventLog
 from contree.app.limits import Limits
-from contree.app.project_content import ProjectContent
 from contree.app.reads import FileReads, FileRow
 from contree.app.retries import retry_conflicts
 from contree.domain.errors import NotFoundError, PermissionMissingError

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from contree.app.layer_store import EntryType
+from contree.app.images.layer_store import EntryType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

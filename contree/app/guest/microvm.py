@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
-from contree.app.layer_store import MountPlan
+from contree.app.images.layer_store import MountPlan
 from contree.domain.outcome import ResourceUsage
 
 

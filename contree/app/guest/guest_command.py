@@ -12,10 +12,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from contree.app.control_server import ControlServer
-from contree.app.guest_control import Inbox
-from contree.app.guest_processes import GuestProcesses
-from contree.app.microvm import (
+from contree.app.guest.control_server import ControlServer
+from contree.app.guest.guest_control import Inbox
+from contree.app.guest.guest_processes import GuestProcesses
+from contree.app.guest.microvm import (
     Exited,
     Guest,
     Output,

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from signal import SIGKILL
 
-from contree.app.microvm import (
+from contree.app.guest.microvm import (
     Exited,
     Guest,
     Output,

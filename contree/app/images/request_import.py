@@ -8,7 +8,7 @@ from uuid import UUID
 from contree.app.access import Caller
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
-from contree.app.image_source import Credentials, ImageSource
+from contree.app.images.image_source import Credentials, ImageSource
 from contree.app.limits import Limits
 from contree.app.sealing import Sealer
 from contree.domain.errors import InvalidFieldError

@@ -15,13 +15,13 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
-from contree.app.blob_store import Removed
 from contree.app.clock import Clock, IdSource
-from contree.app.content_index import ContentIndex, OperationContent
+from contree.app.content.blob_store import Removed
+from contree.app.content.content_index import ContentIndex, OperationContent
+from contree.app.content.project_content import ProjectContent
 from contree.app.event_log import EventLog
+from contree.app.images.layer_store import LayerRemoval, RemovedLayers
 from contree.app.journal import Journal
-from contree.app.layer_store import LayerRemoval, RemovedLayers
-from contree.app.project_content import ProjectContent
 from contree.app.reads import ProjectReads, ProjectRow
 from contree.app.retries import retry_conflicts
 from contree.domain.context import Context

@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 
 from contree.app.access import Caller
-from contree.app.guest_control import (
+from contree.app.guest.guest_control import (
     PAYLOAD_BYTES_MAX,
     Action,
     ControlAnswer,
@@ -21,8 +21,8 @@ from contree.app.guest_control import (
     GuestControl,
     Outcome,
 )
-from contree.app.project_content import ProjectContent
-from contree.app.project_environment import ProjectEnvironment
+from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.reads import OperationReads, OperationRow
 from contree.app.request_run import StdinOrder
 from contree.app.sealing import Sealer

@@ -1,6 +1,6 @@
 """Bytes under names of the caller's choice, in spaces that can be emptied: one a project.
 
-What lies here is encrypted (app.project_content); the store knows neither keys nor contents.
+What lies here is encrypted (app.content.project_content); the store knows no keys and no contents.
 Implemented by adapters.blobs (local directory, S3); tests/contracts/test_blob_store.py.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from uuid import UUID
 
-from contree.app.audit_reads import Lineage, RelatedImage
+from contree.app.audit.audit_reads import Lineage, RelatedImage
 from contree.app.reads import OperationRow
 from contree.domain.operation import Kind
 

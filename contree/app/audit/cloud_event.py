@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contree.app.audit_reads import AuditEntry
+from contree.app.audit.audit_reads import AuditEntry
 
 SOURCE = "/v1/audit/events"
 SUBJECT_SEGMENT = 1

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
+from contree.app.content.project_content import ProjectContent
 from contree.app.event_log import EventLog
-from contree.app.layer_comparison import EntryDifference, LayerComparer, LayerEntry
-from contree.app.layer_store import EntryType, ImageFiles
-from contree.app.project_content import ProjectContent
+from contree.app.images.layer_comparison import EntryDifference, LayerComparer, LayerEntry
+from contree.app.images.layer_store import EntryType, ImageFiles
 from contree.app.reads import OperationReads, OperationRow
 from contree.domain.errors import (
     ContentErasedError,

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from contree.app.blob_store import BlobStore, Removed
-from contree.app.content_store import Content
-from contree.app.project_keys import Encryption, ProjectKeys
+from contree.app.content.blob_store import BlobStore, Removed
+from contree.app.content.content_store import Content
+from contree.app.content.project_keys import Encryption, ProjectKeys
 from contree.domain.errors import LimitExceededError
 
 _GATHER_BYTES: Final = 1024 * 1024

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import orjson
 
-from contree.app.project_keys import Box, ProjectKeys
+from contree.app.content.project_keys import Box, ProjectKeys
 from contree.domain.environment import ERASED, MASKED, SEALED
 from contree.domain.errors import ContentErasedError
 from contree.domain.image import Image

@@ -14,8 +14,8 @@ import orjson
 
 from contree.app.access import Requester
 from contree.app.clock import Clock, IdSource
+from contree.app.content.project_content import ProjectContent
 from contree.app.event_log import EventLog
-from contree.app.project_content import ProjectContent
 from contree.app.reads import FileReads, ImageReads
 from contree.app.sealing import Sealer
 from contree.domain.errors import (

@@ -16,8 +16,8 @@ from uuid import UUID
 
 import orjson
 
+from contree.app.content.project_keys import Box, ProjectKeys
 from contree.app.journal import Journal, JournalEntry, NumberedEntry
-from contree.app.project_keys import Box, ProjectKeys
 from contree.domain.errors import NotFoundError
 
 SEALED_KEY: Final = "sealed"

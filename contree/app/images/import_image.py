@@ -9,10 +9,10 @@ from uuid import UUID
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
 from contree.app.event_log import EventLog
-from contree.app.image_source import Credentials, ImageSource, PulledImage
-from contree.app.layer_store import Layer, LayerStore
+from contree.app.images.image_source import Credentials, ImageSource, PulledImage
+from contree.app.images.layer_store import Layer, LayerStore
+from contree.app.images.tag_images import pointed_tag
 from contree.app.sealing import Sealer
-from contree.app.tag_images import pointed_tag
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
 from contree.domain.errors import InvalidFieldError, OperationFailure, StorageFullError

@@ -1,0 +1,1 @@
+"""Content by its digest, encrypted by project: kept, found, held, and removed for good."""

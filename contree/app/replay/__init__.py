@@ -1,0 +1,1 @@
+"""Running again what was recorded, and saying what came out otherwise."""
