@@ -14,12 +14,9 @@ from typing import Any
 from contree.adapters.microvm import commands, messages
 from contree.adapters.microvm.channel import PORT_CLOSED, AgentChannel
 from contree.adapters.microvm.commands import HostFrameType
+from contree.adapters.microvm.data_port import DataPort
 from contree.adapters.microvm.messages import GuestErrorCode, GuestFrame
 from contree.domain.errors import LayerRefused
-
-READ_BYTES = 1024**2
-GATHER_S = 0.002
-"""How long more is let come before it is read, unless the agent has said that this is all."""
 
 _REFUSALS = (GuestErrorCode.LIMIT, GuestErrorCode.BAD_NAME)
 
@@ -27,9 +24,7 @@ _REFUSALS = (GuestErrorCode.LIMIT, GuestErrorCode.BAD_NAME)
 class CaptureStream:
     """One capture; a guest has one in its life."""
 
-    def __init__(
-        self, channel: AgentChannel, data: asyncio.StreamReader, *, bytes_max: int
-    ) -> None:
+    def __init__(self, channel: AgentChannel, data: DataPort, *, bytes_max: int) -> None:
         self._channel = channel
         self._data = data
         self._bytes_max = bytes_max
@@ -43,7 +38,7 @@ class CaptureStream:
         reading: asyncio.Task[bytes] | None = None
         try:
             while not await self._complete(answer):
-                reading = reading or asyncio.create_task(self._data.read(READ_BYTES))
+                reading = reading or asyncio.create_task(self._data.read())
                 waiting: set[asyncio.Future[Any]] = {reading}
                 if not answer.done():
                     waiting.add(answer)
@@ -56,11 +51,10 @@ class CaptureStream:
                     stall_s = self._channel.deadlines.capture_stall_s
                     raise await self._channel.lose(f"its capture stood still for {stall_s:g} s")
                 if reading in done:
-                    data, reading = reading.result(), None
-                    yield await self._account(data)
-                    if len(data) < READ_BYTES:
-                        # QEMU sends 32 KiB at a time; woken for each, we would take its CPU.
-                        await asyncio.wait({answer}, timeout=GATHER_S)
+                    data = await self._account(reading.result())
+                    # The next piece comes while this one is made use of.
+                    reading = asyncio.create_task(self._data.read())
+                    yield data
         except OSError as error:
             raise await self._channel.lose(PORT_CLOSED) from error
         finally:

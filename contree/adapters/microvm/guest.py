@@ -15,6 +15,7 @@ from contree.adapters.microvm import commands, messages
 from contree.adapters.microvm.capture_stream import CaptureStream
 from contree.adapters.microvm.channel import AgentChannel
 from contree.adapters.microvm.commands import MAX_DATA_CHUNK_BYTES, HostFrameType
+from contree.adapters.microvm.data_port import DataPort
 from contree.adapters.microvm.event_buffer import EventBuffer
 from contree.adapters.microvm.process_events import exited_event, output_event, truncated_event
 from contree.adapters.microvm.process_ledger import LiveProcess, ProcessLedger
@@ -42,9 +43,9 @@ class AgentGuest:
         self._stdin_locks: dict[int, asyncio.Lock] = {}
         self._stdin_changed = asyncio.Condition()
         self._channel: AgentChannel
-        self._data: asyncio.StreamReader
+        self._data: DataPort
 
-    def attach(self, channel: AgentChannel, data: asyncio.StreamReader, info: GuestInfo) -> None:
+    def attach(self, channel: AgentChannel, data: DataPort, info: GuestInfo) -> None:
         self._channel = channel
         self._data = data
         self.info = info

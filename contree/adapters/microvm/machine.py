@@ -19,10 +19,11 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 from contree.adapters.microvm import commands, messages
@@ -30,6 +31,7 @@ from contree.adapters.microvm.channel import PORT_CLOSED, AgentChannel, Deadline
 from contree.adapters.microvm.commands import HostFrameType, PciAddress
 from contree.adapters.microvm.connection import LibvirtConnection
 from contree.adapters.microvm.console import Console
+from contree.adapters.microvm.data_port import DataPort
 from contree.adapters.microvm.domain_xml import (
     AGENT_SOCKET,
     CONSOLE_SOCKET,
@@ -51,6 +53,8 @@ STREAM_LIMIT_BYTES = 1024**2
 REAP_TIMEOUT_S = 30.0
 EXIT_NEWS_TIMEOUT_S = 0.5
 NO_ROOM = "there is no room left on the worker's disk for what it writes"
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +107,7 @@ class Machine:
         self._process: QemuProcess | None = None
         self._console: Console | None = None
         self._channel: AgentChannel | None = None
+        self._data: DataPort | None = None
         self._writers: list[asyncio.StreamWriter] = []
         self.other_scratch = False  # than the one which the template's guest has mounted
         self._created = False
@@ -141,8 +146,7 @@ class Machine:
         console, writer = await self._open(CONSOLE_SOCKET)
         self._console = Console(console)
         self._writers.append(writer)
-        self._data, writer = await self._open(DATA_SOCKET)
-        self._writers.append(writer)
+        self._data = await self._connected(DATA_SOCKET, DataPort.open)
         reader, writer = await self._open(AGENT_SOCKET)
         self._channel = AgentChannel(
             reader,
@@ -226,6 +230,7 @@ class Machine:
         lost.
         """
         assert self._channel is not None
+        assert self._data is not None
         boot_id = UUID(bytes=os.urandom(16), version=4)
         frame = commands.configure(self._configuration(boot_id, hostname, layer_count))
         info = GuestInfo(
@@ -301,6 +306,8 @@ class Machine:
             await self._reap()
         if self._console is not None:
             await self._console.aclose()
+        if self._data is not None:
+            self._data.close()
         for writer in self._writers:
             writer.transport.abort()
         if self._domain_log is not None:
@@ -333,10 +340,14 @@ class Machine:
         return process.exited.is_set()
 
     async def _open(self, socket: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        def connect(path: Path) -> Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+            return asyncio.open_unix_connection(str(path), limit=STREAM_LIMIT_BYTES)
+
+        return await self._connected(socket, connect)
+
+    async def _connected(self, socket: str, connect: Callable[[Path], Awaitable[T]]) -> T:
         try:
-            return await asyncio.open_unix_connection(
-                str(self.spec.directory / socket), limit=STREAM_LIMIT_BYTES
-            )
+            return await connect(self.spec.directory / socket)
         except OSError as error:
             raise await self._explain(f"its {socket} does not answer: {error.strerror}") from error
 

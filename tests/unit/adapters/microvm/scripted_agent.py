@@ -8,6 +8,7 @@ import struct
 from collections.abc import Awaitable, Callable
 
 from contree.adapters.microvm.channel import AgentChannel, Deadlines
+from contree.adapters.microvm.data_port import DataPort
 from contree.adapters.microvm.guest import AgentGuest
 from contree.adapters.microvm.messages import GuestFrameType
 from contree.app.guest.microvm import GuestInfo
@@ -62,13 +63,17 @@ class ScriptedAgent:
         self.channel: AgentChannel
         self._control: Ends
         self._data: Ends
+        self._port: DataPort
         self._writers: list[asyncio.StreamWriter] = []
 
     @classmethod
     async def connected(cls, info: GuestInfo, deadlines: Deadlines = SLOW) -> ScriptedAgent:
         agent = cls()
         host_control, agent._control = await agent._pair()
-        host_data, agent._data = await agent._pair()
+        host_data, guest_data = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        agent._port = DataPort(host_data)
+        agent._data = await asyncio.open_connection(sock=guest_data)
+        agent._writers.append(agent._data[1])
 
         async def explain(reason: str) -> GuestFailure:
             return GuestFailure(reason)
@@ -82,7 +87,7 @@ class ScriptedAgent:
             explain=explain,
             on_lost=agent.guest.lost,
         )
-        agent.guest.attach(agent.channel, host_data[0], info)
+        agent.guest.attach(agent.channel, agent._port, info)
         agent.guest.mounted.set()
         return agent
 
@@ -113,6 +118,7 @@ class ScriptedAgent:
     async def aclose(self) -> None:
         await self.channel.aclose()
         await self.guest.lost(None)
+        self._port.close()
         for writer in self._writers:
             writer.transport.abort()
         await asyncio.sleep(0)
