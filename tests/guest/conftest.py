@@ -13,19 +13,13 @@ from contree.adapters.microvm import commands
 from contree.adapters.microvm.messages import Configured
 from tests.guest.raw_guest import configuration
 from tests.guest.session import Session
-
-GUEST_DIR = Path(__file__).parents[2] / "guest"
+from tests.support.guest_build import GUEST_DIR, make_guest
 
 
 @pytest.fixture(scope="session")
 def built() -> Path:
     """The build folder, after `make all sanitized`."""
-    make = subprocess.run(
-        ["make", "-s", "-C", str(GUEST_DIR), "all", "sanitized"],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    make = make_guest("all", "sanitized")
     assert make.returncode == 0, make.stderr
     return GUEST_DIR / "build"
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,12 +61,13 @@ class RawGuest:
     session: Session
     process: subprocess.Popen[bytes]
     directory: Path
+    sockets: Path
 
     def connect(self) -> Session:
         """Connect as a host that has just arrived."""
         return Session(
-            connect(str(self.directory / "control.sock")),
-            connect(str(self.directory / "data.sock")),
+            connect(str(self.sockets / "control.sock")),
+            connect(str(self.sockets / "data.sock")),
         )
 
     def console(self) -> str:
@@ -82,13 +84,17 @@ def boot(
     scratch_bytes: int = 512 << 20,
     extra: Sequence[str] = (),
 ) -> Iterator[RawGuest]:
-    """Boot a guest with these squashfs layers, bottom first; kill it at the end."""
+    """Boot a guest with these squashfs layers, bottom first; kill it at the end.
+
+    Its disks are in `directory`, its sockets where their paths are short.
+    """
     disk, scratch = directory / "layers.img", directory / "scratch.img"
     write_layers(disk, layers)
     make_scratch(scratch, scratch_bytes)
     qemu = shutil.which("qemu-system-x86_64")
     assert qemu is not None
-    control, data = directory / "control.sock", directory / "data.sock"
+    short = Path(tempfile.mkdtemp(prefix="raw-", dir="/tmp"))
+    control, data = short / "control.sock", short / "data.sock"
     process = subprocess.Popen(
         [
             qemu, "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "256", "-nodefaults",
@@ -109,7 +115,10 @@ def boot(
     )  # fmt: skip
     try:
         with Session(connect(str(control)), connect(str(data))) as session:
-            yield RawGuest(session=session, process=process, directory=directory)
+            yield RawGuest(
+                session=session, process=process, directory=directory, sockets=short
+            )
     finally:
         process.kill()
         process.wait()
+        shutil.rmtree(short)

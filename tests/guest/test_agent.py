@@ -28,9 +28,10 @@ from contree.adapters.microvm.messages import (
     Stream,
     Truncated,
 )
-from tests.guest.conftest import GUEST_DIR, Hosted
+from tests.guest.conftest import Hosted
 from tests.guest.raw_guest import configuration
 from tests.guest.session import spawn_request
+from tests.support.guest_build import make_guest
 
 
 def place(
@@ -45,9 +46,7 @@ def place(
 
 
 def test_the_c_tests_and_the_fuzzer_pass_under_sanitizers(built: Path) -> None:
-    result = subprocess.run(
-        ["make", "-s", "-C", str(GUEST_DIR), "test"], check=False, capture_output=True, text=True
-    )
+    result = make_guest("test")
     assert result.returncode == 0, result.stdout + result.stderr
 
 

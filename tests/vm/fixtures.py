@@ -18,6 +18,7 @@ from contree.adapters.microvm.channel import Deadlines
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.app.guest.microvm import GuestSpec
 from contree.app.images.layer_store import FilePart, MountPlan
+from tests.support.guest_build import make_guest
 from tests.support.squashfs import whole
 from tests.vm.conversation import Conversation
 
@@ -78,7 +79,7 @@ def short_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def guest_assets(short_dir: Path) -> GuestAssets:
     """The kernel that `make setup` unpacked, with the agent as it is now."""
-    subprocess.run(["make", "-C", ROOT / "guest"], check=True, stdout=subprocess.DEVNULL)
+    make_guest().check_returncode()
     return prepare_assets(PACKAGES / "linux-image-cloud-amd64", AGENT, short_dir / "boot")
 
 
