@@ -1,12 +1,9 @@
 """One microVM from its private directory to the last trace of it.
 
-    prepare (files made) -> create (QEMU there) -> connect (agent READY) -> configure (root mounted)
+    prepare (files made) -> create (QEMU runs) -> connect (agent READY) -> configure (root mounted)
                                            or, for a template, -> mount_common -> save
                                            or, to wait, -> rehearse -> take_up -> configure
     any of these, at any moment -> kill (at once, no waiting) -> retire (reaped, let go)
-
-A clone's QEMU waits, stopped, with the template's state loaded until its sockets are connected: so
-the guest never sees the host's ends closed.
 
 `kill` and `retire` work from every state, also while libvirt is still starting the domain. What
 the guest does once it is configured is guest.py's.
@@ -41,13 +38,13 @@ from contree.adapters.microvm.domain_xml import (
 )
 from contree.adapters.microvm.frames import PROTOCOL_VERSION
 from contree.adapters.microvm.guest import AgentGuest
+from contree.adapters.microvm.guest_sockets import GuestSockets
 from contree.adapters.microvm.messages import AgentState
 from contree.adapters.microvm.qemu_process import QemuProcess
 from contree.adapters.microvm.template import Template
 from contree.app.guest.microvm import GuestInfo, Origin
 from contree.domain.errors import GuestFailure
 
-STREAM_LIMIT_BYTES = 1024**2
 REAP_TIMEOUT_S = 30.0
 EXIT_NEWS_TIMEOUT_S = 0.5
 NO_ROOM = "there is no room left on the worker's disk for what it writes"
@@ -103,7 +100,7 @@ class Machine:
         self._process: QemuProcess | None = None
         self._console: Console | None = None
         self._channel: AgentChannel | None = None
-        self._writers: list[asyncio.StreamWriter] = []
+        self._sockets = GuestSockets(spec.directory)
         self.other_scratch = False  # than the one which the template's guest has mounted
         self._created = False
         self._configured = False
@@ -118,16 +115,17 @@ class Machine:
         await asyncio.shield(self._step)
 
     async def create(self) -> None:
-        """Start QEMU. Raises GuestFailure."""
+        """Start QEMU and the guest in it. Raises GuestFailure."""
         began = time.monotonic()
         self._created = True
         self._connection.on_disk_error[self.spec.name] = self._on_disk_error
         self._connection.stopped[self.spec.name] = asyncio.Event()
         xml = domain_xml(self.spec)
+        connect = self._sockets.connect
         if self._template is None:
-            creating = self._connection.create(xml)
+            creating = self._connection.create(xml, connect=connect)
         else:
-            creating = self._connection.restore(xml, self._template.state)
+            creating = self._connection.restore(xml, self._template.state, connect=connect)
         self._step = asyncio.create_task(creating)
         await asyncio.shield(self._step)
         self._process = self._find()
@@ -138,12 +136,10 @@ class Machine:
     async def connect(self, *, within_s: float) -> messages.Ready:
         """Return what the agent says once it is up. Raises GuestFailure."""
         began = time.monotonic()
-        console, writer = await self._open(CONSOLE_SOCKET)
+        console, _ = await self._sockets.stream(CONSOLE_SOCKET)
         self._console = Console(console)
-        self._writers.append(writer)
-        self._data, writer = await self._open(DATA_SOCKET)
-        self._writers.append(writer)
-        reader, writer = await self._open(AGENT_SOCKET)
+        self._data, _ = await self._sockets.stream(DATA_SOCKET)
+        reader, writer = await self._sockets.stream(AGENT_SOCKET)
         self._channel = AgentChannel(
             reader,
             writer,
@@ -153,17 +149,7 @@ class Machine:
             explain=self._explain,
             on_lost=self.guest.lost,
         )
-        hello = asyncio.create_task(
-            self._channel.ask(commands.hello(), (HostFrameType.HELLO, 0), within_s=within_s)
-        )
-        try:
-            if self._template is not None:
-                # The question lies there already when the guest wakes up.
-                self._step = asyncio.create_task(self._connection.resume(self.spec.name))
-                await asyncio.shield(self._step)
-            ready = await hello
-        finally:
-            hello.cancel()
+        ready = await self._channel.answer((HostFrameType.HELLO, 0), within_s=within_s)
         assert isinstance(ready, messages.Ready)  # answered_by pairs them
         if ready.version != PROTOCOL_VERSION:
             raise await self._channel.lose(
@@ -301,8 +287,7 @@ class Machine:
             await self._reap()
         if self._console is not None:
             await self._console.aclose()
-        for writer in self._writers:
-            writer.transport.abort()
+        self._sockets.close()
         if self._domain_log is not None:
             with contextlib.suppress(OSError):
                 self._domain_log.unlink()
@@ -331,14 +316,6 @@ class Machine:
                 await process.exited.wait()
         process.close()
         return process.exited.is_set()
-
-    async def _open(self, socket: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        try:
-            return await asyncio.open_unix_connection(
-                str(self.spec.directory / socket), limit=STREAM_LIMIT_BYTES
-            )
-        except OSError as error:
-            raise await self._explain(f"its {socket} does not answer: {error.strerror}") from error
 
     def _on_exit(self) -> None:
         if self._channel is not None and not self._killed:
