@@ -42,9 +42,9 @@ class S3BlobStore:
     ) -> None:
         with Spool(self._objects.spool) as spool:
             await spool.fill(chunks, bytes_max=1 << 62)
-            last = name()
-            if not await self.put_again(space, last):
-                await self._objects.write(_key(space, last), spool)
+            known = name()
+            if not await self.put_again(space, known):
+                await self._objects.write(_key(space, known), spool)
 
     async def put_again(self, space: UUID, name: str) -> bool:
         """Whether it is there and not REFRESH old; else it must be put, which needs its bytes."""
