@@ -143,8 +143,13 @@ class RunInstance:
                 journal=journal,
                 steering=self._steering(operation, spec, image, preserved, request_env),
             )
-            layer = None if spec.disposable else await self._keep_delta(guest, image, spec)
-        outcome = await self._outcome(operation, result)
+            storing = asyncio.create_task(self._outcome(operation, result))
+            try:
+                layer = await self._keep_delta(guest, image, spec)
+                outcome = await storing
+            finally:
+                storing.cancel()
+                await asyncio.gather(storing, return_exceptions=True)
         digest = await journal.finish()
         left = await left_behind(self._environment, image, spec, preserved, request_env)
         await self._record_success(operation, image, left, layer, outcome, digest)
@@ -219,6 +224,8 @@ class RunInstance:
         return Steering(inbox=self._control.open(operation.id), server=server)
 
     async def _keep_delta(self, guest: Guest, image: Image, spec: InstanceSpec) -> Layer | None:
+        if spec.disposable:
+            return None
         return await self._layers.add_delta(
             guest.capture(bytes_max=spec.max_layer_bytes),
             below=image.layers,

@@ -124,6 +124,16 @@ async def test_what_was_put_lately_stays(store: BlobStore, space: UUID) -> None:
     assert await collected(store.read(space, NAME)) == b"four"
 
 
+async def test_what_is_there_is_put_again_without_its_bytes(store: BlobStore, space: UUID) -> None:
+    assert not await store.put_again(space, NAME)
+    await put(store, space, b"four")
+    before = datetime.now(UTC).replace(microsecond=0)  # S3 has whole seconds
+    assert await store.put_again(space, NAME)
+    assert not await store.put_again(IDS.new_id(), NAME)
+    assert await store.remove(space, NAME, put_before=before) is None
+    assert await collected(store.read(space, NAME)) == b"four"
+
+
 async def test_clearing_leaves_the_other_spaces(store: BlobStore, space: UUID) -> None:
     other = IDS.new_id()
     await put(store, space, b"one")
@@ -141,6 +151,9 @@ async def test_a_directory_takes_what_is_put_again_for_new(tmp_path: Path, space
     (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     os.utime(file, (0, 0))
     await put(store, space, b"new")
+    assert await store.remove(space, NAME, put_before=datetime.now(UTC) - LATER) is None
+    os.utime(file, (0, 0))
+    assert await store.put_again(space, NAME)
     assert await store.remove(space, NAME, put_before=datetime.now(UTC) - LATER) is None
     os.utime(file, (0, 0))
     assert await store.remove(space, NAME, put_before=datetime.now(UTC) - LATER) is not None

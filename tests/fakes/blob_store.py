@@ -27,6 +27,13 @@ class FakeBlobStore:
         known, _ = self.stored.get((space, name()), (data, None))
         self.stored[space, name()] = (known, datetime.now(UTC))
 
+    async def put_again(self, space: UUID, name: str) -> bool:
+        if (space, name) not in self.stored:
+            return False
+        data, _ = self.stored[space, name]
+        self.stored[space, name] = (data, datetime.now(UTC))
+        return True
+
     async def read(self, space: UUID, name: str) -> AsyncIterator[bytes]:
         self.reads += 1
         if (space, name) not in self.stored:

@@ -42,10 +42,14 @@ class S3BlobStore:
     ) -> None:
         with Spool(self._objects.spool) as spool:
             await spool.fill(chunks, bytes_max=1 << 62)
-            key = _key(space, name())
-            put_at = await self._objects.put_at(key)
-            if put_at is None or put_at < datetime.now(UTC) - self._refresh:
-                await self._objects.write(key, spool)
+            known = name()
+            if not await self.put_again(space, known):
+                await self._objects.write(_key(space, known), spool)
+
+    async def put_again(self, space: UUID, name: str) -> bool:
+        """Whether it is there and not REFRESH old; else it must be put, which needs its bytes."""
+        put_at = await self._objects.put_at(_key(space, name))
+        return put_at is not None and put_at >= datetime.now(UTC) - self._refresh
 
     async def read(self, space: UUID, name: str) -> AsyncIterator[bytes]:
         async for piece in self._objects.read(_key(space, name)):

@@ -84,9 +84,9 @@ def canonical_layer(
             layer = writer.copy(TarReader(source, Rules.GUEST))
         finally:
             writer.index.close()
-    found = writer.findings
-    if not found.changed:
+    if layer is None:
         return None
+    found = writer.findings
     dropped = found.unchanged - found.linked_to
     dropped |= _idle_directories(found.idle, dropped, tar)
     return _without(dropped, tar, index) if dropped else layer
@@ -102,7 +102,8 @@ class _Writer:
         self.findings = _Findings()
         self._first_names: dict[int, bytes] = {}
 
-    def copy(self, reader: TarReader) -> CanonicalLayer:
+    def copy(self, reader: TarReader) -> CanonicalLayer | None:
+        """Return None when nothing is changed: the files are not completed then."""
         for entry in guest_entries(reader):
             if not entry.path:
                 self._root(entry)
@@ -114,6 +115,8 @@ class _Writer:
                 self._hard_link(entry)
             else:
                 self._file(entry, reader)
+        if not self.findings.changed:
+            return None
         self._out.write(END_OF_ARCHIVE)
         size_bytes = self._out.position
         return CanonicalLayer(

@@ -8,7 +8,6 @@ bound or contradicts itself: a hard link to nothing, a file below a file.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -35,9 +34,8 @@ class IndexWriter:
     """A new index at `path`; nothing may read it before `finish`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # The file is made aside and fsynced once at its end: no journal is needed meanwhile.
+        # The file is made aside and fsynced when it is complete: no journal is needed meanwhile.
         self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + SCHEMA)
         self._db.execute("BEGIN")
         self._entry_count = 0
@@ -104,7 +102,7 @@ class IndexWriter:
         return self._get(*_key(path))
 
     def finish(self, *, size_bytes: int) -> int:
-        """Complete and fsync the file; return the number of entries the tar has."""
+        """Complete the file, for others to fsync; return the number of entries the tar has."""
         self._db.execute("INSERT INTO layer VALUES (?, ?)", (self._entry_count, size_bytes))
         if self._has_links:
             self._count_links()
@@ -112,11 +110,6 @@ class IndexWriter:
             self._db.execute(statement)
         self._db.execute("COMMIT")
         self._db.close()
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         return self._entry_count
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -198,6 +198,7 @@ class LayerDirectory:
             raise LayerRefused(f"the layer's digest is {_PREFIX}{found}, not {_PREFIX}{digest}")
         index_layer(tar, tar.with_name(INDEX_NAME))
         sync_file(tar)
+        sync_file(tar.with_name(INDEX_NAME))
         publish(tar.parent, self._root / digest)
 
     def _take_delta(self, below: list[str], feed: Feed) -> Layer | None:
@@ -209,11 +210,13 @@ class LayerDirectory:
             if layer is None:
                 return None
             received = time.monotonic()
-            synced = self._syncs.submit(sync_file, made / TAR_NAME)
+            # Beside one another, and beside the squashfs: mostly one commit of the filesystem.
+            syncs = [self._syncs.submit(sync_file, made / n) for n in (TAR_NAME, INDEX_NAME)]
             try:
                 self._mountable_at_once(made, stack)
             finally:
-                synced.result()
+                for synced in wait(syncs).done:
+                    synced.result()
             publish(made, self._root / layer.digest_hex)
             _LOG.debug(
                 "delta of %d bytes: received in %.4f s, mountable and on disk %.4f s later",

@@ -95,6 +95,10 @@ class AgentChannel:
         await self.send(frame)
         return await self._in_time(answer, f"{key[0].name}", within_s or self.deadlines.answer_s)
 
+    async def answer(self, key: AnswerKey, *, within_s: float) -> GuestFrame:
+        """As `ask`, of what was sent before there was this channel."""
+        return await self._in_time(self.expect(key), key[0].name, within_s)
+
     def expect(self, key: AnswerKey) -> asyncio.Future[GuestFrame]:
         """Return a future of the next answer of this kind; cancelling it loses only the answer."""
         if self.failure is not None:

@@ -125,32 +125,37 @@ class LibvirtConnection:
             raise
         return cls(connection, threads)
 
-    async def create(self, domain_xml: str) -> None:
-        """Start a transient domain; it is running on return. Raises GuestFailure.
+    async def create(self, domain_xml: str, *, connect: Callable[[], None]) -> None:
+        """Start a transient domain and `connect`. Raises GuestFailure.
 
         Cancelling does not stop a start that is under way.
         """
-        await _run(self._threads, lambda: self._connection.createXML(domain_xml, 0))
 
-    async def restore(self, domain_xml: str, state: SealedFile) -> None:
-        """Start a domain that waits for it, and load the device state; it is stopped on return.
+        def call() -> None:
+            self._connection.createXML(domain_xml, 0)
+            connect()
+
+        await _run(self._threads, call)
+
+    async def restore(
+        self, domain_xml: str, state: SealedFile, *, connect: Callable[[], None]
+    ) -> None:
+        """Start a domain that waits for its device state, `connect`, load it, and let it run.
 
         Raises GuestFailure. Cancelling does not stop it.
         """
 
         def call() -> None:
             domain = self._connection.createXML(domain_xml, libvirt.VIR_DOMAIN_START_PAUSED)
+            connect()
             fd = state.open_again()
             try:
                 load_state(_DomainMonitor(domain), fd)
             finally:
                 os.close(fd)
+            domain.resume()
 
         await _run(self._threads, call)
-
-    async def resume(self, name: str) -> None:
-        """Let a stopped domain run. Raises GuestFailure."""
-        await _run(self._threads, lambda: self._connection.lookupByName(name).resume())
 
     async def suspend(self, name: str) -> None:
         """Stop a running domain until `resume_with`. Raises GuestFailure."""

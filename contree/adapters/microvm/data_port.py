@@ -12,8 +12,7 @@ import select
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 PIECE_BYTES: Final = 1024**2
 MANY_BYTES: Final = 32 * 1024
@@ -32,18 +31,6 @@ class DataPort:
         self._end = end
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="data-port")  # starts none yet
         self._piece = memoryview(b"")
-
-    @classmethod
-    async def open(cls, path: Path) -> Self:
-        """Connect to the unix socket at `path`. Raises OSError."""
-        end = socket.socket(socket.AF_UNIX)
-        try:
-            end.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(end, str(path))
-        except BaseException:
-            end.close()
-            raise
-        return cls(end)
 
     async def read(self) -> bytes:
         """Wait for bytes and return up to PIECE_BYTES; empty at the end. Raises OSError."""

@@ -44,11 +44,16 @@ class GuestFiles:
         Raises GuestFailure, StorageFullError.
         """
         _make_directory(domain.directory)
-        await asyncio.to_thread(write_layers_disk, domain.directory, spec.mounts.squashfs)
+        layers = asyncio.to_thread(write_layers_disk, domain.directory, spec.mounts.squashfs)
         if template is not None and self.of_usual_size(spec):
-            await asyncio.to_thread(copy_sparsely, template.scratch, domain.scratch_image)
+            scratch = asyncio.to_thread(copy_sparsely, template.scratch, domain.scratch_image)
         else:
-            await self._scratch.copy_to(domain.scratch_image, max_layer_bytes=spec.max_layer_bytes)
+            scratch = self._scratch.copy_to(
+                domain.scratch_image, max_layer_bytes=spec.max_layer_bytes
+            )
+        for outcome in await asyncio.gather(layers, scratch, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome  # when neither writes any more
 
     async def write_own_layers(self, domain: DomainSpec, mounts: MountPlan) -> Path:
         """Make a second layers disk for a guest that waited; return its descriptor.

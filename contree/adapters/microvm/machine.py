@@ -1,12 +1,9 @@
 """One microVM from its private directory to the last trace of it.
 
-    prepare (files made) -> create (QEMU there) -> connect (agent READY) -> configure (root mounted)
+    prepare (files made) -> create (QEMU runs) -> connect (agent READY) -> configure (root mounted)
                                            or, for a template, -> mount_common -> save
                                            or, to wait, -> rehearse -> take_up -> configure
     any of these, at any moment -> kill (at once, no waiting) -> retire (reaped, let go)
-
-A clone's QEMU waits, stopped, with the template's state loaded until its sockets are connected: so
-the guest never sees the host's ends closed.
 
 `kill` and `retire` work from every state, also while libvirt is still starting the domain. What
 the guest does once it is configured is guest.py's.
@@ -19,7 +16,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +32,6 @@ from contree.adapters.microvm.data_port import DataPort
 from contree.adapters.microvm.domain_xml import (
     AGENT_SOCKET,
     CONSOLE_SOCKET,
-    DATA_SOCKET,
     LAYERS_SLOT,
     SCRATCH_SLOT,
     DomainSpec,
@@ -43,13 +39,13 @@ from contree.adapters.microvm.domain_xml import (
 )
 from contree.adapters.microvm.frames import PROTOCOL_VERSION
 from contree.adapters.microvm.guest import AgentGuest
+from contree.adapters.microvm.guest_sockets import GuestSockets
 from contree.adapters.microvm.messages import AgentState
 from contree.adapters.microvm.qemu_process import QemuProcess
 from contree.adapters.microvm.template import Template
 from contree.app.guest.microvm import GuestInfo, Origin
 from contree.domain.errors import GuestFailure
 
-STREAM_LIMIT_BYTES = 1024**2
 REAP_TIMEOUT_S = 30.0
 EXIT_NEWS_TIMEOUT_S = 0.5
 NO_ROOM = "there is no room left on the worker's disk for what it writes"
@@ -108,7 +104,7 @@ class Machine:
         self._console: Console | None = None
         self._channel: AgentChannel | None = None
         self._data: DataPort | None = None
-        self._writers: list[asyncio.StreamWriter] = []
+        self._sockets = GuestSockets(spec.directory)
         self.other_scratch = False  # than the one which the template's guest has mounted
         self._created = False
         self._configured = False
@@ -123,16 +119,17 @@ class Machine:
         await asyncio.shield(self._step)
 
     async def create(self) -> None:
-        """Start QEMU. Raises GuestFailure."""
+        """Start QEMU and the guest in it. Raises GuestFailure."""
         began = time.monotonic()
         self._created = True
         self._connection.on_disk_error[self.spec.name] = self._on_disk_error
         self._connection.stopped[self.spec.name] = asyncio.Event()
         xml = domain_xml(self.spec)
+        connect = self._sockets.connect
         if self._template is None:
-            creating = self._connection.create(xml)
+            creating = self._connection.create(xml, connect=connect)
         else:
-            creating = self._connection.restore(xml, self._template.state)
+            creating = self._connection.restore(xml, self._template.state, connect=connect)
         self._step = asyncio.create_task(creating)
         await asyncio.shield(self._step)
         self._process = self._find()
@@ -143,11 +140,10 @@ class Machine:
     async def connect(self, *, within_s: float) -> messages.Ready:
         """Return what the agent says once it is up. Raises GuestFailure."""
         began = time.monotonic()
-        console, writer = await self._open(CONSOLE_SOCKET)
+        console, _ = await self._sockets.stream(CONSOLE_SOCKET)
         self._console = Console(console)
-        self._writers.append(writer)
-        self._data = await self._connected(DATA_SOCKET, DataPort.open)
-        reader, writer = await self._open(AGENT_SOCKET)
+        self._data = self._sockets.data_port()
+        reader, writer = await self._sockets.stream(AGENT_SOCKET)
         self._channel = AgentChannel(
             reader,
             writer,
@@ -157,17 +153,7 @@ class Machine:
             explain=self._explain,
             on_lost=self.guest.lost,
         )
-        hello = asyncio.create_task(
-            self._channel.ask(commands.hello(), (HostFrameType.HELLO, 0), within_s=within_s)
-        )
-        try:
-            if self._template is not None:
-                # The question lies there already when the guest wakes up.
-                self._step = asyncio.create_task(self._connection.resume(self.spec.name))
-                await asyncio.shield(self._step)
-            ready = await hello
-        finally:
-            hello.cancel()
+        ready = await self._channel.answer((HostFrameType.HELLO, 0), within_s=within_s)
         assert isinstance(ready, messages.Ready)  # answered_by pairs them
         if ready.version != PROTOCOL_VERSION:
             raise await self._channel.lose(
@@ -306,10 +292,7 @@ class Machine:
             await self._reap()
         if self._console is not None:
             await self._console.aclose()
-        if self._data is not None:
-            self._data.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        self._sockets.close()
         if self._domain_log is not None:
             with contextlib.suppress(OSError):
                 self._domain_log.unlink()
@@ -338,18 +321,6 @@ class Machine:
                 await process.exited.wait()
         process.close()
         return process.exited.is_set()
-
-    async def _open(self, socket: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        def connect(path: Path) -> Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-            return asyncio.open_unix_connection(str(path), limit=STREAM_LIMIT_BYTES)
-
-        return await self._connected(socket, connect)
-
-    async def _connected(self, socket: str, connect: Callable[[Path], Awaitable[T]]) -> T:
-        try:
-            return await connect(self.spec.directory / socket)
-        except OSError as error:
-            raise await self._explain(f"its {socket} does not answer: {error.strerror}") from error
 
     def _on_exit(self) -> None:
         if self._channel is not None and not self._killed:

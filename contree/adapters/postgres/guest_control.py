@@ -87,6 +87,7 @@ INSERT INTO public.guest_inboxes (operation_id, is_open) VALUES ($1, true)
 ON CONFLICT (operation_id) DO NOTHING
 """
 CLOSE = "UPDATE public.guest_inboxes SET is_open = false WHERE operation_id = $1"
+ANY_LEFT = "SELECT EXISTS (SELECT FROM public.guest_commands WHERE operation_id = $1)"
 EMPTY = "DELETE FROM public.guest_commands WHERE operation_id = $1 RETURNING number"
 TELL = "SELECT pg_notify('guest_answers', answer) FROM unnest($1::text[]) AS answer"
 
@@ -204,16 +205,19 @@ class PostgresGuestControl:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 with translated():
-                    async with self._pool.acquire() as connection, connection.transaction():
-                        await connection.execute(CLOSE, operation_id)
-                        rows = await connection.fetch(EMPTY, operation_id)
-                        ended = ControlAnswer(outcome=Outcome.ENDED)
-                        told = [_answer_text(row["number"], ended) for row in rows]
-                        if told:
-                            await connection.execute(TELL, told)
+                    # Closed for all before it is looked into: nothing comes after that.
+                    await self._pool.execute(CLOSE, operation_id)
+                    if await self._pool.fetchval(ANY_LEFT, operation_id):
+                        await self._refuse_rest(operation_id)
         except (TimeoutError, UnavailableError) as error:
             # Its end in the log removes it as well.
             _log.warning("inbox of operation %s not closed: %r", operation_id, error)
+
+    async def _refuse_rest(self, operation_id: UUID) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(EMPTY, operation_id)
+            ended = ControlAnswer(outcome=Outcome.ENDED)
+            await connection.execute(TELL, [_answer_text(row["number"], ended) for row in rows])
 
     def _hear_answer(self, text: str) -> None:
         number, answer = _answer_from(text)

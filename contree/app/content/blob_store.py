@@ -43,6 +43,10 @@ class BlobStore(Protocol):
         """
         ...
 
+    async def put_again(self, space: UUID, name: str) -> bool:
+        """Let what is there under `name` count as put now; False when it must be put instead."""
+        ...
+
     def read(self, space: UUID, name: str) -> AsyncIterator[bytes]:
         """Yield the bytes in chunks of READ_CHUNK_BYTES at most. Raises NotFoundError first."""
         ...
