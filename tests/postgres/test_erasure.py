@@ -380,7 +380,7 @@ class Meeting(LayerRemovals):
     async def set_aside(self, diff_id: str, *, added_before: datetime) -> bool:
         is_aside = await super().set_aside(diff_id, added_before=added_before)
         if self.meanwhile is None:
-            self.meanwhile = asyncio.create_task(self._other())  # type: ignore[arg-type]
+            self.meanwhile = asyncio.create_task(self._other())
             await self._asked.wait()
         return is_aside
 

@@ -41,7 +41,7 @@ class InterruptedLog(FakeEventLog):
         before, self.before = self.before, None
         if before is not None:
             await before()
-        await super().append(*aggregates, **options)  # type: ignore[arg-type]
+        await super().append(*aggregates, **options)
 
 
 class Office:

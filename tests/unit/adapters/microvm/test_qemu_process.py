@@ -75,12 +75,12 @@ async def test_a_killed_qemu_does_not_hang_up_before_it_is_reaped(tmp_path: Path
     ours, its = socket.socketpair()
     with ours:
         with its:
-            process = subprocess.Popen([shell, "-c", "read x", MARK], stdin=its)  # noqa: ASYNC220
+            process = subprocess.Popen([shell, "-c", "read x", MARK], stdin=its)  # noqa: ASYNC220 - waits for nothing
         found = QemuProcess.find(MARK)
         assert found is not None
         found.kill()
         # The loop must not turn: it would reap it.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - as said
         assert select.select([ours], [], [], 0)[0] == []
         async with asyncio.timeout(5):
             await found.exited.wait()
