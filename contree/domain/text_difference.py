@@ -39,6 +39,8 @@ _RANDOM_FORMS = (
     r"(?<=tmp)[._-]?[A-Za-z0-9_]{6,12}\b",  # names of temporary files
     # Keys in hex or base64. Not what has a digest's form: its difference means other content.
     r"(?<![A-Za-z0-9+/_=-])(?![0-9a-fA-F]{32,}\b)(?=[A-Za-z+/_-]*\d)[A-Za-z0-9+/_-]{16,}={0,2}",
+    # One key of base64 in forty has no digit: what it is padded to tells it from a long word.
+    r"(?<![A-Za-z0-9+/_=-])(?:[A-Za-z+/]{4}){4,}(?:[A-Za-z+/]{2}==|[A-Za-z+/]{3}=)(?![A-Za-z0-9+/=])",
 )
 _CLOCK = re.compile("|".join(_CLOCK_FORMS).encode())
 _RANDOM = re.compile("|".join(_RANDOM_FORMS).encode())
