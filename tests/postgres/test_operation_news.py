@@ -30,7 +30,7 @@ IDS = FakeIds(space=12)
 WAIT_S = 10
 ENTRY = JournalEntry(at=EPOCH, type="stdout", spid=1, data={"value": "x"})
 CUT = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
     "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 )
 
@@ -131,7 +131,7 @@ async def test_a_sender_whose_answer_was_lost_is_told_that_nobody_knows(
         async for received in inbox.commands():
             await inbox.start(received.number)
             # The answer goes out with nobody listening.
-            await execute(postgres_dsn, CUT, "SELECT pg_sleep(0.1)")
+            await execute(postgres_dsn, CUT)
             await inbox.answer(received.number, ControlAnswer(outcome=Outcome.DONE))
             break
         assert (await sending).outcome is Outcome.UNKNOWN
@@ -153,8 +153,10 @@ async def test_the_end_of_an_operation_empties_its_inbox_also_when_its_worker_is
         await log.append(operation)
         opened = control.open(operation.id)
         await opened.__aenter__()
-        sending = asyncio.create_task(control.send(a_command(operation.id), within_s=0.3))
-        await asyncio.sleep(0.1)
+        sending = asyncio.create_task(control.send(a_command(operation.id), within_s=1.5))
+        async with asyncio.timeout(WAIT_S):
+            while not await postgres_pool.fetchval("SELECT count(*) FROM public.guest_commands"):
+                await asyncio.sleep(0.01)
         if end == "lose":
             operation.lose(context, reason="the worker was killed")
         else:
