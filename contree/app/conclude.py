@@ -66,20 +66,29 @@ class Conclude:
 
         return await self.conclude(mine, decide, journal_sha256=journal_sha256)
 
-    async def lose(self, operation_id: UUID, reason: str, *, worker: str | None = None) -> Status:
+    async def lose(
+        self,
+        operation_id: UUID,
+        reason: str,
+        *,
+        worker: str | None = None,
+        attempt: int | None = None,
+    ) -> Status:
         """Put an operation whose worker or machine was lost back into the queue, or end it.
 
-        With `worker`, only when that one still holds it.
+        With `worker`, only when that one still holds it; with `attempt`, only when no other has
+        begun by now (the same worker may have been given the next one).
         """
 
-        async def attempt() -> Status:
+        async def lose_it() -> Status:
             operation = await self._load(operation_id)
-            if operation.status.is_running and worker in {None, operation.worker}:
+            is_meant = worker in {None, operation.worker} and attempt in {None, operation.attempts}
+            if operation.status.is_running and is_meant:
                 operation.lose(self._context(operation), reason=reason)
                 await self._log.append(operation)
             return operation.status
 
-        return await retry_conflicts(attempt)
+        return await retry_conflicts(lose_it)
 
     async def append_unless_cancelled(self, operation: Operation) -> None:
         """Append what the worker decided on its copy; when a client cancelled meanwhile, leave it.

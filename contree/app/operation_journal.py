@@ -68,6 +68,7 @@ class OperationJournal:
     async def __aenter__(self) -> Self:
         await self._journal.restart(self._operation_id)
         self._writer = asyncio.create_task(self._write())
+        self._writer.add_done_callback(self._let_go)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -100,7 +101,7 @@ class OperationJournal:
         if self._writer is None:
             return
         written = asyncio.Event()
-        await self._waiting.put(written)
+        await self._put(written)
         waiting = asyncio.create_task(written.wait())
         await asyncio.wait({waiting, self._writer}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
@@ -179,10 +180,18 @@ class OperationJournal:
     async def _entry(self, type_: str, spid: int, data: Mapping[str, Any]) -> None:
         await self._put(JournalEntry(at=self._clock.now(), type=type_, spid=spid, data=data))
 
-    async def _put(self, what: JournalEntry | Piece) -> None:
+    async def _put(self, what: JournalEntry | Piece | asyncio.Event) -> None:
         if self._writer is not None and self._writer.done():
             await self._writer  # raises what ended it
         await self._waiting.put(what)
+
+    def _let_go(self, _: asyncio.Task[None]) -> None:
+        """Nobody waits for room that no writer makes; what ended it is told when they come next.
+
+        All who wait find room: there are fewer of them than WAITING_MAX.
+        """
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
 
     async def _write(self) -> None:
         ended = False

@@ -100,7 +100,9 @@ class RunInstance:
                 ContentErasedError,
             ) as failure:
                 if isinstance(failure, OperationFailure) and failure.retryable:
-                    await self._conclude.lose(operation.id, str(failure), worker=operation.worker)
+                    await self._conclude.lose(
+                        operation.id, str(failure), attempt=operation.attempts
+                    )
                 else:
                     await self._fail(operation, journal, failure)
             except asyncio.CancelledError:

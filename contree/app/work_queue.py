@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -50,8 +50,14 @@ class WorkQueue(Protocol):
         """
         ...
 
-    async def renew(self, *, worker: str, lease_until: datetime) -> None:
-        """Extend the lease of everything `worker` holds."""
+    async def renew(
+        self, operation_ids: Collection[UUID], *, worker: str, lease_until: datetime
+    ) -> None:
+        """Extend the leases of those of `operation_ids` that `worker` holds.
+
+        It names what it works on: what the log calls its own without its knowing (the answer to a
+        claim was lost) must run out.
+        """
         ...
 
     async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:

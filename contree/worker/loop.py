@@ -154,46 +154,57 @@ class Worker:
             context=self._context(),
         )
         for operation in claimed:
-            task = asyncio.create_task(self._work(operation), name=f"operation {operation.id}")
+            # One whose lease ran out may come back while its lost attempt still runs here.
+            _, lost = self._running.get(operation.id, (kind, None))
+            work = self._work(operation, after=lost)
+            task = asyncio.create_task(work, name=f"operation {operation.id}")
             self._running[operation.id] = (kind, task)
+            self._cancelled.discard(operation.id)
             task.add_done_callback(partial(self._ended, operation.id))
 
-    def _ended(self, operation_id: UUID, _: asyncio.Task[None]) -> None:
-        self._running.pop(operation_id, None)
-        self._cancelled.discard(operation_id)
+    def _ended(self, operation_id: UUID, task: asyncio.Task[None]) -> None:
+        if self._running.get(operation_id, (None, None))[1] is task:
+            del self._running[operation_id]
+            self._cancelled.discard(operation_id)
         self._room.set()
 
-    async def _work(self, operation: Operation) -> None:
+    async def _work(self, operation: Operation, *, after: asyncio.Task[None] | None) -> None:
         log.info("operation %s: attempt %d begins", operation.id, operation.attempts)
         try:
+            if after is not None:
+                after.cancel()
+                await asyncio.wait({after})
             await self._execute[operation.kind](operation)
         except asyncio.CancelledError:
             # A wish to cancel that is in the log makes `lose` record the cancellation.
             reason = "the worker was stopped"
-            await asyncio.shield(self._lose(operation.id, reason))
+            if operation.id in self._cancelled:
+                await self._lose_when_possible(operation, reason)
+            else:  # what cannot be recorded now is found at the next start
+                await asyncio.shield(self._lose(operation, reason))
         except UnavailableError as error:
             # What the log cannot take now, the lease brings back later.
             log.warning("operation %s: database lost: %s", operation.id, error)
-            await self._lose_when_possible(operation.id, "the database was lost")
+            await self._lose_when_possible(operation, "the database was lost")
         except ContreeError as error:
             log.exception("operation %s failed", operation.id)
-            await self._lose_when_possible(operation.id, str(error))
+            await self._lose_when_possible(operation, str(error))
         except Exception:
             log.exception("operation %s hit a defect", operation.id)
-            await self._lose_when_possible(operation.id, "internal error, see the worker's log")
+            await self._lose_when_possible(operation, "internal error, see the worker's log")
         else:
             log.info("operation %s: attempt %d ended", operation.id, operation.attempts)
 
-    async def _lose(self, operation_id: UUID, reason: str) -> None:
-        await self._conclude.lose(operation_id, reason, worker=self._name)
+    async def _lose(self, operation: Operation, reason: str) -> None:
+        await self._conclude.lose(operation.id, reason, attempt=operation.attempts)
 
-    async def _lose_when_possible(self, operation_id: UUID, reason: str) -> None:
+    async def _lose_when_possible(self, operation: Operation, reason: str) -> None:
         """Until it is recorded it is ours: our lease, renewed, keeps everybody else away."""
         while True:
             try:
-                return await self._lose(operation_id, reason)
+                return await self._lose(operation, reason)
             except (UnavailableError, StorageFullError) as error:
-                log.warning("operation %s: its loss is not recorded yet: %s", operation_id, error)
+                log.warning("operation %s: its loss is not recorded yet: %s", operation.id, error)
                 await asyncio.sleep(POLL_S)
 
     def _stop_unwanted(self, unwanted: Sequence[UUID]) -> None:
@@ -207,7 +218,9 @@ class Worker:
         while True:
             try:
                 lease_until = self._clock.now() + timedelta(seconds=LEASE_S)
-                await self._queue.renew(worker=self._name, lease_until=lease_until)
+                await self._queue.renew(
+                    tuple(self._running), worker=self._name, lease_until=lease_until
+                )
                 await self._recover.others()
             except (UnavailableError, StorageFullError) as error:
                 log.warning("leases not renewed, or lost operations not requeued: %s", error)

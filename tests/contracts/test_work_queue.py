@@ -217,14 +217,15 @@ async def test_racing_workers_never_get_the_same_operation_nor_pass_the_bound(
 
 
 async def test_leases_expire_unless_renewed(house: House) -> None:
-    ids = await house.requested(IDS.new_id(), count=2)
+    ids = await house.requested(IDS.new_id(), count=3)
     now = house.clock.now()
-    await house.claim("w1", limit=1, lease_until=now + timedelta(seconds=10))
+    await house.claim("w1", limit=2, lease_until=now + timedelta(seconds=10))
     await house.claim("w2", limit=1, lease_until=now + timedelta(seconds=10))
     assert list(await house.queue.abandoned(now=now)) == []
-    await house.queue.renew(worker="w1", lease_until=now + timedelta(seconds=30))
+    named = [ids[0], ids[2]]
+    await house.queue.renew(named, worker="w1", lease_until=now + timedelta(seconds=30))
     late = now + timedelta(seconds=20)
-    assert list(await house.queue.abandoned(now=late)) == [ids[1]]
+    assert list(await house.queue.abandoned(now=late)) == ids[1:]
 
 
 async def test_all_that_a_worker_still_holds_is_told(house: House) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -57,9 +57,11 @@ class FakeWorkQueue:
         turns = [number for number, served in enumerate(self._served) if served == project_id]
         return max(turns, default=-1)
 
-    async def renew(self, *, worker: str, lease_until: datetime) -> None:
+    async def renew(
+        self, operation_ids: Collection[UUID], *, worker: str, lease_until: datetime
+    ) -> None:
         for operation_id, (holder, _) in self._log.leases.items():
-            if holder == worker:
+            if holder == worker and operation_id in operation_ids:
                 self._log.leases[operation_id] = (worker, lease_until)
 
     async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:

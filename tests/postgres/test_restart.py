@@ -63,7 +63,7 @@ async def test_calls_fail_as_unavailable_while_it_is_away_and_work_again_after(
             log.append(lost),
             log.load(Operation, before.id),
             log.sealed(before.id),
-            queue.renew(worker="w", lease_until=EPOCH),
+            queue.renew([before.id], worker="w", lease_until=EPOCH),
             queue.look(worker="w"),
             queue.abandoned(now=EPOCH),
             claim(queue),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -76,7 +76,7 @@ SELECT operation_id FROM operations WHERE operation_id IN (SELECT operation_id F
 ORDER BY created_at, operation_id
 FOR UPDATE SKIP LOCKED
 """
-RENEW = "UPDATE public.leases SET until = $2 WHERE worker = $1"
+RENEW = "UPDATE public.leases SET until = $3 WHERE operation_id = ANY($1::uuid[]) AND worker = $2"
 # A running operation without a lease is nobody's.
 EXPIRED = """
 SELECT o.operation_id FROM operations o LEFT JOIN public.leases l USING (operation_id)
@@ -141,9 +141,11 @@ class PostgresWorkQueue:
         while len(served) > SERVED_MAX:
             del served[next(iter(served))]
 
-    async def renew(self, *, worker: str, lease_until: datetime) -> None:
+    async def renew(
+        self, operation_ids: Collection[UUID], *, worker: str, lease_until: datetime
+    ) -> None:
         with translated():
-            await self._pool.execute(RENEW, worker, lease_until)
+            await self._pool.execute(RENEW, list(operation_ids), worker, lease_until)
 
     async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
         with translated():

@@ -1,0 +1,105 @@
+"""An operation always comes to its end, whatever its worker could not record or was not told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import pytest
+
+from contree.app.request_run import RunOrder
+from contree.domain.errors import UnavailableError
+from contree.domain.operation import Operation, OperationAssigned, OperationCancelled, Status
+from contree.worker import loop
+from tests.fakes.microvm import FakeProcess
+from tests.fakes.work_queue import FakeWorkQueue
+from tests.unit.app.test_fail_closed import WAIT_S, Watched
+from tests.unit.app.world import World, a_caller
+
+ORDER = RunOrder(image="tag:base", command="main")
+
+
+async def test_a_cancellation_that_the_log_refuses_is_recorded_when_it_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    world = Watched()
+    async with world.working():
+        await world.imported()
+        operation, _ = await world.runs.request(a_caller(), ORDER)
+        async with asyncio.timeout(WAIT_S):
+            await world.began_one.get()
+            world.refusing.refuse = OperationCancelled
+            await world.cancellation.cancel(a_caller(), operation)
+            await world.log.refused.get()
+        world.refusing.refuse, world.log.full = None, False
+        assert (await world.end_of(operation)).status is Status.CANCELLED
+
+
+class Deaf(FakeWorkQueue):
+    """The answer to one claim is lost on its way, after it was committed."""
+
+    is_deaf = False
+
+    async def claim(self, **wanted: object) -> Sequence[Operation]:
+        claimed = await super().claim(**wanted)
+        if self.is_deaf and claimed:
+            self.is_deaf = False
+            raise UnavailableError("the connection broke after the commit")
+        return claimed
+
+
+async def test_a_claim_that_its_worker_never_heard_of_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    monkeypatch.setattr(loop, "LEASE_S", 0.03)
+
+    async def program(_: FakeProcess) -> int:
+        return 0
+
+    world = World({"main": program})
+    world.queue = queue = Deaf(world.log)
+    async with world.working():
+        await world.imported()
+        queue.is_deaf = True
+        operation, _ = await world.runs.request(a_caller(), ORDER)
+        async with asyncio.timeout(WAIT_S), world.log.grown:
+            await world.log.grown.wait_for(lambda: operation in world.log.leases)
+        world.clock.advance(1)
+        row = await world.end_of(operation)
+    assert row.status is Status.SUCCESS
+
+
+async def test_an_attempt_that_was_given_up_ends_when_its_worker_gets_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when a lease ran out while the database was away, and another worker saw it first."""
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    begun: asyncio.Queue[FakeProcess] = asyncio.Queue()
+    may_end = asyncio.Event()
+
+    async def program(process: FakeProcess) -> int:
+        begun.put_nowait(process)
+        await may_end.wait()
+        return 0
+
+    world = World({"main": program})
+    async with world.working():
+        await world.imported()
+        operation, _ = await world.runs.request(a_caller(), ORDER)
+        async with asyncio.timeout(WAIT_S):
+            await begun.get()
+            await world.conclude.lose(operation, "the worker's lease ran out")
+            await begun.get()
+        assert len(world.microvm.running) == 1
+        may_end.set()
+        assert (await world.end_of(operation)).status is Status.SUCCESS
+    assert assigned(world, operation) == 2
+
+
+def assigned(world: World, operation: UUID) -> int:
+    return sum(
+        isinstance(e, OperationAssigned) and e.originator_id == operation for e in world.log.events
+    )
