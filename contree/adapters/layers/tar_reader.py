@@ -23,6 +23,7 @@ from contree.adapters.layers.tar_names import member_path, plain_path, symlink_t
 from contree.domain.errors import LayerRefused
 
 BLOCK: Final = bounds.BLOCK_BYTES
+SPARSE_PREFIX: Final = b"GNU.sparse."
 _ZERO_BLOCK: Final = bytes(BLOCK)
 
 _KINDS: Final = {
@@ -189,6 +190,9 @@ class TarReader:
         if kind is not Kind.REGULAR:
             if size and self._rules is Rules.GUEST:
                 raise LayerRefused(f"'{shown(path)}' is not a regular file but has content")
+            # A map would be written out again as content, which nothing but a file may have.
+            if any(keyword.startswith(SPARSE_PREFIX) for keyword in pax):
+                raise LayerRefused(f"'{shown(path)}' is sparse but not a regular file")
             # Header-only types have no body, whatever their size field says (as Go and GNU read).
             size = 0
         if size < 0:

@@ -327,6 +327,16 @@ def test_withdrawn_and_unknown_sparse_formats_are_refused() -> None:
     refused(tars.tar_bytes([file("x", pax=pax)]), "unknown format")
 
 
+@pytest.mark.parametrize("rules", Rules)
+@pytest.mark.parametrize("map_", ["", "5,0"])
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
+def test_only_a_regular_file_is_sparse(kind: bytes, map_: str, rules: Rules) -> None:
+    """Else its map is content in the tar that we make of it, and no reader finds what follows."""
+    pax = {"GNU.sparse.map": map_, "GNU.sparse.size": "1000000"}
+    member = tars.Member(name="x", type=kind, link="t", pax=pax)
+    refused(tars.tar_bytes([member]), "sparse but not a regular file", rules)
+
+
 @pytest.mark.parametrize("keep", [1, 511, 513, 700, 1023, 1536])
 def test_a_stream_that_is_cut_off_is_refused(keep: int) -> None:
     tar = tars.guest_bytes([file("f", b"x" * 600)])[:keep]
