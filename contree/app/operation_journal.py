@@ -68,7 +68,6 @@ class OperationJournal:
     async def __aenter__(self) -> Self:
         await self._journal.restart(self._operation_id)
         self._writer = asyncio.create_task(self._write())
-        self._writer.add_done_callback(self._let_go)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -84,7 +83,7 @@ class OperationJournal:
         """
         if self._writer is not None:
             if not self._writer.done():
-                await self._waiting.put(None)
+                await self._put(None)
             await self._writer
         return self._digest.hexdigest()
 
@@ -180,18 +179,20 @@ class OperationJournal:
     async def _entry(self, type_: str, spid: int, data: Mapping[str, Any]) -> None:
         await self._put(JournalEntry(at=self._clock.now(), type=type_, spid=spid, data=data))
 
-    async def _put(self, what: JournalEntry | Piece | asyncio.Event) -> None:
+    async def _put(self, what: Waiting) -> None:
+        """Queue it when there is room. Raises what ended the writer, also while waiting for it."""
         if self._writer is not None and self._writer.done():
-            await self._writer  # raises what ended it
-        await self._waiting.put(what)
-
-    def _let_go(self, _: asyncio.Task[None]) -> None:
-        """Nobody waits for room that no writer makes; what ended it is told when they come next.
-
-        All who wait find room: there are fewer of them than WAITING_MAX.
-        """
-        while not self._waiting.empty():
-            self._waiting.get_nowait()
+            await self._writer
+        if self._writer is None or not self._waiting.full():
+            await self._waiting.put(what)
+            return
+        putting = asyncio.create_task(self._waiting.put(what))
+        try:
+            await asyncio.wait({putting, self._writer}, return_when=asyncio.FIRST_COMPLETED)
+            if not putting.done():
+                await self._writer
+        finally:
+            putting.cancel()
 
     async def _write(self) -> None:
         ended = False
