@@ -56,7 +56,7 @@ class WorkQueue(Protocol):
         """Extend the leases of those of `operation_ids` that `worker` holds.
 
         It names what it works on: what the log calls its own without its knowing (the answer to a
-        claim was lost) must run out.
+        claim was lost) must run out. One that an append is changing just then is left as it is.
         """
         ...
 

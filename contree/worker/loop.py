@@ -26,7 +26,7 @@ from contree.app.guest.microvm import MicroVM
 from contree.app.recover import Recover
 from contree.app.work_queue import WorkQueue
 from contree.domain.context import Context
-from contree.domain.errors import ContreeError, StorageFullError, UnavailableError
+from contree.domain.errors import ConflictError, ContreeError, StorageFullError, UnavailableError
 from contree.domain.operation import Kind, Operation
 from contree.domain.project import NAMESPACE
 from contree.worker.room import Admission
@@ -34,6 +34,9 @@ from contree.worker.room import Admission
 LEASE_S = 60.0
 POLL_S = 2.0
 DRAIN_S = 5.0
+
+NOT_NOW = (ConflictError, StorageFullError, UnavailableError)
+"""What the log cannot do now and can later."""
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +133,7 @@ class Worker:
                 if not told:
                     told = True
                     on_ready()
-            except (UnavailableError, StorageFullError) as error:
+            except NOT_NOW as error:
                 # What runs goes on: a claim that is not recorded has taken nothing.
                 log.warning("the queue is not served: %s", error)
                 await asyncio.sleep(POLL_S)
@@ -203,7 +206,7 @@ class Worker:
         while True:
             try:
                 return await self._lose(operation, reason)
-            except (UnavailableError, StorageFullError) as error:
+            except NOT_NOW as error:
                 log.warning("operation %s: its loss is not recorded yet: %s", operation.id, error)
                 await asyncio.sleep(POLL_S)
 
@@ -222,7 +225,7 @@ class Worker:
                     tuple(self._running), worker=self._name, lease_until=lease_until
                 )
                 await self._recover.others()
-            except (UnavailableError, StorageFullError) as error:
+            except NOT_NOW as error:
                 log.warning("leases not renewed, or lost operations not requeued: %s", error)
             await asyncio.sleep(LEASE_S / 3)
 

@@ -228,6 +228,27 @@ async def test_leases_expire_unless_renewed(house: House) -> None:
     assert list(await house.queue.abandoned(now=late)) == ids[1:]
 
 
+@pytest.mark.postgres
+async def test_renewal_waits_for_no_append(postgres_dsn: str, postgres_pool: asyncpg.Pool) -> None:
+    """An append that ends several operations locks their leases in its own order."""
+    log = PostgresEventLog(postgres_pool, ALL)
+    queue = PostgresWorkQueue(postgres_pool, log, dsn=postgres_dsn)
+    house = House(log=log, queue=queue, clock=FakeClock())
+    ids = await house.requested(IDS.new_id(), count=3)
+    now = house.clock.now()
+    await house.claim("w1", lease_until=now + timedelta(seconds=10))
+    ending = await asyncpg.connect(postgres_dsn)
+    try:
+        async with ending.transaction():
+            await ending.execute("SELECT FROM leases WHERE operation_id = $1 FOR UPDATE", ids[1])
+            async with asyncio.timeout(5):
+                await queue.renew(ids, worker="w1", lease_until=now + timedelta(seconds=30))
+    finally:
+        await ending.close()
+    late = now + timedelta(seconds=20)
+    assert list(await queue.abandoned(now=late)) == [ids[1]]
+
+
 async def test_all_that_a_worker_still_holds_is_told(house: House) -> None:
     ids = await house.requested(IDS.new_id(), count=3)
     claimed = await house.claim("w1", limit=2)

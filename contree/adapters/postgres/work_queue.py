@@ -76,7 +76,14 @@ SELECT operation_id FROM operations WHERE operation_id IN (SELECT operation_id F
 ORDER BY created_at, operation_id
 FOR UPDATE SKIP LOCKED
 """
-RENEW = "UPDATE public.leases SET until = $3 WHERE operation_id = ANY($1::uuid[]) AND worker = $2"
+# Waits for nobody, so no deadlock with appends, which lock leases in their own order: one that is
+# locked is being ended, or is renewed the next time.
+RENEW = """
+UPDATE public.leases SET until = $3 WHERE operation_id IN (
+    SELECT operation_id FROM public.leases WHERE operation_id = ANY($1::uuid[]) AND worker = $2
+    FOR UPDATE SKIP LOCKED
+)
+"""
 # A running operation without a lease is nobody's.
 EXPIRED = """
 SELECT o.operation_id FROM operations o LEFT JOIN public.leases l USING (operation_id)

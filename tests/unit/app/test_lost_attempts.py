@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import pytest
 
 from contree.app.request_run import RunOrder
-from contree.domain.errors import UnavailableError
+from contree.domain.errors import ConflictError, UnavailableError
 from contree.domain.operation import Operation, OperationAssigned, OperationCancelled, Status
 from contree.worker import loop
+from tests.fakes.event_log import FakeEventLog
 from tests.fakes.microvm import FakeProcess
 from tests.fakes.work_queue import FakeWorkQueue
 from tests.unit.app.test_fail_closed import WAIT_S, Watched
@@ -97,6 +98,36 @@ async def test_an_attempt_that_was_given_up_ends_when_its_worker_gets_the_next(
         may_end.set()
         assert (await world.end_of(operation)).status is Status.SUCCESS
     assert assigned(world, operation) == 2
+
+
+class Contended(FakeWorkQueue):
+    """Loses its first race for each of its calls, as a deadlock in the database is reported."""
+
+    def __init__(self, log: FakeEventLog) -> None:
+        super().__init__(log)
+        self.lost = {"claim": False, "renew": False}
+
+    async def claim(self, **wanted: object) -> Sequence[Operation]:
+        self._lose_one("claim")
+        return await super().claim(**wanted)
+
+    async def renew(self, operation_ids: Collection[UUID], **wanted: object) -> None:
+        self._lose_one("renew")
+        await super().renew(operation_ids, **wanted)
+
+    def _lose_one(self, call: str) -> None:
+        if not self.lost[call]:
+            self.lost[call] = True
+            raise ConflictError("another transaction was in the way")
+
+
+async def test_a_worker_goes_on_after_a_lost_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    world = World()
+    world.queue = queue = Contended(world.log)
+    async with world.working():
+        await world.imported()
+    assert queue.lost == {"claim": True, "renew": True}
 
 
 def assigned(world: World, operation: UUID) -> int:
