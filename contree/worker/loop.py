@@ -134,7 +134,8 @@ class Worker:
                     told = True
                     on_ready()
             except NOT_NOW as error:
-                # What runs goes on: a claim that is not recorded has taken nothing.
+                # What runs goes on: a claim that is not recorded has taken nothing, and the leases
+                # of one that is recorded and was not answered run out.
                 log.warning("the queue is not served: %s", error)
                 await asyncio.sleep(POLL_S)
                 self._room.set()
