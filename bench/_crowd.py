@@ -35,12 +35,12 @@ COMMAND = "echo {number} >/written; cat /written"
 MEMORY_SHARE = 0.1
 """How much the memory of the service may grow."""
 
-QUIET_S = 30.0
+QUIET_S = 300.0
 POLL_S = 0.5
 LATEST_S = 1.5
 """Expected of one run at the very worst, guests emulated on a busy machine; bounds our patience."""
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 STATES = "SELECT operation_id, status FROM operations WHERE operation_id = ANY($1)"
 CONNECTIONS = """
 SELECT count(*) FILTER (WHERE application_name = $1), count(*) FILTER (WHERE application_name <> $1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import secrets
 import shutil
 import socket
 import subprocess
@@ -22,8 +23,10 @@ from pathlib import Path
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 PACKAGES_DIR = REPOSITORY_ROOT / ".cache" / "packages"
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
+PORTS_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PORTS_FIRST = 5000
 USERNAME = "contree"
 PASSWORD = "open sesame"
 # bcrypt of PASSWORD with the least cost: the registry accepts no other scheme, and no tool that
@@ -91,7 +94,7 @@ def running_registry(
     directory = Path(tempfile.mkdtemp(prefix="contree-registry-"))
     process: subprocess.Popen[bytes] | None = None
     try:
-        port = _free_port()
+        port = free_port()
         config = _write_config(directory, port=port, password=password)
         log = directory / "registry.log"
         with log.open("wb") as output:
@@ -128,11 +131,22 @@ def _write_config(directory: Path, *, port: int, password: bool) -> Path:
     return path
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """Return a port of loopback for a program that cannot be told to choose one itself.
+
+    It is below those that the kernel gives to outgoing connections: one of them might take it
+    before the program does.
+    """
+    lowest_outgoing = int(PORTS_OUTGOING.read_text().split()[0])
+    end = max(lowest_outgoing, 2 * PORTS_FIRST)  # where hardly any is left, better than none
+    while True:
+        port = PORTS_FIRST + secrets.randbelow(end - PORTS_FIRST)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:  # taken
+                continue
+            return port
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx
 
-WAIT_S = 90.0
+WAIT_S = 300.0
 TERMINAL = {"SUCCESS", "FAILED", "CANCELLED"}
 Json = dict[str, Any]
+HELD: Json = {"stdin": {"value": "", "close": False}}
+"""Of a run whose command waits, by `read held`, until the test lets it go."""
 
 
 class Api:
@@ -23,7 +25,7 @@ class Api:
         self.http = httpx.Client(
             base_url=f"{url}/v1",
             headers={"Authorization": f"Bearer {token}"},
-            timeout=30,
+            timeout=120,
             follow_redirects=False,
         )
 
@@ -85,6 +87,14 @@ class Api:
             assert time.monotonic() < deadline, f"still {operation['status']}: {operation}"
             time.sleep(0.05)
         return operation
+
+    def let_go(self, uuid: str) -> None:
+        """Close the command's standard input, as soon as there is a guest that takes it."""
+        deadline = time.monotonic() + WAIT_S
+        path = f"/operations/{uuid}/subprocesses/1/stdin"
+        while (answer := self.http.post(path, json={"value": ""})).status_code != 204:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.05)
 
     def run(self, image: str, command: str, *, status: str = "SUCCESS", **fields: Any) -> Ran:
         """Run, wait, want `status`."""

@@ -11,7 +11,10 @@ from infra.images.registry import RunningRegistry
 from infra.images.rootfs import small_image
 from tests.acceptance.api import Api
 from tests.acceptance.terminal import Terminal
-from tests.support.server import RunningServer, running_server
+from tests.support.server import ANY_PORT, RunningServer, running_server
+
+TWO_AT_ONCE = {"CONTREED_INSTANCES_HERE": "2", "CONTREED_CPU_OVERCOMMIT": "2"}
+"""Two runs, however many cores there are: some tests want one more to wait."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,7 +29,8 @@ def server() -> Iterator[RunningServer]:
 
     When the session ends, nothing of it may be left.
     """
-    with running_server(environment={"CONTREED_METRICS_LISTEN": "127.0.0.1:0"}) as running:
+    environment = {**TWO_AT_ONCE, "CONTREED_METRICS_LISTEN": ANY_PORT}
+    with running_server(environment=environment) as running:
         yield running
 
 

@@ -18,7 +18,7 @@ class Follower:
         self.headers = {"Authorization": f"Bearer {token}"}
         self.seen: list[dict[str, Any]] = []
         self.connections = 0
-        self.http = httpx.Client(timeout=30)
+        self.http = httpx.Client(timeout=120)
 
     def __enter__(self) -> Self:
         return self

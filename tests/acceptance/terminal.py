@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 CONTREE = Path(sys.executable).parent / "contree"
-WAIT_S = 120.0
+WAIT_S = 300.0
 CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|[\x01\x02]")
 """Colours, titles, and the marks around them that readline wants."""
 

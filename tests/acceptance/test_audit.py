@@ -132,4 +132,4 @@ def test_an_operator_follows(
         assert following.stdout is not None
         assert json.loads(following.stdout.readline())["data"]["name"] == "followed"
         following.send_signal(2)
-        assert following.wait(30) == 130
+        assert following.wait(300) == 130

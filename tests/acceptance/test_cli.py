@@ -102,7 +102,7 @@ def test_standard_input_from_a_pipe(terminal: Terminal) -> None:
             process.stdin.flush()
             assert process.stdout.readline() == f"got {word}\n"
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
 
 
 def test_files_go_in_and_out(terminal: Terminal) -> None:

@@ -41,7 +41,7 @@ def test_ctrl_c_is_the_commands_to_catch_and_the_rest_of_its_output_arrives(
     with terminal.start("run", "-D", "-s", "--", TRAPPING) as process:
         assert first_line(process) == "up\n"
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=300)
         assert (rest, process.returncode) == ("caught\nlast words\n", 7)
 
 
@@ -52,7 +52,7 @@ def test_a_second_ctrl_c_cancels_the_run(terminal: Terminal, api: Api) -> None:
         process.send_signal(signal.SIGINT)
         assert first_line(process) == "no\n"
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         assert process.returncode == 1
     assert api.wait(newest(api))["status"] == "CANCELLED"
 
@@ -62,7 +62,7 @@ def test_a_reader_that_goes_away_ends_the_run(terminal: Terminal, api: Api) -> N
         assert first_line(process) == "y\n"
         assert process.stdout is not None
         process.stdout.close()
-        assert process.wait(60) == 141
+        assert process.wait(300) == 141
     assert api.wait(newest(api))["status"] == "CANCELLED"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.acceptance.terminal import Terminal
 
-WAIT_S = 60
+WAIT_S = 300
 
 
 def executing(terminal: Terminal, uuid: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ TRANSPORTS = (
     *((name, "ContreeClient") for name in ("http", "urllib3", "requests", "httpx")),
     *((name, "ContreeAsyncClient") for name in ("httpx", "aiohttp")),
 )
-WAIT_S = 90.0
+WAIT_S = 300.0
 OPEN = models.ClosableStreamRepr(value="", close=False)
 
 

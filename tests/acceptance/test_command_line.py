@@ -34,7 +34,7 @@ def contreed(
         check=False,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         input=stdin,
         env={**os.environ, **variables},
     )

@@ -66,17 +66,17 @@ def nearly_full(disk: Path, busybox: str, api: Api) -> Iterator[None]:
 def overflowing(nearly_full: None, api: Api, busybox: str) -> Json:
     """How a run ended whose guest wrote more than the host's disk has left."""
     write = f"dd if=/dev/urandom of=/big bs=1M count={TOO_LARGE_MIB} 2>/dev/null; sync; echo $?"
-    return api.wait(api.spawn(busybox, write, timeout=60))
+    return api.wait(api.spawn(busybox, write, timeout=600))
 
 
 def free_mib(disk: Path) -> float:
     return shutil.disk_usage(disk).free / MIB
 
 
-def want_room(disk: Path) -> None:
+def want_room(disk: Path, more_than_mib: float = LEFT_MIB / 2) -> None:
     """A guest is cleared away off the request path: its disk may take a moment to be free."""
-    deadline = time.monotonic() + 20
-    while free_mib(disk) < LEFT_MIB / 2:
+    deadline = time.monotonic() + 300
+    while free_mib(disk) <= more_than_mib:
         assert time.monotonic() < deadline, f"{free_mib(disk)} MiB"
         time.sleep(0.05)
 
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_or_fails_and_leaves_nothing(
     assert (imported["status"], imported["result"]) == ("FAILED", None)
     assert "no room" in imported["error"]
     # What is left may have gone to the database; nothing of the failed ones is kept.
-    assert free_mib(disk) > before_mib - 20
+    want_room(disk, before_mib - 20)
     assert server.is_ready()
     assert api.run(busybox, "echo still here", disposable=True).stdout == b"still here\n"
 

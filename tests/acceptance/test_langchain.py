@@ -46,7 +46,7 @@ async def test_an_agent_works_in_a_session(contree: Contree, debian: str) -> Non
         "file_not_found", "invalid_path", "invalid_path",
     ]  # fmt: skip
 
-    done = await sandbox.aexecute("python3 /work/a.py; echo err >&2; exit 3", timeout=60)
+    done = await sandbox.aexecute("python3 /work/a.py; echo err >&2; exit 3", timeout=600)
     assert (done.output, done.exit_code, done.truncated) == ("a\nerr\n", 3, False)
     done = await sandbox.aexecute("cd /work; yes x | head -c 11000000")
     assert (len(done.output), done.truncated) == (10 * 1024 * 1024, True)

@@ -23,7 +23,7 @@ Described = dict[str, Any]
 
 def python(api: Api, image: str, script: str, **fields: Any) -> Ran:
     return api.run(
-        image, "python3", args=["-"], stdin={"value": script}, timeout=200, **fields
+        image, "python3", args=["-"], stdin={"value": script}, timeout=6000, **fields
     ).want_exit()
 
 
@@ -170,7 +170,7 @@ async def test_equal_changes_on_two_branches_are_one_layer(
         "for p in ('/same/d/f', '/same/d', '/same', '/etc', '/'): os.utime(p, (1e9, 1e9))\n"
     )
     uuids = [
-        api.spawn(debian, "python3", args=["-"], stdin={"value": script}, timeout=60)
+        api.spawn(debian, "python3", args=["-"], stdin={"value": script}, timeout=600)
         for _ in range(2)
     ]
     runs = [Ran(operation=api.wait(uuid)).want_exit() for uuid in uuids]

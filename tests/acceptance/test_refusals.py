@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.acceptance.api import Api
-from tests.support.server import RunningServer
+from tests.support.server import RunningServer, files_below
 
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
 
 def stored(server: RunningServer) -> set[Path]:
-    return {path for path in (server.data_dir / "content").rglob("*") if path.is_file()}
+    return files_below(server.data_dir / "content")
 
 
 def send_and_vanish(server: RunningServer, token: str, head: str, body: bytes) -> None:

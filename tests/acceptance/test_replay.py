@@ -33,7 +33,7 @@ def chain(api: Api, busybox: str) -> list[str]:
 
 def replay(server: RunningServer, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [CONTREED, "replay", "--data-dir", server.data_dir, *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
 def test_only_times_differ_where_a_command_does_the_same(

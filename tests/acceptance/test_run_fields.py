@@ -201,7 +201,7 @@ def test_the_request_env_alone_is_not_kept_and_preserve_cwd_is(api: Api, with_en
 
 
 def test_a_timeout_is_an_outcome_with_its_image(api: Api, busybox: str) -> None:
-    ran = api.run(busybox, "echo kept >/kept; echo said; sleep 600", timeout=1)
+    ran = api.run(busybox, "echo kept >/kept; echo said; sleep 600", timeout=4)
     assert ran.state | {"pid": 0} == {
         "exit_code": -1,
         "signal": 9,

@@ -31,7 +31,9 @@ from tests.fakes.clock import FakeIds
 from tests.fakes.guest_control import FakeGuestControl
 
 IDS = FakeIds(space=11)
-WAIT_S = 10.0
+WAIT_S = 60.0
+BRIEF_S = 1.5
+"""Of a sender that gives up: long enough that its command is received before, by all means."""
 DONE = ControlAnswer(outcome=Outcome.DONE)
 
 
@@ -183,7 +185,7 @@ async def test_a_command_that_is_not_begun_in_time_is_taken_back(ends: Ends) -> 
 async def test_a_command_taken_back_after_it_was_received_cannot_be_begun(ends: Ends) -> None:
     operation_id = IDS.new_id()
     async with ends.worker.open(operation_id) as inbox:
-        sending = asyncio.create_task(ends.api.send(a_command(operation_id), within_s=0.3))
+        sending = asyncio.create_task(ends.api.send(a_command(operation_id), within_s=BRIEF_S))
         received = await first(inbox)
         assert (await sending).outcome is Outcome.BUSY
         assert await inbox.start(received.number) is None
@@ -193,7 +195,7 @@ async def test_a_command_taken_back_after_it_was_received_cannot_be_begun(ends: 
 async def test_the_outcome_of_one_that_was_begun_and_not_answered_is_unknown(ends: Ends) -> None:
     operation_id = IDS.new_id()
     async with ends.worker.open(operation_id) as inbox:
-        sending = asyncio.create_task(ends.api.send(a_command(operation_id), within_s=0.3))
+        sending = asyncio.create_task(ends.api.send(a_command(operation_id), within_s=BRIEF_S))
         received = await first(inbox)
         assert await inbox.start(received.number) == b""
         assert (await sending).outcome is Outcome.UNKNOWN

@@ -121,7 +121,10 @@ async def test_a_timeout_kills_and_says_so(shared: Conversation) -> None:
 
 
 async def test_output_over_its_cap_is_dropped_and_counted(shared: Conversation) -> None:
-    done = await shared.end(await shared.spawn("yes", timeout_ms=300, output_bytes_max=1000))
+    spid = await shared.spawn("yes", output_bytes_max=1000)
+    await shared.output(spid, 1000)
+    await shared.guest.signal(spid, 9)
+    done = await shared.end(spid)
     assert len(done.stdout) == 1000
     [truncated] = done.truncated
     assert (truncated.stream, truncated.emitted_bytes) == (Stream.STDOUT, 1000)

@@ -12,7 +12,7 @@ import pytest
 from contree.adapters.microvm import commands
 from contree.adapters.microvm.messages import Configured
 from tests.guest.raw_guest import configuration
-from tests.guest.session import Session
+from tests.guest.session import PATIENCE_S, Session
 from tests.support.guest_build import GUEST_DIR, make_guest
 
 
@@ -33,7 +33,7 @@ class Hosted(Session):
     def ended(self) -> int:
         """Hang up, and return the agent's exit status: not 0 if a sanitizer complained."""
         self.control.shutdown(socket.SHUT_RDWR)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE_S)
 
 
 def start_hosted(built: Path, upper: Path, stack: ExitStack) -> Hosted:

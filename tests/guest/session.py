@@ -22,7 +22,7 @@ from contree.adapters.microvm.messages import (
     Stream,
 )
 
-PATIENCE_S = 30.0  # how long a frame may take before the test fails
+PATIENCE_S = 120.0  # how long a frame may take before the test fails
 
 Frame = TypeVar("Frame", bound=GuestFrame)
 

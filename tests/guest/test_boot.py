@@ -29,7 +29,7 @@ from contree.adapters.microvm.messages import (
 )
 from infra.images.registry import PACKAGES_DIR
 from tests.guest.raw_guest import LAYERS_SLOT, SCRATCH_SLOT, RawGuest, boot, configuration
-from tests.guest.session import Session
+from tests.guest.session import PATIENCE_S, Session
 
 pytestmark = pytest.mark.vm
 
@@ -413,12 +413,12 @@ def test_shutdown_ends_the_machine(start: Boot, base: Path, tmp_path: Path) -> N
     with start(tmp_path, layers=[base]) as guest:
         guest.session.hello()
         guest.session.send(commands.shutdown())
-        assert guest.process.wait(30) == 0
+        assert guest.process.wait(PATIENCE_S) == 0
 
 
 def test_a_kernel_panic_ends_the_machine(start: Boot, base: Path, tmp_path: Path) -> None:
     with start(tmp_path, layers=[base]) as guest:
         configure(guest.session, [base])
         guest.session.spawn(1, "/bin/sh", "-c", "echo c > /proc/sysrq-trigger")
-        assert guest.process.wait(30) == 0
+        assert guest.process.wait(PATIENCE_S) == 0
         assert "panic" in guest.console().lower()

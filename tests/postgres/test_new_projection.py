@@ -149,23 +149,23 @@ async def test_after_the_swap_the_release_before_appends_nothing_any_more(
 async def test_writers_of_the_release_before_are_cut_off_without_a_gap(
     postgres_dsn: str, postgres_pool: asyncpg.Pool, old: PostgresEventLog
 ) -> None:
-    appended = 0
+    writing = asyncio.Event()
 
     async def write_until_cut_off() -> None:
-        nonlocal appended
         while True:
             run = a_run()
             await old.append(run)
             run.assign(CONTEXT, worker="w", lease_until=EPOCH)
             run.subprocess_spawned(CONTEXT, spid=2, pid=9, spec=a_subprocess())
             await old.append(run)
-            appended += 1
+            writing.set()
 
     writers = [asyncio.create_task(write_until_cut_off()) for _ in range(6)]
+    async with asyncio.timeout(60):
+        await writing.wait()
     assert await migrate(postgres_dsn, projections=NEXT) is True
     async with asyncio.timeout(60):
         results = await asyncio.gather(*writers, return_exceptions=True)
     assert {type(result) for result in results} == {UnavailableError}
-    assert appended > 0
     assert await postgres_pool.fetch(COUNTS) == await postgres_pool.fetch(COUNTED)
     assert (await compare(postgres_dsn, projections=NEXT)).differences == ()

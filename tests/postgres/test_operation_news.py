@@ -11,11 +11,13 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from contree.adapters.postgres import listener as listener_module
 from contree.adapters.postgres.event_log import PostgresEventLog
-from contree.adapters.postgres.guest_control import PostgresGuestControl
+from contree.adapters.postgres.guest_control import ANSWERS_CHANNEL, PostgresGuestControl
 from contree.adapters.postgres.journal import PostgresJournal
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.operation_news import PostgresOperationNews
+from contree.adapters.postgres.pool import connect
 from contree.app.guest.guest_control import Action, ControlAnswer, GuestCommand, Outcome
 from contree.app.journal import JournalEntry
 from contree.domain.operation import Operation
@@ -27,7 +29,7 @@ from tests.support.postgres import execute
 pytestmark = pytest.mark.postgres
 
 IDS = FakeIds(space=12)
-WAIT_S = 10
+WAIT_S = 30
 ENTRY = JournalEntry(at=EPOCH, type="stdout", spid=1, data={"value": "x"})
 CUT = (
     "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
@@ -120,8 +122,19 @@ def a_command(operation_id: UUID) -> GuestCommand:
 
 
 async def test_a_sender_whose_answer_was_lost_is_told_that_nobody_knows(
-    postgres_dsn: str, postgres_pool: asyncpg.Pool, listener: PostgresListener
+    postgres_dsn: str,
+    postgres_pool: asyncpg.Pool,
+    listener: PostgresListener,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    may_connect = asyncio.Event()
+    may_connect.set()
+
+    async def connect_when_allowed(dsn: str) -> asyncpg.Connection:
+        await may_connect.wait()
+        return await connect(dsn)
+
+    monkeypatch.setattr(listener_module, "connect", connect_when_allowed)
     api = PostgresGuestControl(postgres_pool, listener)
     elsewhere = PostgresListener(postgres_dsn)
     worker = PostgresGuestControl(postgres_pool, elsewhere)
@@ -131,15 +144,19 @@ async def test_a_sender_whose_answer_was_lost_is_told_that_nobody_knows(
         async for received in inbox.commands():
             await inbox.start(received.number)
             # The answer goes out with nobody listening.
+            may_connect.clear()
             await execute(postgres_dsn, CUT)
+            while listener.hears(ANSWERS_CHANNEL):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
             await inbox.answer(received.number, ControlAnswer(outcome=Outcome.DONE))
+            may_connect.set()
             break
         assert (await sending).outcome is Outcome.UNKNOWN
     await elsewhere.aclose()
 
 
 async def test_the_end_of_an_operation_empties_its_inbox_also_when_its_worker_is_gone(
-    postgres_pool: asyncpg.Pool, listener: PostgresListener
+    postgres_dsn: str, postgres_pool: asyncpg.Pool, listener: PostgresListener
 ) -> None:
     control = PostgresGuestControl(postgres_pool, listener)
     log = PostgresEventLog(postgres_pool, ALL)
@@ -153,15 +170,16 @@ async def test_the_end_of_an_operation_empties_its_inbox_also_when_its_worker_is
         await log.append(operation)
         opened = control.open(operation.id)
         await opened.__aenter__()
-        sending = asyncio.create_task(control.send(a_command(operation.id), within_s=1.5))
+        sending = asyncio.create_task(control.send(a_command(operation.id), within_s=WAIT_S))
         async with asyncio.timeout(WAIT_S):
-            while not await postgres_pool.fetchval("SELECT count(*) FROM public.guest_commands"):
+            while not await postgres_pool.fetchval("SELECT count(*) FROM public.guest_commands"):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         if end == "lose":
             operation.lose(context, reason="the worker was killed")
         else:
             operation.fail(context, error="no")
         await log.append(operation)
+        await execute(postgres_dsn, CUT)  # it looks again, and need not wait until its time is up
         assert (await sending).outcome is Outcome.UNKNOWN
         later = await control.send(a_command(operation.id), within_s=0.3)
         assert later.outcome is Outcome.NOT_READY

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.images.registry import PACKAGES_DIR
+from infra.images.registry import PACKAGES_DIR, free_port
 
 NGINX = PACKAGES_DIR / "nginx" / "usr" / "sbin" / "nginx"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "clients" / "README.md"
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
 AROUND = """\
 daemon off;
 master_process off;
@@ -52,9 +52,7 @@ def documented_location() -> str:
 def running_nginx(upstream: str) -> Iterator[str]:
     """Put nginx before the server at `upstream` (a URL); yield the URL below which it is."""
     directory = Path(tempfile.mkdtemp(prefix="contree-nginx-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     location = documented_location().replace("http://127.0.0.1:8080", upstream)
     assert upstream in location
     config = directory / "nginx.conf"

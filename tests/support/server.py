@@ -11,10 +11,12 @@ directory: nothing here trusts the server's own word that it is gone.
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -30,9 +32,12 @@ from contree.adapters.microvm import embedded
 from contree.config import Settings
 
 CONTREED = Path(sys.executable).parent / "contreed"
-START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 60.0
-GONE_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 300.0
+GONE_TIMEOUT_S = 120.0
+COMMAND_TIMEOUT_S = 300.0
+"""Bounds on a hang, none on a speed: a busy machine may take many times what an idle one does."""
+ANY_PORT = "127.0.0.1:0"
 LIBVIRTS_OWN = {"qemu.conf", "driver.pid"}
 """Its settings and its pid: not of any run, removed at the end."""
 POLL_S = 0.05
@@ -78,22 +83,28 @@ class RunningServer:
         return self._process.pid
 
     @property
+    def worker_pid(self) -> int:
+        """Of the worker that `serve` has started. What it forks itself looks like it until exec."""
+        [pid] = [
+            p.pid
+            for p in self.processes()
+            if p.command.endswith("-m contree worker") and parent_of(p.pid) == self.pid
+        ]
+        return pid
+
+    @property
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 
     def start(self) -> None:
-        """Start `serve` on a free port and wait until it tells us, as systemd, that it is ready.
+        """Start `serve` on a port that the kernel chooses, and wait until it says that it is ready.
 
         Raises AssertionError with its log.
         """
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        self.url = f"http://{address}"
         with supervisor() as (notices, variables):
             with self.log.open("ab") as output:
                 self._process = subprocess.Popen(
-                    [CONTREED, "serve", "--data-dir", self.data_dir, "--listen", address],
+                    [CONTREED, "serve", "--data-dir", self.data_dir, "--listen", ANY_PORT],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -101,6 +112,7 @@ class RunningServer:
                     start_new_session=True,
                 )
             wait_until_ready(self._process, notices, self._tail)
+        self.url = listening_url(self.log_text)
         assert self.is_ready(), f"it says that it is ready, but is not:\n{self._tail()}"
 
     def learn_from(self, other: RunningServer) -> None:
@@ -126,16 +138,14 @@ class RunningServer:
         except (urllib.error.URLError, OSError):
             return False
 
-    def interrupt(self) -> float:
-        """Send SIGINT, want exit status 0, return how long it took (seconds)."""
+    def interrupt(self) -> None:
+        """Send SIGINT, want exit status 0 and no directory of its run left."""
         assert self._process is not None
-        began = time.monotonic()
         self._process.send_signal(signal.SIGINT)
         status = self._process.wait(STOP_TIMEOUT_S)
         assert status == 0, f"serve ended with status {status}:\n{self._tail()}"
         assert not self.runtime_dir.exists(), list(self.runtime_dir.rglob("*"))
         self._process = None
-        return time.monotonic() - began
 
     def kill(self) -> None:
         """SIGKILL to the one process that an operator started."""
@@ -183,11 +193,11 @@ class RunningServer:
             self.data_dir / "layers" / ".staging",
             self.data_dir / "content" / ".spool",
         ]
-        found = [path for place in places for path in sorted(place.rglob("*"))]
         return [
             path
-            for path in found
-            if path.is_file() and path.stat().st_size > 0 and path.name not in LIBVIRTS_OWN
+            for place in places
+            for path in sorted(files_below(place))
+            if path.name not in LIBVIRTS_OWN and holds_bytes(path)
         ]
 
     def processes(self) -> list[Process]:
@@ -222,7 +232,7 @@ class RunningServer:
             check=False,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=COMMAND_TIMEOUT_S,
             env=self._environment,
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
@@ -257,6 +267,37 @@ class RunningServer:
                     except ProcessLookupError:
                         continue
             time.sleep(POLL_S)
+
+
+def files_below(place: Path) -> set[Path]:
+    """Return all that is no directory below `place`, while others make and remove what they like.
+
+    Path.rglob raises when a directory vanishes under it.
+    """
+    return {Path(top, name) for top, _, names in os.walk(place) for name in names}
+
+
+def holds_bytes(path: Path) -> bool:
+    """Whether it is a regular file with content, now."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the parent's pid, None when the process is gone; proc(5)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[1])
+
+
+def listening_url(log_text: str) -> str:
+    """Return where the process that wrote last into the log says that it listens."""
+    return re.findall(r"listening on (http://\S+)", log_text)[-1]
 
 
 @contextmanager

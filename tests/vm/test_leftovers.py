@@ -29,7 +29,7 @@ async def worker(what: str, directory: Path) -> asyncio.subprocess.Process:
 
 async def said(process: asyncio.subprocess.Process) -> list[str]:
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         return (await process.stdout.readline()).decode().split()
 
 

@@ -94,9 +94,9 @@ async def another(
 
 
 async def identity(microvm: LibvirtMicroVM, spec: GuestSpec) -> Identity:
+    asked_s = time.time()  # its clock was set at some moment after this
     async with microvm.start(spec) as guest:
         assert guest.info.origin is Origin.TEMPLATE
-        asked_s = time.time()
         done = await Conversation(guest).sh(
             "cat /proc/sys/kernel/random/boot_id; hostname; "
             "head -c 32 /dev/urandom | sha256sum; date +%s"
@@ -113,7 +113,7 @@ async def identity(microvm: LibvirtMicroVM, spec: GuestSpec) -> Identity:
 async def test_clones_started_at_once_differ_in_all_that_identifies_and_leave_the_template_alone(
     microvm: LibvirtMicroVM, base_layer: Path, short_dir: Path
 ) -> None:
-    used = await template(microvm)
+    used, fallbacks = await template(microvm), keeper(microvm).counts.fallbacks
     unit = short_dir / "cache" / "templates" / used.key
     meta = json.loads((unit / "meta.json").read_text())
     # A clone that kept the template's clock would be as late as the template is old.
@@ -128,7 +128,7 @@ async def test_clones_started_at_once_differ_in_all_that_identifies_and_leave_th
         assert guest.asked_s - CLOCK_SLACK_S <= guest.clock_s <= guest.answered_s + CLOCK_SLACK_S
     assert digest(used.memory_file) == used.memory.digest == meta["ram"]
     assert (digest(unit / "ram"), digest(unit / "state")) == (meta["ram"], meta["state"])
-    assert keeper(microvm).counts.fallbacks == 0
+    assert keeper(microvm).counts.fallbacks == fallbacks
 
 
 async def test_the_next_start_opens_the_template_that_is_there(

@@ -30,11 +30,12 @@ IDENTITY = (
     "cat /which"
 )
 # Process numbers, mounts, file systems, devices, and what lies outside of the workload's root.
+# The kernel makes kworkers when it likes: process numbers are told as if there were none.
 SURROUNDINGS = """
-echo $$; cat /proc/sys/kernel/ns_last_pid; cat /proc/self/mountinfo; cat /proc/1/mountinfo
+cat /proc/self/mountinfo; cat /proc/1/mountinfo
 stat -c '%n %i %d %a %u %g' / /* /dev/*; df; df -i; hostname; ls /sys/block; cat /proc/partitions
 find /proc/1/root/s /proc/1/root/l -maxdepth 4 | sort
-ls /proc/1/fd; ps -o pid,comm | grep -v kworker
+ls /proc/1/fd; ps -o pid,comm | awk '/kworker/ {made++; next} {print $1 - made, $2}'
 """
 
 

@@ -127,9 +127,12 @@ def _sockets_of(pid: int, pidfd: int) -> list[int]:
 
     As many as the kernel lets us have: none of a process that we may not trace; pidfd_getfd(2).
     """
+    numbers = []
     try:
-        entries = list((_PROC / str(pid) / "fd").iterdir())
-        numbers = [int(e.name) for e in entries if str(e.readlink()).startswith("socket:")]
+        for entry in (_PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if str(entry.readlink()).startswith("socket:"):
+                    numbers.append(int(entry.name))
     except OSError:  # it is gone, or not ours
         return []
     libc = ctypes.CDLL(None)

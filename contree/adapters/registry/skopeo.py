@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from contree.adapters.registry.failures import failure_from, for_log, storage_full_from
 from contree.adapters.registry.manifest import read_pulled_image
@@ -102,7 +103,7 @@ class SkopeoImageSource:
             raise RegistryFailure("skopeo is not installed on this worker")
         authfile = private / "auth.json"
         _write_authfile(authfile, reference.host, credentials)
-        process = await asyncio.create_subprocess_exec(
+        process = await _started(
             *self._command(reference, private, authfile),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -162,6 +163,16 @@ class SkopeoImageSource:
             return reading.result()
         finally:
             reading.cancel()
+
+
+async def _started(*command: str, **options: Any) -> asyncio.subprocess.Process:
+    """Start a process group. A cancellation ends all of it: asyncio alone would end its first."""
+    starting = asyncio.create_task(asyncio.create_subprocess_exec(*command, **options))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _end(await starting)
+        raise
 
 
 async def _last_of(stream: asyncio.StreamReader) -> str:

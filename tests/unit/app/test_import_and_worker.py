@@ -214,7 +214,7 @@ async def test_a_database_without_room_is_waited_for_and_the_operation_ends(
     async with world.working():
         operation_id = await started(world, "sleep", "0.05")
         world.log.full = True
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             for _ in range(4):  # the success, its failure, and the loss of the attempt, again
                 await world.log.refused.get()
         world.log.full = False

@@ -20,7 +20,7 @@ from tests.support.histories import a_spec, an_outcome, context_at
 
 IDS = FakeIds()
 PROJECT = IDS.new_id()
-WAIT_S = 5
+WAIT_S = 30
 RUN = Kind.INSTANCE
 
 

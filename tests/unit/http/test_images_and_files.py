@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from yarl import URL
@@ -15,6 +16,8 @@ from contree.domain.file import FileUploaded
 from contree.domain.operation import ImportRequested
 from contree.http.server import serve_api
 from tests.unit.http.world import Api, World
+
+WAIT_S = 30
 
 UNKNOWN = "00000000-0000-4000-8000-00000000ffff"
 
@@ -229,19 +232,30 @@ async def test_an_upload_past_the_limit_or_into_a_full_store_is_refused(
     ],
 )
 async def test_an_upload_that_is_cut_off_leaves_nothing(
-    world: World, head: bytes, caplog: pytest.LogCaptureFixture
+    world: World,
+    head: bytes,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO)
+    reading, put = asyncio.Event(), world.blobs.put
+
+    async def watched(*arguments: Any, **more: Any) -> None:
+        reading.set()
+        await put(*arguments, **more)
+
+    monkeypatch.setattr(world.blobs, "put", watched)
     secret = (await world.token()).encode()
     async with serve_api(world.services(), "127.0.0.1", 0) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
         writer.write(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + secret)
         writer.write(b"\r\n" + head)
         await writer.drain()
-        await asyncio.sleep(0.05)  # so that the handler is reading when the line goes dead
+        async with asyncio.timeout(WAIT_S):
+            await reading.wait()  # the handler is, when the line goes dead
         writer.close()
         await reader.read()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             wanted = "path=/v1/files status=400"
             while not any(wanted in r.message for r in caplog.records):  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
@@ -257,7 +271,7 @@ async def test_a_malformed_chunk_is_a_400_and_leaves_nothing(api: Api, world: Wo
         b"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: " + secret + b"\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nZZ\r\n"
     )
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), WAIT_S)
     writer.close()
     assert answer.split(b" ")[1] == b"400"
     assert world.blobs.stored == {}

@@ -11,7 +11,7 @@ import tarfile
 from array import array
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -346,7 +346,8 @@ async def test_a_cancelled_search_leaves_no_process_behind(
     query = SearchQuery(patterns=["(a.*b|a.*c|a.*d)$"])
     await search.search([diff_id], SearchQuery(patterns=["nothing"]))
     running = asyncio.create_task(search.search([diff_id], query))
-    await asyncio.sleep(0.02)
+    while not (children() or running.done()):  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.001)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert children() == []
@@ -356,13 +357,12 @@ def children() -> list[str]:
     me = os.getpid()
     found = []
     for task in Path(f"/proc/{me}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            try:
-                name = Path(f"/proc/{child}/comm").read_text().strip()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if name == "rg":
-                found.append(child)
+        # A thread or a process may end while it is looked at.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in (task / "children").read_text().split():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    if Path(f"/proc/{child}/comm").read_text().strip() == "rg":
+                        found.append(child)
     return found
 
 

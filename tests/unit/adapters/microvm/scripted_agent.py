@@ -15,7 +15,7 @@ from contree.app.guest.microvm import GuestInfo
 from contree.domain.errors import GuestFailure
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-FAST = Deadlines(boot_s=1, answer_s=0.3, silence_s=0.2, capture_stall_s=0.3)
+FAST = Deadlines(boot_s=5, answer_s=1, silence_s=0.6, capture_stall_s=1)
 SLOW = Deadlines(boot_s=60, answer_s=60, silence_s=60, capture_stall_s=60)
 
 

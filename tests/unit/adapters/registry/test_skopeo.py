@@ -7,6 +7,7 @@ import base64
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,9 +106,13 @@ async def test_plain_http_is_for_loopback_only(
 
 async def test_timeout_kills_the_whole_process_group(work_dir: Path, out: Path) -> None:
     source = scripted(work_dir, out, "sleep 600 & echo $! >{out}/grandchild; wait")
-    with pytest.raises(RegistryFailure, match="too slow"):
-        await pull(source, timeout_s=0.5)
-    await gone(int((out / "grandchild").read_text()))
+    grandchild = out / "grandchild"
+    for timeout_s in (0.5, 5, 50):  # until it has come so far before its time is up
+        with pytest.raises(RegistryFailure, match="too slow"):
+            await pull(source, timeout_s=timeout_s)
+        if grandchild.exists() and grandchild.read_text():
+            break
+    await gone(int(grandchild.read_text()))
     assert list(work_dir.iterdir()) == []
 
 
@@ -121,6 +126,33 @@ async def test_cancelling_kills_the_whole_process_group(work_dir: Path, out: Pat
     with pytest.raises(asyncio.CancelledError):
         await task
     await gone(int((out / "grandchild").read_text()))
+    assert list(work_dir.iterdir()) == []
+
+
+async def test_cancelling_while_it_starts_kills_the_whole_process_group(
+    work_dir: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = scripted(work_dir, out, "sleep 600 & echo $! >{out}/grandchild; wait")
+    grandchild, start = out / "grandchild", asyncio.create_subprocess_exec
+    running, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def start_slowly(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*command, **options)
+        while not (grandchild.exists() and grandchild.read_text()):  # noqa: ASYNC110 - a file's
+            await asyncio.sleep(0.01)
+        running.set()
+        await cancelled.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_slowly)
+    task = asyncio.create_task(pull(source))
+    await running.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    cancelled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await gone(int(grandchild.read_text()))
     assert list(work_dir.iterdir()) == []
 
 
