@@ -9,7 +9,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from contree.adapters.blobs.s3 import S3Place
+from contree.adapters.blobs.s3_objects import S3Place
 
 
 @pytest.fixture(scope="session")
