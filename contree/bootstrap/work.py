@@ -12,8 +12,11 @@ from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.heap import keep_holes_out
 from contree.adapters.system.host import LinuxHost
+from contree.adapters.system.host_mark import FileMark, HostLeadership
 from contree.app.conclude import Conclude
+from contree.app.content.drop_layers import DropLayers
 from contree.app.content.remove_content import RemovalDuty, RemoveContent
+from contree.app.content.remove_layers import RemoveLayers
 from contree.app.images.import_image import ImportImage
 from contree.app.recover import Recover
 from contree.app.run_instance import RunInstance
@@ -77,6 +80,25 @@ def waiting(settings: Settings) -> int:
 
 
 @asynccontextmanager
+async def host_duties(core: Core) -> AsyncIterator[None]:
+    """Do what one process of each host does for its data directory."""
+    settings = core.settings
+    kept: list[Duty] = []
+    if settings.store is not None:
+        drop = DropLayers(
+            recorded=core.recorded,
+            projects=core.projects,
+            layers=RemoveLayers(index=core.content_index, clock=core.clock),
+            here=core.layer_removal,
+            mark=FileMark(settings.data_dir / "dropped-layers.position"),
+            clock=core.clock,
+        )
+        kept.append(drop)
+    async with duties_kept(kept, HostLeadership(settings.data_dir)):
+        yield
+
+
+@asynccontextmanager
 async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
     """A worker that is ready to run, on `machines`, and the duties of the deployment."""
     settings = core.settings
@@ -88,7 +110,7 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
     conclude = Conclude(
         log=core.log, clock=core.clock, ids=core.ids, actor=f"worker:{settings.worker_name}"
     )
-    async with duties_kept(duties(core), core.leadership):
+    async with duties_kept(duties(core), core.leadership), host_duties(core):
         run_instance = RunInstance(
             log=core.log,
             files=core.files,
@@ -123,5 +145,6 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
             microvm=machines,
             clock=core.clock,
             ids=core.ids,
+            store=core.check_store,
             waiting=lambda: guests.waiting(settings.warm_guests),
         )

@@ -114,6 +114,7 @@ async def _served(
     if beside is not None:
         services = _ready_with(services, beside)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(bootstrap.host_duties(core))
         if (address := settings.metrics_address) is not None:
             from contree.bootstrap.metrics import measured
 

@@ -52,6 +52,7 @@ class Worker:
     """One worker process.
 
     name     stable over restarts of the same installation
+    store    raises UnavailableError while what operations need beside the database is away
     waiting  how many guests may wait, by now, for runs that are not known yet
     """
 
@@ -67,6 +68,7 @@ class Worker:
         microvm: MicroVM,
         clock: Clock,
         ids: IdSource,
+        store: Callable[[], Awaitable[None]],
         waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self._name = name
@@ -79,8 +81,10 @@ class Worker:
         self._microvm = microvm
         self._clock = clock
         self._ids = ids
+        self._store = store
         self._running: dict[UUID, tuple[Kind, asyncio.Task[None]]] = {}
         self._cancelled: set[UUID] = set()
+        self._stranded: set[UUID] = set()
         self._told: dict[Kind, str] = {}
         self._room = asyncio.Event()
 
@@ -137,6 +141,8 @@ class Worker:
                 self._room.set()
 
     async def _claim(self, kind: Kind) -> None:
+        if self._stranded:
+            return  # another would fare no better, and another worker may
         capacity = self._capacity[kind]
         running = sum(1 for k, _ in self._running.values() if k is kind)
         room = capacity.here.room(running)
@@ -166,15 +172,19 @@ class Worker:
     async def _work(self, operation: Operation) -> None:
         log.info("operation %s: attempt %d begins", operation.id, operation.attempts)
         try:
-            await self._execute[operation.kind](operation)
+            await self._attempt(operation)
         except asyncio.CancelledError:
             # A wish to cancel that is in the log makes `lose` record the cancellation.
             reason = "the worker was stopped"
             await asyncio.shield(self._lose(operation.id, reason))
+
+    async def _attempt(self, operation: Operation) -> None:
+        try:
+            await self._execute[operation.kind](operation)
         except UnavailableError as error:
             # What the log cannot take now, the lease brings back later.
-            log.warning("operation %s: database lost: %s", operation.id, error)
-            await self._lose_when_possible(operation.id, "the database was lost")
+            log.warning("operation %s: what it needs is away: %s", operation.id, error)
+            await self._lose_when_possible(operation.id, "the database or the store was lost")
         except ContreeError as error:
             log.exception("operation %s failed", operation.id)
             await self._lose_when_possible(operation.id, str(error))
@@ -188,13 +198,21 @@ class Worker:
         await self._conclude.lose(operation_id, reason, worker=self._name)
 
     async def _lose_when_possible(self, operation_id: UUID, reason: str) -> None:
-        """Until it is recorded it is ours: our lease, renewed, keeps everybody else away."""
-        while True:
-            try:
-                return await self._lose(operation_id, reason)
-            except (UnavailableError, StorageFullError) as error:
-                log.warning("operation %s: its loss is not recorded yet: %s", operation_id, error)
-                await asyncio.sleep(POLL_S)
+        """Until it is recorded it is ours: our lease, renewed, keeps everybody else away.
+
+        It is not recorded before the store is back: no attempt is spent on waiting for it.
+        """
+        self._stranded.add(operation_id)
+        try:
+            while True:
+                try:
+                    await self._store()
+                    return await self._lose(operation_id, reason)
+                except (UnavailableError, StorageFullError) as error:
+                    log.warning("operation %s: no other attempt yet: %s", operation_id, error)
+                    await asyncio.sleep(POLL_S)
+        finally:
+            self._stranded.discard(operation_id)
 
     def _stop_unwanted(self, unwanted: Sequence[UUID]) -> None:
         for operation_id in unwanted:
