@@ -55,7 +55,7 @@ async def open_stores(settings: Settings, alone: Alone) -> AsyncIterator[Stores]
 
 
 def bucket_and_prefix(setting: str, place: str) -> tuple[str, str]:
-    """Return both of s3://BUCKET/PREFIX, the prefix to begin keys with. Raises InvalidFieldError."""
+    """Return both of s3://BUCKET/PREFIX, the prefix as keys begin. Raises InvalidFieldError."""
     bucket, _, prefix = place.removeprefix(S3).partition("/")
     if not bucket:
         raise InvalidFieldError(setting, f"'{place}' is not s3://BUCKET/PREFIX")
