@@ -23,11 +23,12 @@ from contree.bootstrap.databases import (
 )
 from contree.bootstrap.deployment import Core, core
 from contree.bootstrap.runtime_dir import runtime_dir
-from contree.bootstrap.work import duties, host_duties, microvm, room, waiting, worker
+from contree.bootstrap.work import Machines, duties, host_duties, microvm, room, waiting, worker
 
 __all__ = [
     "Core",
     "DatabaseUrls",
+    "Machines",
     "RebuildReport",
     "core",
     "database",

@@ -28,6 +28,8 @@ from contree.worker.duties import Duty, duties_kept
 from contree.worker.loop import Worker
 from contree.worker.room import Room
 
+Machines = LibvirtMicroVM
+
 
 @asynccontextmanager
 async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator[LibvirtMicroVM]:

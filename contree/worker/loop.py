@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -87,6 +87,26 @@ class Worker:
         self._stranded: set[UUID] = set()
         self._told: dict[Kind, str] = {}
         self._room = asyncio.Event()
+        self._renewed_at: datetime | None = None
+
+    @property
+    def renewed_at(self) -> datetime | None:
+        """When it last renewed its leases; None before the first time."""
+        return self._renewed_at
+
+    @property
+    def running(self) -> Mapping[Kind, int]:
+        """How many operations it carries out."""
+        return {kind: self._running_of(kind) for kind in self._capacity}
+
+    def free(self) -> Mapping[Kind, int]:
+        """How many more operations it would take on now."""
+        if self._stranded:
+            return dict.fromkeys(self._capacity, 0)
+        rooms = {
+            kind: one.here.room(self._running_of(kind)) for kind, one in self._capacity.items()
+        }
+        return {kind: max(0, room.more) for kind, room in rooms.items()}
 
     async def run(
         self, stop: asyncio.Event, *, on_ready: Callable[[], None] = lambda: None
@@ -144,8 +164,7 @@ class Worker:
         if self._stranded:
             return  # another would fare no better, and another worker may
         capacity = self._capacity[kind]
-        running = sum(1 for k, _ in self._running.values() if k is kind)
-        room = capacity.here.room(running)
+        room = capacity.here.room(self._running_of(kind))
         if self._told.get(kind) != room.bound:
             self._told[kind] = room.bound
             log.info("%ss here are bounded by %s: %s", kind.value, room.bound, room.reason)
@@ -163,6 +182,9 @@ class Worker:
             task = asyncio.create_task(self._work(operation), name=f"operation {operation.id}")
             self._running[operation.id] = (kind, task)
             task.add_done_callback(partial(self._ended, operation.id))
+
+    def _running_of(self, kind: Kind) -> int:
+        return sum(1 for of, _ in self._running.values() if of is kind)
 
     def _ended(self, operation_id: UUID, _: asyncio.Task[None]) -> None:
         self._running.pop(operation_id, None)
@@ -226,6 +248,7 @@ class Worker:
             try:
                 lease_until = self._clock.now() + timedelta(seconds=LEASE_S)
                 await self._queue.renew(worker=self._name, lease_until=lease_until)
+                self._renewed_at = self._clock.now()
                 await self._recover.others()
             except (UnavailableError, StorageFullError) as error:
                 log.warning("leases not renewed, or lost operations not requeued: %s", error)

@@ -26,7 +26,8 @@ def server() -> Iterator[RunningServer]:
 
     When the session ends, nothing of it may be left.
     """
-    with running_server(environment={"CONTREED_METRICS_LISTEN": "127.0.0.1:0"}) as running:
+    measured = ("CONTREED_METRICS_LISTEN", "CONTREED_WORKER_METRICS_LISTEN")
+    with running_server(environment=dict.fromkeys(measured, "127.0.0.1:0")) as running:
         yield running
 
 

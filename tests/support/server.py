@@ -182,6 +182,7 @@ class RunningServer:
             self.data_dir / "pulls",
             self.data_dir / "layers" / ".staging",
             self.data_dir / "content" / ".spool",
+            self.data_dir / "spool",
         ]
         found = [path for place in places for path in sorted(place.rglob("*"))]
         return [

@@ -177,6 +177,28 @@ async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
     assert len([e for e in world.log.events if isinstance(e, OperationRequeued)]) == 1
 
 
+async def test_a_worker_tells_what_it_does_and_what_it_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    world, stop = World(), asyncio.Event()
+    worker = world.worker()
+    assert (worker.renewed_at, worker.free()) == (None, {Kind.INSTANCE: 2, Kind.IMPORT: 2})
+    working = asyncio.create_task(worker.run(stop))
+    async with asyncio.timeout(10):
+        await started(world, "sleep", "60")
+        assert worker.renewed_at == world.clock.now()
+        assert worker.running == {Kind.INSTANCE: 1, Kind.IMPORT: 0}
+        assert worker.free() == {Kind.INSTANCE: 1, Kind.IMPORT: 2}
+        world.blobs.away = True
+        await world.runs.request(a_caller(), RunOrder(image="tag:base", command="echo"))
+        await world.blobs.missed.get()
+        assert worker.free() == {Kind.INSTANCE: 0, Kind.IMPORT: 0}, "the store is away"
+        world.blobs.away = False
+        stop.set()
+        await working
+
+
 async def test_what_waits_for_the_store_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "POLL_S", 0.01)
     world = World()
