@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker_metrics_listen  the same of the worker beside `serve`
     store                 s3://BUCKET/PREFIX, where all hosts of a deployment keep content and
                           layers; unset: below data_dir, for one host
+    layer_cache_gib       how much of the disk copies of layers may take here, with a `store`
     database_url          PostgreSQL, as libpq has it; unset: an embedded server below data_dir;
                           "-", for a worker: read it from standard input
     database_owner_url    the role that may migrate and rebuild; unset: database_url
@@ -74,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics_listen: str | None = None
     worker_metrics_listen: str | None = None
     store: str | None = None
+    layer_cache_gib: Annotated[float, msgspec.Meta(gt=0)] | None = None
     database_url: str | None = None
     database_owner_url: str | None = None
     libvirt_uri: str | None = None

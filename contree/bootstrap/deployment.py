@@ -12,6 +12,7 @@ from contree.adapters.layers.comparison import IndexComparer
 from contree.adapters.layers.image_files import LayerImageFiles
 from contree.adapters.layers.removal import LayerRemovals
 from contree.adapters.layers.search import LayerSearch
+from contree.adapters.layers.shared import SharedLayers
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.postgres.content_index import PostgresContentIndex
 from contree.adapters.postgres.event_log import PostgresEventLog
@@ -43,7 +44,6 @@ from contree.app.images.layer_store import (
     ImageFiles,
     LayerRemoval,
     LayerStore,
-    SharedLayerRemoval,
 )
 from contree.app.journal import Journal
 from contree.app.leadership import Leadership
@@ -82,7 +82,7 @@ class Core:
     projects: ProjectReads
     content_index: ContentIndex
     layer_removal: LayerRemoval
-    shared_layers: SharedLayerRemoval | None
+    shared_layers: SharedLayers | None
     check_store: Check
     content: ProjectContent
     environment: ProjectEnvironment

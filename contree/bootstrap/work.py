@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from contree.adapters.layers.store import LayerDirectory
+from contree.adapters.layers.trim import TrimLayers
 from contree.adapters.microvm.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.registry.skopeo import SkopeoImageSource
@@ -86,7 +87,7 @@ async def host_duties(core: Core) -> AsyncIterator[None]:
     """Do what one process of each host does for its data directory."""
     settings = core.settings
     kept: list[Duty] = []
-    if settings.store is not None:
+    if core.shared_layers is not None:
         drop = DropLayers(
             recorded=core.recorded,
             projects=core.projects,
@@ -96,6 +97,14 @@ async def host_duties(core: Core) -> AsyncIterator[None]:
             clock=core.clock,
         )
         kept.append(drop)
+    if core.shared_layers is not None and settings.layer_cache_gib is not None:
+        kept.append(
+            TrimLayers(
+                settings.data_dir / "layers",
+                core.shared_layers,
+                bytes_max=int(settings.layer_cache_gib * 1024**3),
+            )
+        )
     async with duties_kept(kept, HostLeadership(settings.data_dir)):
         yield
 

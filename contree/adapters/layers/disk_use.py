@@ -24,11 +24,12 @@ class DiskUse:
         """
         now = time.monotonic()
         if self._measured is None or now - self._measured[0] > MEASURED_FOR_S:
-            self._measured = (now, _bytes_below(self._root))
+            self._measured = (now, bytes_below(self._root))
         return self._measured[1]
 
 
-def _bytes_below(root: Path) -> int:
+def bytes_below(root: Path) -> int:
+    """What the files below `root` take; none when it is not there. Blocking."""
     total = 0
     for directory, _, names in os.walk(root):
         for name in names:

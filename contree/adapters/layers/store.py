@@ -42,6 +42,7 @@ from contree.adapters.layers.shared import SharedLayers
 from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
+from contree.adapters.layers.unused import mark_used
 from contree.app.content.blob_store import READ_CHUNK_BYTES
 from contree.app.images.layer_store import FilePart, Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError
@@ -286,8 +287,10 @@ class LayerDirectory:
                 yield piece
 
     def _is_local(self, digest: str) -> bool:
-        # In a fleet a removal here does not mean that nobody has the layer any more.
-        if self._shared is None and digest in self._seen:
+        if self._shared is not None:
+            # Here is a copy, which may go at any time (trim, drop_layers): but not from now on.
+            return self._index_path(digest).exists() and mark_used(self._root / digest)
+        if digest in self._seen:
             return True
         if not self._index_path(digest).exists():
             return False
