@@ -54,6 +54,9 @@ _LOG: Final = logging.getLogger(__name__)
 TAR_NAME: Final = "layer.tar"
 INDEX_NAME: Final = f"index-v{INDEX_VERSION}.sqlite"
 _WRITE_THREADS: Final = 4
+_FETCHES: Final = _WRITE_THREADS - 1
+"""At once; each keeps a thread, and one is left for what else there is to do."""
+
 _PATHS_MAX: Final = 65_536
 
 
@@ -68,6 +71,7 @@ class LayerDirectory:
         # Asked for each layer of a stack at each read: paths are made and looked for once.
         self._index_path = lru_cache(_PATHS_MAX)(lambda digest: root / digest / INDEX_NAME)
         self._seen: set[str] = set()
+        self._fetches = asyncio.Semaphore(_FETCHES)
         self._locks: dict[str, tuple[asyncio.Lock, set[object]]] = {}
         self.indexes = IndexCache()
         self._merged = MergedLayers(root, self.indexes, tar_name=TAR_NAME, index_name=INDEX_NAME)
@@ -157,13 +161,11 @@ class LayerDirectory:
 
     async def make_local(self, diff_ids: Sequence[str]) -> None:
         """Fetch the layers that this machine lacks. Raises NotFoundError."""
-        for diff_id in diff_ids:
-            digest = hex_of(diff_id)
-            if self._is_local(digest):
-                continue
-            async with self._making(digest):
-                if not self._is_local(digest):
-                    await self._fetch(digest)
+        missing = [d for d in map(hex_of, diff_ids) if not self._is_local(d)]
+        fetched = [self._fetch_once(digest) for digest in missing]
+        for outcome in await asyncio.gather(*fetched, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     @contextmanager
     def stack(self, diff_ids: Sequence[str]) -> Iterator[Stack]:
@@ -261,19 +263,27 @@ class LayerDirectory:
 
     # -- small parts --------------------------------------------------------------------------
 
+    async def _fetch_once(self, digest: str) -> None:
+        async with self._fetches, self._making(digest):
+            if not self._is_local(digest):
+                await self._fetch(digest)
+
     async def _fetch(self, digest: str) -> None:
-        if self._shared is None or not await self._shared.has(digest):
+        if self._shared is None:
             raise NotFoundError("layer", PREFIX + digest)
         feed = Feed(
             bytes_max=IMPORTED_LAYER_BYTES_MAX,
             over_limit=partial(_too_large, IMPORTED_LAYER_BYTES_MAX),
         )
-        await consume(
-            self._shared.read(digest),
-            feed,
-            partial(self._write_fetched, digest),
-            executor=self._threads,
-        )
+        try:
+            await consume(
+                self._shared.read(digest),
+                feed,
+                partial(self._write_fetched, digest),
+                executor=self._threads,
+            )
+        except NotFoundError:
+            raise NotFoundError("layer", PREFIX + digest) from None
 
     async def _offer(self, digest: str) -> None:
         """Have a layer where the rest of the fleet finds it. Raises UnavailableError."""
