@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -24,12 +24,20 @@ from contree.domain.errors import ContreeError, InvalidFieldError, UnavailableEr
 from contree.domain.project import ContentRemoved, project_id_of
 from tests.fakes.clock import FakeClock
 from tests.support.deployment import Deployment, api_of
-from tests.support.s3 import client_of, variables_of
+from tests.support.s3 import client_of, place_at, variables_of
 
 pytestmark = pytest.mark.postgres
 
 OLD = timedelta(hours=-2)
 """As `settled`: what was added is taken to have been added long ago."""
+
+
+@pytest.fixture(scope="module")
+def s3_place(s3_endpoint: str) -> S3Place:
+    """A bucket of this module's own: it may be taken away for a while."""
+    place = place_at(s3_endpoint, bucket="two-hosts-without-guests", prefix="")
+    client_of(place).create_bucket(Bucket=place.bucket)
+    return place
 
 
 @pytest.fixture
@@ -183,6 +191,43 @@ async def test_a_host_without_a_mark_looks_at_all_that_was_erased(
     assert len(one.layers()) == 1
     await dropping(one, FakeClock(one.core.clock.now() + timedelta(minutes=1))).look()
     assert one.layers() == set()
+
+
+async def test_what_only_the_store_has_is_said_to_be_away_while_it_is(
+    hosts: tuple[Deployment, Deployment], s3_place: S3Place
+) -> None:
+    one, two = hosts
+    async with api_of(one, "alpha") as api, api_of(two, "alpha") as other:
+        run = await api.run(await one.image("alpha"), "/made")
+        left = (await api.operation(run))["result"]["image"]
+        listing = ("GET", f"/v1/inspect/{left}/list?path=/")
+        with without_bucket(s3_place):
+            for method, path, options in (
+                (*listing, {}),
+                ("POST", "/v1/files", {"data": b"x"}),
+            ):
+                status, answer = await other.ask(method, path, **options)
+                assert (status, answer["code"]) == (503, "unavailable"), path
+                assert s3_place.bucket in answer["error"]
+            assert (await api.ask(*listing))[0] == 200, "this host has a copy"
+        assert (await other.ask(*listing))[0] == 200
+
+
+@contextmanager
+def without_bucket(place: S3Place) -> Iterator[None]:
+    """Take the bucket away from its service, and bring it back as it was."""
+    client = client_of(place)
+    keys = [one["Key"] for one in client.list_objects_v2(Bucket=place.bucket).get("Contents", ())]
+    kept = {k: client.get_object(Bucket=place.bucket, Key=k)["Body"].read() for k in keys}
+    for key in keys:
+        client.delete_object(Bucket=place.bucket, Key=key)
+    client.delete_bucket(Bucket=place.bucket)
+    try:
+        yield
+    finally:
+        client.create_bucket(Bucket=place.bucket)
+        for key, data in kept.items():
+            client.put_object(Bucket=place.bucket, Key=key, Body=data)
 
 
 @pytest.mark.parametrize(

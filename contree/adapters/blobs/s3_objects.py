@@ -51,7 +51,7 @@ class S3Place:
     secret_access_key: str | None = None
 
     def __repr__(self) -> str:
-        return f"S3Place({self.endpoint_url or 'AWS'}, {self.bucket}/{self.prefix})"
+        return f"{self.endpoint_url or 's3:/'}/{self.bucket}/{self.prefix}"
 
 
 @asynccontextmanager
