@@ -22,7 +22,7 @@ class FileMark:
     def read(self) -> int | None:
         try:
             return int(self._path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # cut off by a crash of the host: as if none
             return None
 
     def write(self, position: int) -> None:
