@@ -37,6 +37,10 @@ class Stores:
 async def open_stores(settings: Settings, alone: Alone) -> AsyncIterator[Stores]:
     """Open what `store` says. Raises InvalidFieldError, and UnavailableError for no such bucket."""
     if settings.store is None:
+        if settings.layer_cache_gib is not None:
+            raise InvalidFieldError(
+                "layer_cache_gib", "bounds copies of what a store has: set store, or leave it out"
+            )
         blobs = DirectoryBlobStore(settings.data_dir / "content")
         yield Stores(blobs=blobs, layers=None, check=_nothing_away)
         return

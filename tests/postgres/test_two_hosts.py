@@ -253,6 +253,15 @@ async def test_a_store_that_cannot_be_used_is_said_at_the_start(
             pass
 
 
+async def test_without_a_store_there_are_no_copies_to_bound(
+    postgres_dsn: str, tmp_path: Path
+) -> None:
+    urls = DatabaseUrls(app=postgres_dsn, owner=postgres_dsn)
+    with pytest.raises(InvalidFieldError, match=r"layer_cache_gib: .*set store"):
+        async with bootstrap.core(Settings(data_dir=tmp_path, layer_cache_gib=1), urls):
+            pass
+
+
 async def test_a_host_with_a_key_of_its_own_is_refused(
     hosts: tuple[Deployment, Deployment], tmp_path: Path, store: str
 ) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Final
 
 import asyncpg
 
+from contree.adapters.postgres.advisory import advisory_key
 from contree.adapters.postgres.failures import translated
 from contree.domain.errors import UnavailableError
 
@@ -39,15 +39,9 @@ class PostgresMoments:
         async with self._few:
             with translated():
                 async with self._pool.acquire() as connection, connection.transaction():
-                    await connection.execute(LOCK, _key(name))
+                    await connection.execute(LOCK, advisory_key("moment", name))
                     try:
                         async with asyncio.timeout(MOMENT_S):
                             yield
                     except TimeoutError:
                         raise UnavailableError(f"'{name}' took over {MOMENT_S:.0f} s") from None
-
-
-def _key(name: str) -> int:
-    """The advisory lock's 64-bit key."""
-    digest = hashlib.sha256(f"contree moment {name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
