@@ -36,6 +36,7 @@ class Host(Split):
             **common,
             "CONTREED_WORKER_NAME": name,
             "CONTREED_METRICS_LISTEN": "127.0.0.1:0",
+            "CONTREED_LAYER_CACHE_GIB": "1",
         }
         directory = Path(tempfile.mkdtemp(prefix=f"contree-{name}-"))
         super().__init__(RunningServer(directory, environment=environment), environment)
@@ -92,6 +93,7 @@ async def test_a_run_of_one_host_is_branched_on_the_other(
         assert api.download(branch.image, "/choice") == b"branch\n"
         assert api.download(trunk.image, "/choice") == b"trunk\n"
         assert layers(two) == layers(one)
+    assert "hit a defect" not in one.place.log_text + two.place.log_text
     measured = scraped(two)
     starts = [
         n for (name, *_), n in measured.items() if name == "contree_worker_guest_starts_total"
