@@ -44,7 +44,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     data_dir              everything on this host lives below it, but for sockets
     listen                HOST:PORT of the API
-    metrics_listen        HOST:PORT of GET /metrics of `serve` and `api`; unset: none
+    metrics_listen        HOST:PORT of GET /metrics of `serve`, `api` or `worker`; unset: none
+    worker_metrics_listen  the same of the worker beside `serve`
+    store                 s3://BUCKET/PREFIX, where all hosts of a deployment keep content and
+                          layers; unset: below data_dir, for one host
+    layer_cache_gib       how much of the disk copies of layers may take here, with a `store`
     database_url          PostgreSQL, as libpq has it; unset: an embedded server below data_dir;
                           "-", for a worker: read it from standard input
     database_owner_url    the role that may migrate and rebuild; unset: database_url
@@ -69,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data_dir: Path = msgspec.field(default_factory=_default_data_dir)
     listen: str = "127.0.0.1:8080"
     metrics_listen: str | None = None
+    worker_metrics_listen: str | None = None
+    store: str | None = None
+    layer_cache_gib: Annotated[float, msgspec.Meta(gt=0)] | None = None
     database_url: str | None = None
     database_owner_url: str | None = None
     libvirt_uri: str | None = None
@@ -118,6 +125,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Host and port of `metrics_listen`. Raises InvalidFieldError."""
         wanted = self.metrics_listen
         return None if wanted is None else _address("metrics_listen", wanted)
+
+    @property
+    def worker_metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of `worker_metrics_listen`. Raises InvalidFieldError."""
+        wanted = self.worker_metrics_listen
+        return None if wanted is None else _address("worker_metrics_listen", wanted)
 
     def guests(self, host: Host, held_bytes: Callable[[], int]) -> GuestAdmission:
         """How many guests `host` has room for; `held_bytes` gives the memory of those there are."""

@@ -5,6 +5,7 @@ core(settings, urls) what API, worker and command line share: pool, log, reads, 
 services(core)       the use cases behind the HTTP API
 microvm(settings)    libvirt, and what guests are made of
 worker(core, microvm)  the use cases that carry operations out
+host_duties(core)    what each host does for itself
 runtime_dir(settings)  where sockets lie
 
 `proof` and `history` put together what proves the log and what answers questions about it,
@@ -22,15 +23,17 @@ from contree.bootstrap.databases import (
 )
 from contree.bootstrap.deployment import Core, core
 from contree.bootstrap.runtime_dir import runtime_dir
-from contree.bootstrap.work import duties, microvm, room, waiting, worker
+from contree.bootstrap.work import Machines, duties, host_duties, microvm, room, waiting, worker
 
 __all__ = [
     "Core",
     "DatabaseUrls",
+    "Machines",
     "RebuildReport",
     "core",
     "database",
     "duties",
+    "host_duties",
     "issue_tokens",
     "microvm",
     "owned_data_dir",

@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from contree import projections
-from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
 from contree.adapters.layers.comparison import IndexComparer
 from contree.adapters.layers.image_files import LayerImageFiles
 from contree.adapters.layers.removal import LayerRemovals
 from contree.adapters.layers.search import LayerSearch
+from contree.adapters.layers.shared import SharedLayers
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.postgres.content_index import PostgresContentIndex
 from contree.adapters.postgres.event_log import PostgresEventLog
@@ -20,6 +20,7 @@ from contree.adapters.postgres.guest_control import PostgresGuestControl
 from contree.adapters.postgres.journal import PostgresJournal
 from contree.adapters.postgres.leadership import PostgresLeadership
 from contree.adapters.postgres.listener import PostgresListener
+from contree.adapters.postgres.moments import PostgresMoments
 from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.adapters.postgres.project_keys import PostgresProjectKeys
@@ -39,7 +40,11 @@ from contree.app.guest.guest_control import GuestControl
 from contree.app.images.image_search import ImageSearch
 from contree.app.images.image_source import ImageSource
 from contree.app.images.layer_comparison import LayerComparer
-from contree.app.images.layer_store import ImageFiles, LayerRemoval, LayerStore
+from contree.app.images.layer_store import (
+    ImageFiles,
+    LayerRemoval,
+    LayerStore,
+)
 from contree.app.journal import Journal
 from contree.app.leadership import Leadership
 from contree.app.operation_news import OperationNews
@@ -50,6 +55,7 @@ from contree.app.work_queue import WorkQueue
 from contree.bootstrap.databases import DatabaseUrls
 from contree.bootstrap.history import History, history
 from contree.bootstrap.proof import Proof, open_proof
+from contree.bootstrap.stores import Check, open_stores
 from contree.config import Settings
 
 
@@ -76,6 +82,8 @@ class Core:
     projects: ProjectReads
     content_index: ContentIndex
     layer_removal: LayerRemoval
+    shared_layers: SharedLayers | None
+    check_store: Check
     content: ProjectContent
     environment: ProjectEnvironment
     layers: LayerStore
@@ -104,7 +112,10 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         data_dir = settings.data_dir
         sealer = FileSealer(data_dir / "keys")
         keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
-        layers = LayerDirectory(data_dir / "layers")
+        if settings.store is not None:
+            await keys.check()
+        stores = await stack.enter_async_context(open_stores(settings, PostgresMoments(pool).alone))
+        layers = LayerDirectory(data_dir / "layers", stores.layers)
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
         image_search = LayerSearch(layers, data_dir / "search")
@@ -130,7 +141,9 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             projects=projections.SqlProjectReads(reads),
             content_index=PostgresContentIndex(pool),
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
-            content=ProjectContent(keys=keys, blobs=DirectoryBlobStore(data_dir / "content")),
+            shared_layers=stores.layers,
+            check_store=stores.check,
+            content=ProjectContent(keys=keys, blobs=stores.blobs),
             environment=ProjectEnvironment(keys),
             layers=layers,
             comparer=IndexComparer(layers),

@@ -1,4 +1,4 @@
-"""What measures one process of the API for a monitoring system."""
+"""What measures one process, of the API or a worker, for a monitoring system."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from contree.adapters.layers.disk_use import DiskUse
 from contree.adapters.metrics.prometheus import PrometheusMetrics
+from contree.adapters.metrics.worker import WorkerMetrics
+from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.postgres.transcoder import OrjsonTranscoder
 from contree.app.measure_log import MeasureLog
 from contree.app.standing import TakeStanding
+from contree.app.worker_standing import WorkerStanding
 from contree.bootstrap.deployment import Core
+from contree.worker.loop import Worker
 
 
 @asynccontextmanager
@@ -35,3 +40,20 @@ async def measured(core: Core) -> AsyncIterator[PrometheusMetrics]:
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+
+
+def worker_metrics(core: Core, worker: Worker, machines: LibvirtMicroVM) -> WorkerMetrics:
+    """What a worker knows of itself."""
+    disk_use = DiskUse(core.settings.data_dir / "layers")
+
+    async def standing() -> WorkerStanding:
+        layer_bytes = await asyncio.to_thread(disk_use.measured)
+        return WorkerStanding(
+            running=worker.running,
+            free=worker.free(),
+            guests=machines.starts(),
+            layer_bytes=layer_bytes,
+            renewed_at=worker.renewed_at,
+        )
+
+    return WorkerMetrics(standing)

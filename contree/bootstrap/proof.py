@@ -36,6 +36,7 @@ from contree.app.proof.prove import Prove
 from contree.app.proof.signed import SignedCheckpoint, opened
 from contree.app.proof.verify import Verify
 from contree.app.recorded_log import RecordedLog
+from contree.bootstrap.stores import bucket_and_prefix
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, TooEarlyError
 from contree.domain.note import NOTE_BYTES_MAX, VerifierKey
@@ -227,10 +228,7 @@ async def _checkpoint_store(settings: Settings) -> AsyncIterator[CheckpointStore
     if not place.startswith("s3://"):
         yield DirectoryCheckpointStore(Path(place).expanduser().absolute())
         return
-    bucket, _, prefix = place.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise InvalidFieldError("checkpoints", f"'{place}' is not s3://BUCKET/PREFIX")
-    prefix = prefix.rstrip("/") + "/" if prefix else ""
+    bucket, prefix = bucket_and_prefix("checkpoints", place)
     # Only here: the SDK would add a fifth to the imports of every start.
     from contree.adapters.blobs.checkpoint_bucket import open_checkpoint_bucket
     from contree.adapters.blobs.s3_objects import S3Place

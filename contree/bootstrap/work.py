@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from contree.adapters.layers.store import LayerDirectory
+from contree.adapters.layers.trim import TrimLayers
 from contree.adapters.microvm.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.heap import keep_holes_out
 from contree.adapters.system.host import LinuxHost
+from contree.adapters.system.host_mark import FileMark, HostLeadership
 from contree.app.conclude import Conclude
+from contree.app.content.drop_layers import DropLayers
 from contree.app.content.remove_content import RemovalDuty, RemoveContent
+from contree.app.content.remove_layers import RemoveLayers
 from contree.app.images.import_image import ImportImage
 from contree.app.recover import Recover
 from contree.app.run_instance import RunInstance
@@ -24,6 +28,8 @@ from contree.domain.operation import Kind
 from contree.worker.duties import Duty, duties_kept
 from contree.worker.loop import Worker
 from contree.worker.room import Room
+
+Machines = LibvirtMicroVM
 
 
 @asynccontextmanager
@@ -77,6 +83,33 @@ def waiting(settings: Settings) -> int:
 
 
 @asynccontextmanager
+async def host_duties(core: Core) -> AsyncIterator[None]:
+    """Do what one process of each host does for its data directory."""
+    settings = core.settings
+    kept: list[Duty] = []
+    if core.shared_layers is not None:
+        drop = DropLayers(
+            recorded=core.recorded,
+            projects=core.projects,
+            layers=RemoveLayers(index=core.content_index, clock=core.clock),
+            here=core.layer_removal,
+            mark=FileMark(settings.data_dir / "dropped-layers.position"),
+            clock=core.clock,
+        )
+        kept.append(drop)
+    if core.shared_layers is not None and settings.layer_cache_gib is not None:
+        kept.append(
+            TrimLayers(
+                settings.data_dir / "layers",
+                core.shared_layers,
+                bytes_max=int(settings.layer_cache_gib * 1024**3),
+            )
+        )
+    async with duties_kept(kept, HostLeadership(settings.data_dir)):
+        yield
+
+
+@asynccontextmanager
 async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
     """A worker that is ready to run, on `machines`, and the duties of the deployment."""
     settings = core.settings
@@ -88,7 +121,7 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
     conclude = Conclude(
         log=core.log, clock=core.clock, ids=core.ids, actor=f"worker:{settings.worker_name}"
     )
-    async with duties_kept(duties(core), core.leadership):
+    async with duties_kept(duties(core), core.leadership), host_duties(core):
         run_instance = RunInstance(
             log=core.log,
             files=core.files,
@@ -123,5 +156,6 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
             microvm=machines,
             clock=core.clock,
             ids=core.ids,
+            store=core.check_store,
             waiting=lambda: guests.waiting(settings.warm_guests),
         )

@@ -57,6 +57,11 @@ def add_commands(
             help="of GET /metrics; default: none",
         )
     add_worker_options(serve)
+    serve.add_argument(
+        "--worker-metrics-listen",
+        metavar="HOST:PORT",
+        help="the same of the worker; default: none",
+    )
     serve.set_defaults(command=_serve)
     api.set_defaults(command=_api)
 
@@ -95,7 +100,11 @@ async def _api(settings: Settings, _: argparse.Namespace) -> None:
 def _prepared(settings: Settings) -> asyncio.Event:
     """Return what signals set. Raises InvalidFieldError before anything has been started."""
     stop = stop_on_signals()
-    for address in (settings.address, settings.metrics_address):
+    for address in (
+        settings.address,
+        settings.metrics_address,
+        settings.worker_metrics_address,
+    ):
         log.debug("to listen on %s", address)
     _allow_many_files()
     return stop
@@ -114,6 +123,7 @@ async def _served(
     if beside is not None:
         services = _ready_with(services, beside)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(bootstrap.host_duties(core))
         if (address := settings.metrics_address) is not None:
             from contree.bootstrap.metrics import measured
 

@@ -8,6 +8,8 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from contree import bootstrap
 from contree.cli.supervision import READY, STOPPING, stop_on_signals, tell_supervisor
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
+from contree.worker.loop import Worker
 
 FROM_STDIN = "-"
 """As database URL: it is the first line of standard input, which may come late."""
@@ -35,6 +38,9 @@ def add_commands(
         epilog="With --database-url - the URL is read from standard input.",
     )
     add_worker_options(worker)
+    worker.add_argument(
+        "--metrics-listen", metavar="HOST:PORT", help="of GET /metrics; default: none"
+    )
     worker.set_defaults(command=_worker)
 
 
@@ -47,6 +53,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
 
 async def _worker(settings: Settings, _: argparse.Namespace) -> None:
     stop = stop_on_signals()
+    log.debug("to answer scrapes on %s", settings.metrics_address)  # raises before all else
     if settings.database_url is None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
     async with bootstrap.microvm(settings) as machines:
@@ -59,10 +66,29 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
             bootstrap.database(settings) as database,
             bootstrap.core(settings, database) as core,
             bootstrap.worker(core, machines) as worker,
+            _measured(core, worker, machines),
         ):
             log.info("worker %s is ready", settings.worker_name)
             await worker.run(stop, on_ready=partial(tell_supervisor, READY))
             tell_supervisor(STOPPING)
+
+
+@asynccontextmanager
+async def _measured(
+    core: bootstrap.Core, worker: Worker, machines: bootstrap.Machines
+) -> AsyncIterator[None]:
+    """Answer scrapes, if `metrics_listen` is set, until the end of the context."""
+    address = core.settings.metrics_address
+    if address is None:
+        yield
+        return
+    # Only here: other workers have no web server.
+    from contree.bootstrap.metrics import worker_metrics
+    from contree.http.server import serve_metrics
+
+    async with serve_metrics(worker_metrics(core, worker, machines), *address) as url:
+        log.info("metrics of worker %s are at %s", core.settings.worker_name, url)
+        yield
 
 
 async def _first_line(*, unless: asyncio.Event) -> str | None:

@@ -44,7 +44,11 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         # Whoever starts it has migrated: a worker never acts as the owner.
         self._settings = msgspec.structs.replace(
-            settings, database_url=FROM_STDIN, database_owner_url=None
+            settings,
+            database_url=FROM_STDIN,
+            database_owner_url=None,
+            metrics_listen=settings.worker_metrics_listen,
+            worker_metrics_listen=None,
         )
         self._stack = AsyncExitStack()
         self._process: asyncio.subprocess.Process | None = None

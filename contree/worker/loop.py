@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -55,6 +55,7 @@ class Worker:
     """One worker process.
 
     name     stable over restarts of the same installation
+    store    raises UnavailableError while what operations need beside the database is away
     waiting  how many guests may wait, by now, for runs that are not known yet
     """
 
@@ -70,6 +71,7 @@ class Worker:
         microvm: MicroVM,
         clock: Clock,
         ids: IdSource,
+        store: Callable[[], Awaitable[None]],
         waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self._name = name
@@ -82,10 +84,32 @@ class Worker:
         self._microvm = microvm
         self._clock = clock
         self._ids = ids
+        self._store = store
         self._running: dict[UUID, tuple[Kind, asyncio.Task[None]]] = {}
         self._cancelled: set[UUID] = set()
+        self._stranded: set[UUID] = set()
         self._told: dict[Kind, str] = {}
         self._room = asyncio.Event()
+        self._renewed_at: datetime | None = None
+
+    @property
+    def renewed_at(self) -> datetime | None:
+        """When it last renewed its leases; None before the first time."""
+        return self._renewed_at
+
+    @property
+    def running(self) -> Mapping[Kind, int]:
+        """How many operations it carries out."""
+        return {kind: self._running_of(kind) for kind in self._capacity}
+
+    def free(self) -> Mapping[Kind, int]:
+        """How many more operations it would take on now."""
+        if self._stranded:
+            return dict.fromkeys(self._capacity, 0)
+        rooms = {
+            kind: one.here.room(self._running_of(kind)) for kind, one in self._capacity.items()
+        }
+        return {kind: max(0, room.more) for kind, room in rooms.items()}
 
     async def run(
         self, stop: asyncio.Event, *, on_ready: Callable[[], None] = lambda: None
@@ -141,9 +165,10 @@ class Worker:
                 self._room.set()
 
     async def _claim(self, kind: Kind) -> None:
+        if self._stranded:
+            return  # another would fare no better, and another worker may
         capacity = self._capacity[kind]
-        running = sum(1 for k, _ in self._running.values() if k is kind)
-        room = capacity.here.room(running)
+        room = capacity.here.room(self._running_of(kind))
         if self._told.get(kind) != room.bound:
             self._told[kind] = room.bound
             log.info("%ss here are bounded by %s: %s", kind.value, room.bound, room.reason)
@@ -166,6 +191,9 @@ class Worker:
             self._cancelled.discard(operation.id)
             task.add_done_callback(partial(self._ended, operation.id))
 
+    def _running_of(self, kind: Kind) -> int:
+        return sum(1 for of, _ in self._running.values() if of is kind)
+
     def _ended(self, operation_id: UUID, task: asyncio.Task[None]) -> None:
         if self._running.get(operation_id, (None, None))[1] is task:
             del self._running[operation_id]
@@ -178,7 +206,7 @@ class Worker:
             if after is not None:
                 after.cancel()
                 await asyncio.wait({after})
-            await self._execute[operation.kind](operation)
+            await self._attempt(operation)
         except asyncio.CancelledError:
             # A wish to cancel that is in the log makes `lose` record the cancellation.
             reason = "the worker was stopped"
@@ -186,16 +214,20 @@ class Worker:
                 await self._lose_when_possible(operation, reason)
             else:  # what cannot be recorded now is found at the next start
                 await asyncio.shield(self._lose(operation, reason))
+
+    async def _attempt(self, operation: Operation) -> None:
+        try:
+            await self._execute[operation.kind](operation)
         except UnavailableError as error:
             # What the log cannot take now, the lease brings back later.
-            log.warning("operation %s: database lost: %s", operation.id, error)
-            await self._lose_when_possible(operation, "the database was lost")
+            log.warning("operation %s: what it needs is away: %s", operation.id, error)
+            await self._lose_with_store(operation, "the database or the store was lost")
         except ContreeError as error:
             log.exception("operation %s failed", operation.id)
-            await self._lose_when_possible(operation, str(error))
+            await self._lose_with_store(operation, str(error))
         except Exception:
             log.exception("operation %s hit a defect", operation.id)
-            await self._lose_when_possible(operation, "internal error, see the worker's log")
+            await self._lose_with_store(operation, "internal error, see the worker's log")
         else:
             log.info("operation %s: attempt %d ended", operation.id, operation.attempts)
 
@@ -211,6 +243,21 @@ class Worker:
                 log.warning("operation %s: its loss is not recorded yet: %s", operation.id, error)
                 await asyncio.sleep(POLL_S)
 
+    async def _lose_with_store(self, operation: Operation, reason: str) -> None:
+        """Not before the store is back: no attempt is spent on waiting for it."""
+        self._stranded.add(operation.id)
+        try:
+            while True:
+                try:
+                    await self._store()
+                    break
+                except UnavailableError as error:
+                    log.warning("operation %s: no other attempt yet: %s", operation.id, error)
+                    await asyncio.sleep(POLL_S)
+            await self._lose_when_possible(operation, reason)
+        finally:
+            self._stranded.discard(operation.id)
+
     def _stop_unwanted(self, unwanted: Sequence[UUID]) -> None:
         for operation_id in unwanted:
             running = self._running.get(operation_id)
@@ -225,6 +272,7 @@ class Worker:
                 await self._queue.renew(
                     tuple(self._running), worker=self._name, lease_until=lease_until
                 )
+                self._renewed_at = self._clock.now()
                 await self._recover.others()
             except NOT_NOW as error:
                 log.warning("leases not renewed, or lost operations not requeued: %s", error)

@@ -29,7 +29,8 @@ def server() -> Iterator[RunningServer]:
 
     When the session ends, nothing of it may be left.
     """
-    environment = {**TWO_AT_ONCE, "CONTREED_METRICS_LISTEN": ANY_PORT}
+    measured = ("CONTREED_METRICS_LISTEN", "CONTREED_WORKER_METRICS_LISTEN")
+    environment = {**TWO_AT_ONCE, **dict.fromkeys(measured, ANY_PORT)}
     with running_server(environment=environment) as running:
         yield running
 

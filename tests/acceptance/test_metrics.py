@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import re
 import time
-import urllib.request
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.api import Api
+from tests.acceptance.scrape import Samples, samples_at
 from tests.support.server import RunningServer
 
 WAIT_S = 300
 
 
-def scraped(server: RunningServer) -> dict[tuple[str, ...], float]:
-    """Samples by name and label values, labels in alphabetical order."""
+def scraped(server: RunningServer) -> Samples:
     found = re.search(r"metrics are at (http://\S+)", server.log_text)
     assert found is not None
-    with urllib.request.urlopen(found[1], timeout=60) as answer:
-        text = answer.read().decode()
-    return {
-        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    return samples_at(found[1])
+
+
+def test_the_worker_beside_it_tells_what_only_it_knows(server: RunningServer) -> None:
+    found = re.search(r"metrics of worker \S+ are at (\S+)", server.log_text)
+    assert found is not None
+    samples = samples_at(found[1])
+    assert samples["contree_worker_guest_start_failures_total",] == 0
+    assert ("contree_worker_operations", "instance") in samples
+    assert ("contree_operations", "instance", "PENDING", "") not in samples, "the API's to tell"
 
 
 def test_a_run_is_measured(server: RunningServer, api: Api, busybox: str) -> None:

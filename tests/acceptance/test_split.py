@@ -5,69 +5,21 @@ Both are killed under a follower and started again, as an operator's supervisor 
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.acceptance.api import HELD, Api
 from tests.acceptance.follower import COUNTING, Follower
 from tests.support.postgres import dsn_for, execute
-from tests.support.server import (
-    ANY_PORT,
-    CONTREED,
-    RunningServer,
-    listening_url,
-    supervisor,
-    wait_until_ready,
-)
+from tests.support.server import RunningServer
+from tests.support.split import Split
 
-WAIT_S = 300
 DATABASE = "split"
-
-
-class Split:
-    """One API and one worker; `place` knows their data directory and what belongs to it."""
-
-    def __init__(self, place: RunningServer, dsn: str) -> None:
-        self.place = place
-        self.url = ""
-        self._environment = {**os.environ, "CONTREED_DATABASE_URL": dsn}
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, part: str) -> None:
-        """Start `api` or `worker`, as systemd does: it says itself when it is ready."""
-        options = ["--listen", ANY_PORT] if part == "api" else []
-        with supervisor() as (notices, variables), self.place.log.open("ab") as log:
-            self._running[part] = process = subprocess.Popen(
-                [CONTREED, part, "--data-dir", self.place.data_dir, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**self._environment, **variables},
-            )
-            wait_until_ready(process, notices, lambda: self.place.log_text)
-        if part == "api":
-            self.url = listening_url(self.place.log_text)
-            assert httpx.get(f"{self.url}/readyz").status_code == 200
-
-    def end(self, part: str, number: signal.Signals) -> None:
-        """Send the signal and wait; SIGTERM must end it in good order."""
-        process = self._running.pop(part)
-        process.send_signal(number)
-        status = process.wait(WAIT_S)
-        assert status == (0 if number == signal.SIGTERM else -number), self.place.log_text
-
-    def stop(self) -> None:
-        for process in self._running.values():
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture
@@ -78,7 +30,7 @@ async def split(server: RunningServer) -> Iterator[Split]:
     await execute(owner_dsn, f"CREATE DATABASE {DATABASE}")
     dsn = dsn_for(owner_dsn, DATABASE)
     place = RunningServer(directory, environment={"CONTREED_DATABASE_URL": dsn})
-    started = Split(place, dsn)
+    started = Split(place, {"CONTREED_DATABASE_URL": dsn})
     try:
         place.learn_from(server)
         started.start("api")

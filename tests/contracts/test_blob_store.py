@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -11,11 +14,11 @@ from uuid import UUID
 import pytest
 
 from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
-from contree.adapters.blobs.s3 import S3Place
 from contree.adapters.blobs.s3_blobs import S3BlobStore, open_s3_blobs
-from contree.adapters.blobs.s3_objects import open_objects
+from contree.adapters.blobs.s3_objects import PART_BYTES, S3Objects, S3Place, open_objects
+from contree.adapters.blobs.spool import Spool, sweep
 from contree.app.content.blob_store import READ_CHUNK_BYTES, BlobStore, Removed
-from contree.domain.errors import NotFoundError
+from contree.domain.errors import NotFoundError, UnavailableError
 from tests.fakes.blob_store import FakeBlobStore
 from tests.fakes.clock import FakeIds
 from tests.support.layer_tars import collected, stream_of
@@ -26,6 +29,18 @@ LARGE = bytes(range(256)) * 4096
 LATER = timedelta(hours=1)
 
 
+class Moments:
+    """Keeps the tasks of one process apart, as the database does those of a fleet."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[None]:
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            yield
+
+
 @pytest.fixture(params=["fake", "directory", "s3"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
     if request.param == "fake":
@@ -34,7 +49,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield DirectoryBlobStore(tmp_path / "content")
     else:
         place: S3Place = request.getfixturevalue("s3_place")
-        async with open_s3_blobs(place, spool=tmp_path / "spool") as s3:
+        async with open_s3_blobs(place, spool=tmp_path / "spool", alone=Moments().alone) as s3:
             yield s3
 
 
@@ -172,8 +187,96 @@ async def test_a_removal_that_was_killed_is_ended_by_the_next(tmp_path: Path, sp
 async def test_s3_takes_what_is_put_again_for_new(s3_place: S3Place, tmp_path: Path) -> None:
     space = IDS.new_id()
     async with open_objects(s3_place, spool=tmp_path) as objects:
-        store = S3BlobStore(objects, refresh=timedelta(0))
+        store = S3BlobStore(objects, alone=Moments().alone, refresh=timedelta(0))
         key = f"{space.hex}/{NAME}"
         await put(store, space, b"one")
         await put(store, space, b"two")
         assert await collected(objects.read(key)) == b"two"
+
+
+class Putting(S3BlobStore):
+    """Has looked already, and found nothing that it could leave as it is."""
+
+    async def put_again(self, *_: object) -> bool:
+        return False
+
+
+class MetOnTheWay(S3Objects):
+    """Lets a put come in between a removal's look and its removing."""
+
+    def __init__(self, objects: S3Objects) -> None:
+        super().__init__(objects._client, objects._place, objects.spool)
+        self.looked = asyncio.Event()
+        self.written = asyncio.Event()
+
+    async def write(self, key: str, spool: Spool) -> None:
+        await super().write(key, spool)
+        self.written.set()
+
+    async def remove(self, key: str) -> int | None:
+        self.looked.set()
+        await self.written.wait()
+        return await super().remove(key)
+
+
+async def test_what_is_put_while_it_is_removed_from_s3_is_there(
+    s3_place: S3Place, tmp_path: Path
+) -> None:
+    space, moments = IDS.new_id(), Moments()
+    async with open_objects(s3_place, spool=tmp_path) as objects:
+        met = MetOnTheWay(objects)
+        remover = S3BlobStore(met, alone=moments.alone, refresh=timedelta(0))
+        await put(remover, space, b"old")
+        met.written.clear()
+        later = datetime.now(UTC) + LATER
+        removing = asyncio.create_task(remover.remove(space, NAME, put_before=later))
+        await met.looked.wait()
+        # It is written; then it is removed, since it was found old; so it is written again.
+        await Putting(met, alone=moments.alone).put(space, stream_of(b"old", 3), name=lambda: NAME)
+        assert await removing == Removed(blob_count=1, blob_bytes=3)
+        assert await collected(remover.read(space, NAME)) == b"old"
+
+
+async def test_s3_takes_content_of_several_parts(s3_place: S3Place, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20) * (PART_BYTES // (1 << 20) + 2)
+    space = IDS.new_id()
+    async with open_s3_blobs(s3_place, spool=tmp_path, alone=Moments().alone) as store:
+        await store.put(space, stream_of(data, 1 << 20), name=lambda: NAME)
+        assert await collected(store.read(space, NAME)) == data
+
+
+async def test_s3_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    place = S3Place(
+        bucket="b",
+        endpoint_url="http://127.0.0.1:1",
+        access_key_id="key",
+        secret_access_key="not to be shown",
+    )
+    async with open_s3_blobs(place, spool=tmp_path, alone=Moments().alone, attempts=1) as store:
+        for asking in (store.check(), store.has(IDS.new_id(), NAME)):
+            with pytest.raises(UnavailableError) as caught:
+                await asking
+            assert "not to be shown" not in str(caught.value)
+
+
+async def test_a_bucket_that_is_not_there_is_unavailable(s3_place: S3Place, tmp_path: Path) -> None:
+    place = replace(s3_place, bucket="missing")
+    async with open_s3_blobs(place, spool=tmp_path, alone=Moments().alone) as store:
+        with pytest.raises(UnavailableError, match="no such bucket"):
+            await store.check()
+        with pytest.raises(UnavailableError):
+            await put(store, IDS.new_id(), b"x")
+
+
+async def test_a_named_spool_is_kept_or_swept(tmp_path: Path) -> None:
+    """Where the filesystem has no O_TMPFILE."""
+    target = tmp_path / "ab" / "kept"
+    with Spool(tmp_path, nameless=False) as spool:
+        spool.write(b"data")
+        assert sweep(tmp_path) == 0, "it is in use"
+        spool.keep(target)
+    assert target.read_bytes() == b"data"
+    left = tmp_path / ".spool" / "left-by-a-killed-process"
+    left.write_bytes(b"half")
+    assert sweep(tmp_path) == 1
+    assert not left.exists()

@@ -12,7 +12,7 @@ import pytest
 from contree.adapters.blobs import spool
 from contree.adapters.blobs.checkpoint_bucket import open_checkpoint_bucket
 from contree.adapters.blobs.checkpoint_directory import DirectoryCheckpointStore
-from contree.adapters.blobs.s3 import S3Place
+from contree.adapters.blobs.s3_objects import S3Place
 from contree.app.proof.checkpoint_store import CheckpointExistsError, CheckpointStore
 from contree.domain.errors import NotFoundError, StorageFullError, UnavailableError
 from tests.fakes.checkpoint_store import FakeCheckpointStore

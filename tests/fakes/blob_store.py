@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
 from contree.app.content.blob_store import READ_CHUNK_BYTES, Removed
-from contree.domain.errors import NotFoundError, StorageFullError
+from contree.domain.errors import NotFoundError, StorageFullError, UnavailableError
 
 
 class FakeBlobStore:
-    """`stored` is all there is. `full` makes it refuse; `reads` counts what was fetched."""
+    """`stored` is all there is. `full` makes it refuse; `reads` counts what was fetched.
+
+    While it is `away` nothing can be put, and `missed` has one entry for each `check`.
+    """
 
     def __init__(self) -> None:
         self.stored: dict[tuple[UUID, str], tuple[bytes, datetime]] = {}
         self.full = False
+        self.away = False
+        self.missed: asyncio.Queue[None] = asyncio.Queue()
         self.reads = 0
+
+    async def check(self) -> None:
+        if self.away:
+            self.missed.put_nowait(None)
+            raise UnavailableError("the store is away")
 
     async def put(
         self, space: UUID, chunks: AsyncIterator[bytes], *, name: Callable[[], str]
     ) -> None:
         data = b"".join([chunk async for chunk in chunks])
+        if self.away:
+            raise UnavailableError("the store is away")
         if self.full:
             raise StorageFullError("the store has no room")
         known, _ = self.stored.get((space, name()), (data, None))

@@ -14,7 +14,7 @@ import posixpath
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from contree.app.content.content_store import READ_CHUNK_BYTES
+from contree.app.content.blob_store import READ_CHUNK_BYTES
 from contree.app.images.layer_comparison import EntryDifference, LayerComparison, LayerEntry
 from contree.app.images.layer_store import (
     EntryType,

@@ -9,12 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 
 from contree import bootstrap
 from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
@@ -23,13 +21,10 @@ from contree.adapters.postgres.chain import verify_chain
 from contree.adapters.postgres.rebuild import compare, rebuild
 from contree.adapters.system.project_cipher import AesCiphers
 from contree.app.conclude import Conclude
-from contree.app.content.keep_projects import KeepProjects
 from contree.app.content.project_content import ProjectContent
 from contree.app.content.remove_content import Outcome, RemovalDuty, RemoveContent
-from contree.app.run_instance import RunInstance
-from contree.bootstrap import Core, DatabaseUrls
+from contree.bootstrap import DatabaseUrls
 from contree.config import Settings
-from contree.domain.context import Context
 from contree.domain.errors import (
     ContentDamagedError,
     ContentErasedError,
@@ -38,141 +33,15 @@ from contree.domain.errors import (
     NotFoundError,
     UnavailableError,
 )
-from contree.domain.image import Image
-from contree.domain.operation import Kind
 from contree.domain.project import project_id_of
-from contree.domain.token import Permission
-from contree.http.app import create_app
 from contree.projections import ALL
 from tests.fakes.clock import FakeClock
-from tests.fakes.microvm import PROGRAMS, FakeFile, FakeMicroVM, FakeProcess
+from tests.support.deployment import NOTHING_FRESH, Deployment, api_of
 
 pytestmark = pytest.mark.postgres
 
 SECRET = "the plain text that must not lie about"
 VALUE = "value-of-a-variable-4711"
-NOTHING_FRESH = timedelta(seconds=-60)
-
-
-async def _tell(process: FakeProcess) -> int:
-    """Write the argument and the variable, and leave a file of that name."""
-    text = process.spec.argv[1]
-    process.write((text + process.spec.env.get("WHO", "")).encode())
-    process.guest.files[f"/{text.strip('/ ')}"] = FakeFile(b"")
-    return 0
-
-
-class Deployment:
-    """One server without guests. `api` asks as the project's token."""
-
-    def __init__(self, core: Core, dsn: str) -> None:
-        self.core = core
-        self.dsn = dsn
-        self.data_dir = core.settings.data_dir
-        self.keep = KeepProjects(
-            log=core.log,
-            projects=core.projects,
-            tokens=core.tokens,
-            clock=core.clock,
-            ids=core.ids,
-        )
-        self.microvm = FakeMicroVM(PROGRAMS | {"tell": _tell})
-        self.secrets: dict[str, str] = {}
-
-    async def token(self, project: str) -> str:
-        return await bootstrap.issue_tokens(self.core).issue(
-            project=project, permissions=list(Permission), expires_at=None
-        )
-
-    async def image(self, project: str) -> UUID:
-        """An image without layers."""
-        context = Context(
-            actor="worker:w",
-            project_id=project_id_of(project),
-            request_id="r",
-            at=self.core.clock.now(),
-        )
-        image = Image.imported(
-            context,
-            operation_id=self.core.ids.new_id(),
-            registry_url="docker://registry.example/image:latest",
-            manifest_digest="sha256:m",
-            config_digest="sha256:c",
-            layers=[],
-            env={},
-            workdir="/",
-            size_bytes=0,
-        )
-        await self.core.log.append(image)
-        return image.id
-
-    async def work(self) -> None:
-        """Carry out everything that is pending."""
-        core = self.core
-        conclude = Conclude(log=core.log, clock=core.clock, ids=core.ids, actor="worker:w")
-        run = RunInstance(
-            log=core.log,
-            files=core.files,
-            content=core.content,
-            environment=core.environment,
-            layers=core.layers,
-            microvm=self.microvm,
-            journal=core.journal,
-            control=core.control,
-            sealer=core.sealer,
-            clock=core.clock,
-            ids=core.ids,
-            conclude=conclude,
-        )
-        for operation in await self.claim():
-            await run.execute(operation)
-
-    async def claim(self) -> Any:
-        at = self.core.clock.now()
-        return await self.core.queue.claim(
-            worker="w",
-            kind=Kind.INSTANCE,
-            limit=10,
-            running_per_project_max=10,
-            lease_until=at + timedelta(seconds=60),
-            context=Context(actor="worker:w", project_id=UUID(int=0), request_id="r", at=at),
-        )
-
-    def removal(self, *, parts: Core | None = None, **options: Any) -> RemoveContent:
-        return RemoveContent(
-            parts or self.core,
-            actor="worker:w",
-            **{"fresh": NOTHING_FRESH, "settled": NOTHING_FRESH, **options},
-        )
-
-    def layers(self) -> set[str]:
-        return {p.name for p in (self.data_dir / "layers").iterdir() if len(p.name) == 64}
-
-
-class Api:
-    def __init__(self, deployment: Deployment, client: Any) -> None:
-        self._deployment = deployment
-        self._client = client
-
-    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
-        async with self._client.request(method, path, **options) as response:
-            is_json = response.content_type == "application/json"
-            return response.status, await (response.json() if is_json else response.text())
-
-    async def run(self, image: UUID, text: str, **fields: Any) -> UUID:
-        body = {"image": str(image), "command": "tell", "args": [text], **fields}
-        status, started = await self.ask("POST", "/v1/instances", json=body)
-        assert status == 201, started
-        await self._deployment.work()
-        ended = await self.operation(UUID(started["uuid"]))
-        assert ended["status"] == "SUCCESS", ended["error"]
-        return UUID(started["uuid"])
-
-    async def operation(self, operation_id: UUID) -> dict[str, Any]:
-        status, value = await self.ask("GET", f"/v1/operations/{operation_id}")
-        assert status == 200
-        assert isinstance(value, dict)
-        return value
 
 
 @pytest.fixture
@@ -180,14 +49,6 @@ async def deployment(postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Deploym
     settings = Settings(data_dir=tmp_path)
     async with bootstrap.core(settings, DatabaseUrls(app=postgres_dsn, owner=postgres_dsn)) as core:
         yield Deployment(core, postgres_dsn)
-
-
-@asynccontextmanager
-async def api_of(deployment: Deployment, project: str) -> AsyncIterator[Api]:
-    headers = {"Authorization": f"Bearer {await deployment.token(project)}"}
-    server = TestServer(create_app(bootstrap.services(deployment.core)))
-    async with TestClient(server, headers=headers) as client:
-        yield Api(deployment, client)
 
 
 def on_disk(root: Path) -> Mapping[Path, bytes]:

@@ -9,7 +9,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from contree.adapters.blobs.s3 import S3Place
+from contree.adapters.blobs.s3_objects import S3Place
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +50,13 @@ def client_of(place: S3Place) -> Any:
         aws_access_key_id=place.access_key_id,
         aws_secret_access_key=place.secret_access_key,
     )
+
+
+def variables_of(place: S3Place) -> dict[str, str]:
+    """What the SDK is told in its environment, for who has only `s3://BUCKET/PREFIX`."""
+    return {
+        "AWS_ENDPOINT_URL": place.endpoint_url or "",
+        "AWS_ACCESS_KEY_ID": place.access_key_id or "",
+        "AWS_SECRET_ACCESS_KEY": place.secret_access_key or "",
+        "AWS_DEFAULT_REGION": place.region or "",
+    }

@@ -192,6 +192,7 @@ class RunningServer:
             self.data_dir / "pulls",
             self.data_dir / "layers" / ".staging",
             self.data_dir / "content" / ".spool",
+            self.data_dir / "spool",
         ]
         return [
             path

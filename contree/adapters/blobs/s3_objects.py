@@ -1,4 +1,4 @@
-"""Objects in one S3 bucket, by key: what the content store and the blob store of a fleet share.
+"""Objects in one S3 bucket, by key: what the blob store of a fleet is made of.
 
 S3 shows an object only when all of it has arrived, and an upload in parts that fails is aborted.
 The bucket exists already; nothing here creates or removes buckets.
@@ -20,7 +20,7 @@ from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from contree.adapters.blobs.spool import Spool
-from contree.app.content.content_store import READ_CHUNK_BYTES
+from contree.app.content.blob_store import READ_CHUNK_BYTES
 from contree.domain.errors import NotFoundError, UnavailableError
 
 PART_BYTES: Final = 32 * 1024**2
@@ -30,7 +30,6 @@ _ATTEMPTS: Final = 4
 _CONNECT_S: Final = 5
 _READ_S: Final = 60
 _NOT_FOUND: Final = ("404", "NoSuchKey", "NotFound")
-_PAST_THE_END: Final = ("416", "InvalidRange")
 
 T = TypeVar("T")
 
@@ -52,7 +51,7 @@ class S3Place:
     secret_access_key: str | None = None
 
     def __repr__(self) -> str:
-        return f"S3Place({self.endpoint_url or 'AWS'}, {self.bucket}/{self.prefix})"
+        return f"{self.endpoint_url or 's3:/'}/{self.bucket}/{self.prefix}"
 
 
 @asynccontextmanager
@@ -72,7 +71,7 @@ async def s3_client(place: S3Place, *, attempts: int = _ATTEMPTS) -> AsyncIterat
         connect_timeout=_CONNECT_S,
         read_timeout=_READ_S,
         retries={"max_attempts": attempts, "mode": "standard"},
-        # Other services than AWS's lag behind in checksums; keys are SHA-256 already.
+        # Other services than AWS's lag behind in checksums; readers verify what they read.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -95,24 +94,19 @@ class S3Objects:
         self._client = client
         self._place = place
 
-    async def read(
-        self, key: str, *, offset: int = 0, length: int | None = None
-    ) -> AsyncIterator[bytes]:
-        """Yield a part of an object. Raises NotFoundError at the first step."""
-        wanted = dict(self._object(key))
-        if length is not None and length <= 0:
-            if await self.put_at(key) is None:
-                raise NotFoundError("content", key)
-            return
-        if offset or length is not None:
-            last = "" if length is None else str(offset + length - 1)
-            wanted["Range"] = f"bytes={offset}-{last}"
+    async def check(self) -> None:
+        """Look whether the bucket is there. Raises UnavailableError."""
         try:
-            answer = await self._call(self._client.get_object(**wanted))
+            await self._call(self._client.head_bucket(Bucket=self._place.bucket))
+        except _Absent as error:
+            raise UnavailableError(f"{self._place}: there is no such bucket") from error
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """Yield an object's bytes. Raises NotFoundError at the first step."""
+        try:
+            answer = await self._call(self._client.get_object(**self._object(key)))
         except _Absent as error:
             raise NotFoundError("content", key) from error
-        except _PastTheEnd:
-            return
         async with answer["Body"] as body:
             while piece := await self._call(body.read(READ_CHUNK_BYTES)):
                 yield piece
@@ -190,16 +184,10 @@ class S3Objects:
             code = error.response.get("Error", {}).get("Code", "")
             if code in _NOT_FOUND:
                 raise _Absent from error
-            if code in _PAST_THE_END:
-                raise _PastTheEnd from error
             raise UnavailableError(f"{self._place} answered {code}") from error
         except (BotoCoreError, HTTPClientError, OSError, TimeoutError) as error:
             raise UnavailableError(f"{self._place} cannot be reached") from error
 
 
 class _Absent(Exception):  # noqa: N818 - an answer, not a fault
-    pass
-
-
-class _PastTheEnd(Exception):  # noqa: N818 - an answer, not a fault
     pass

@@ -25,7 +25,7 @@ from contree.adapters.layers.index_schema import unpack_xattrs
 from contree.adapters.layers.owners import Owners, parse_accounts
 from contree.adapters.layers.stack import Node, Stack
 from contree.adapters.layers.store import LayerDirectory
-from contree.app.content.content_store import READ_CHUNK_BYTES
+from contree.app.content.blob_store import READ_CHUNK_BYTES
 from contree.app.images.layer_store import EntryType, FileContent, FileEntry
 from contree.domain.errors import NotFoundError, WrongFileTypeError
 

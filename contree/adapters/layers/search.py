@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from contree.adapters.layers.digests import hex_of
 from contree.adapters.layers.search_found import FOUND_BYTES_MAX, Found, combined
 from contree.adapters.layers.search_globs import Globs
 from contree.adapters.layers.search_process import check_query, search_files
@@ -34,7 +35,7 @@ from contree.adapters.layers.search_scope import (
     view_of,
 )
 from contree.adapters.layers.search_tree import SearchTrees
-from contree.adapters.layers.store import INDEX_NAME, LayerDirectory, hex_of
+from contree.adapters.layers.store import INDEX_NAME, LayerDirectory
 from contree.app.images.image_search import SearchQuery, SearchResult
 from contree.domain.errors import NotFoundError
 

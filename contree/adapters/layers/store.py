@@ -7,10 +7,10 @@
     <root>/.staging/                   what is being made (staging)
 
 A layer's directory appears whole, by one rename, after everything in it was fsynced and its digest
-verified; nothing in it is ever changed, only squashfs files come and go (`unused`). With a
-`content` store of the fleet, layers made here are put there too, and layers missing here are
-fetched from there, verified and indexed anew; one machine passes None. Only `removal` removes
-layers.
+verified; nothing in it is ever changed, only squashfs files come and go (`unused`). With the
+`shared` layers of a fleet, those made here are put there too before anybody hears of them, and
+those missing here are fetched from there, verified and indexed anew; one machine passes None. Only
+`removal` removes layers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -30,6 +29,7 @@ from typing import Final, TypeVar
 from contree.adapters.layers.bounds import COPY_CHUNK_BYTES, IMPORTED_LAYER_BYTES_MAX
 from contree.adapters.layers.canonical import canonical_layer
 from contree.adapters.layers.decompress import uncompressed
+from contree.adapters.layers.digests import PREFIX, hex_of
 from contree.adapters.layers.feed import Feed, consume
 from contree.adapters.layers.hashed_file import HashedFile
 from contree.adapters.layers.imported import index_layer
@@ -38,10 +38,12 @@ from contree.adapters.layers.index_schema import INDEX_VERSION
 from contree.adapters.layers.merged_layers import MergedLayers
 from contree.adapters.layers.mount_plans import Mount, MountPlans
 from contree.adapters.layers.mount_variant import mount_variant
+from contree.adapters.layers.shared import SharedLayers
 from contree.adapters.layers.squashfs import build_squashfs
 from contree.adapters.layers.stack import Stack
 from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
-from contree.app.content.content_store import READ_CHUNK_BYTES, ContentStore
+from contree.adapters.layers.unused import mark_used
+from contree.app.content.blob_store import READ_CHUNK_BYTES
 from contree.app.images.layer_store import FilePart, Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError
 
@@ -51,23 +53,25 @@ _LOG: Final = logging.getLogger(__name__)
 
 TAR_NAME: Final = "layer.tar"
 INDEX_NAME: Final = f"index-v{INDEX_VERSION}.sqlite"
-_PREFIX: Final = "sha256:"
-_HEX: Final = re.compile("[0-9a-f]{64}")
 _WRITE_THREADS: Final = 4
+_FETCHES: Final = _WRITE_THREADS - 1
+"""At once; each keeps a thread, and one is left for what else there is to do."""
+
 _PATHS_MAX: Final = 65_536
 
 
 class LayerDirectory:
     """Implements LayerStore. Threads do the work; the loop only waits."""
 
-    def __init__(self, root: Path, content: ContentStore | None = None) -> None:
+    def __init__(self, root: Path, shared: SharedLayers | None = None) -> None:
         self._root = root
-        self._content = content
+        self._shared = shared
         self._threads = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layers")
         self._syncs = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layer-syncs")
         # Asked for each layer of a stack at each read: paths are made and looked for once.
         self._index_path = lru_cache(_PATHS_MAX)(lambda digest: root / digest / INDEX_NAME)
         self._seen: set[str] = set()
+        self._fetches = asyncio.Semaphore(_FETCHES)
         self._locks: dict[str, tuple[asyncio.Lock, set[object]]] = {}
         self.indexes = IndexCache()
         self._merged = MergedLayers(root, self.indexes, tar_name=TAR_NAME, index_name=INDEX_NAME)
@@ -106,7 +110,7 @@ class LayerDirectory:
             return False
         if self._is_local(digest):
             return True
-        return self._content is not None and await self._content.has(digest)
+        return self._shared is not None and await self._shared.has(digest)
 
     async def add_imported(self, blob: Path, *, media_type: str, diff_id: str) -> Layer:
         digest = hex_of(diff_id)
@@ -116,7 +120,7 @@ class LayerDirectory:
                 os.utime(self._root / digest)
             else:
                 await self._run(partial(self._import, blob, media_type, digest))
-                await self._offer(digest)
+            await self._offer(digest)
         return await self._run(partial(self._describe, digest))
 
     async def add_delta(
@@ -157,13 +161,11 @@ class LayerDirectory:
 
     async def make_local(self, diff_ids: Sequence[str]) -> None:
         """Fetch the layers that this machine lacks. Raises NotFoundError."""
-        for diff_id in diff_ids:
-            digest = hex_of(diff_id)
-            if self._is_local(digest):
-                continue
-            async with self._making(digest):
-                if not self._is_local(digest):
-                    await self._fetch(digest)
+        missing = [d for d in map(hex_of, diff_ids) if not self._is_local(d)]
+        fetched = [self._fetch_once(digest) for digest in missing]
+        for outcome in await asyncio.gather(*fetched, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     @contextmanager
     def stack(self, diff_ids: Sequence[str]) -> Iterator[Stack]:
@@ -195,7 +197,7 @@ class LayerDirectory:
     def _complete(self, tar: Path, found: str, digest: str) -> None:
         """Verify, index and publish a tar that lies in a staging directory of its own."""
         if found != digest:
-            raise LayerRefused(f"the layer's digest is {_PREFIX}{found}, not {_PREFIX}{digest}")
+            raise LayerRefused(f"the layer's digest is {PREFIX}{found}, not {PREFIX}{digest}")
         index_layer(tar, tar.with_name(INDEX_NAME))
         sync_file(tar)
         sync_file(tar.with_name(INDEX_NAME))
@@ -225,7 +227,7 @@ class LayerDirectory:
                 time.monotonic() - received,
             )
             return Layer(
-                diff_id=_PREFIX + layer.digest_hex,
+                diff_id=PREFIX + layer.digest_hex,
                 size_bytes=layer.size_bytes,
                 entry_count=layer.entry_count,
             )
@@ -244,7 +246,7 @@ class LayerDirectory:
     def _describe(self, digest: str) -> Layer:
         with self.indexes.using([self._index_path(digest)]) as (index,):
             return Layer(
-                diff_id=_PREFIX + digest,
+                diff_id=PREFIX + digest,
                 size_bytes=index.size_bytes,
                 entry_count=index.entry_count,
             )
@@ -261,27 +263,33 @@ class LayerDirectory:
 
     # -- small parts --------------------------------------------------------------------------
 
+    async def _fetch_once(self, digest: str) -> None:
+        async with self._fetches, self._making(digest):
+            if not self._is_local(digest):
+                await self._fetch(digest)
+
     async def _fetch(self, digest: str) -> None:
-        if self._content is None or not await self._content.has(digest):
-            raise NotFoundError("layer", _PREFIX + digest)
+        if self._shared is None:
+            raise NotFoundError("layer", PREFIX + digest)
         feed = Feed(
             bytes_max=IMPORTED_LAYER_BYTES_MAX,
             over_limit=partial(_too_large, IMPORTED_LAYER_BYTES_MAX),
         )
-        await consume(
-            self._content.read(digest),
-            feed,
-            partial(self._write_fetched, digest),
-            executor=self._threads,
-        )
+        try:
+            await consume(
+                self._shared.read(digest),
+                feed,
+                partial(self._write_fetched, digest),
+                executor=self._threads,
+            )
+        except NotFoundError:
+            raise NotFoundError("layer", PREFIX + digest) from None
 
     async def _offer(self, digest: str) -> None:
-        """Put a layer where the rest of the fleet finds it."""
-        if self._content is None or await self._content.has(digest):
-            return
-        await self._content.put(
-            self._stored_tar(self._root / digest / TAR_NAME), bytes_max=IMPORTED_LAYER_BYTES_MAX
-        )
+        """Have a layer where the rest of the fleet finds it. Raises UnavailableError."""
+        if self._shared is not None:
+            tar = self._root / digest / TAR_NAME
+            await self._shared.keep(digest, partial(self._stored_tar, tar))
 
     async def _stored_tar(self, path: Path) -> AsyncIterator[bytes]:
         with path.open("rb", buffering=0) as stream:
@@ -289,6 +297,9 @@ class LayerDirectory:
                 yield piece
 
     def _is_local(self, digest: str) -> bool:
+        if self._shared is not None:
+            # Here is a copy, which may go at any time (trim, drop_layers): but not from now on.
+            return self._index_path(digest).exists() and mark_used(self._root / digest)
         if digest in self._seen:
             return True
         if not self._index_path(digest).exists():
@@ -321,15 +332,6 @@ class LayerDirectory:
             waiting.discard(me)
             if not waiting:
                 self._locks.pop(digest, None)
-
-
-@lru_cache(_PATHS_MAX // 4)  # asked for each layer of a stack at each read
-def hex_of(diff_id: str) -> str:
-    """Return the digits of `sha256:<hex>`. Raises NotFoundError: nothing else names a layer."""
-    digits = diff_id.removeprefix(_PREFIX)
-    if diff_id == digits or not _HEX.fullmatch(digits):
-        raise NotFoundError("layer", diff_id[:100])
-    return digits
 
 
 def _too_large(bytes_max: int) -> LayerRefused:

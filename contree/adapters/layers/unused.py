@@ -66,7 +66,7 @@ def covered(root: Path, merged: Path) -> Iterator[Path]:
 
 def remove_unused(path: Path, root: Path) -> bool:
     """Remove `path` unless it was used in the last KEPT_S. Returns whether it did."""
-    if not _is_unused(path):
+    if not is_unused(path):
         return False
     with staging_directory(root) as staged:
         aside = staged / "unused"
@@ -75,14 +75,15 @@ def remove_unused(path: Path, root: Path) -> bool:
         except FileNotFoundError:
             return False
         # Whoever marked it until now thinks that it is there; from now on they see that it is not.
-        if _is_unused(aside):
+        if is_unused(aside):
             return True
         with suppress(OSError):  # made again meanwhile
             put_back(aside, path)
         return False
 
 
-def _is_unused(path: Path) -> bool:
+def is_unused(path: Path) -> bool:
+    """Whether `path` is there and was not used in the last KEPT_S."""
     try:
         return _unused_s(path) > KEPT_S
     except FileNotFoundError:

@@ -1,26 +1,17 @@
 """Measurements as Prometheus reads them (app.measure_log.LogMeter, http.metrics.Exposition).
 
-A registry of our own: importing this file does nothing to anybody else's metrics. Names follow
-Prometheus' habits: base units, `_total` for counters, one meaning a label. Label values come from
-our own words alone, never from a client, so that their number is bounded.
+Names follow Prometheus' habits: base units, `_total` for counters, one meaning a label. Label
+values come from our own words alone, never from a client, so that their number is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from importlib.metadata import version
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    Info,
-    ProcessCollector,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
+from contree.adapters.metrics.process import process_registry
 from contree.app.standing import Standing, TakeStanding
 from contree.domain.errors import UnavailableError
 from contree.domain.operation import Kind, Status
@@ -37,12 +28,7 @@ class PrometheusMetrics:
     def __init__(self, standing: TakeStanding) -> None:
         self._standing = standing
         self._one_scrape = asyncio.Lock()  # gauges are set and read without another in between
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        GCCollector(registry=registry)
-        Info("contree_build", "The release that runs.", registry=registry).info(
-            {"version": version("contree")}
-        )
+        self._registry = registry = process_registry()
         self._requests = Histogram(
             "contree_http_request_duration_seconds",
             "From a request to the end of its answer, streams included.",

@@ -39,8 +39,9 @@ from contree.adapters.microvm.template import Template, TemplateStore, template_
 from contree.adapters.microvm.template_keeper import TemplateKeeper
 from contree.adapters.microvm.waiting_clone import WaitingClone
 from contree.adapters.microvm.warm_guests import WarmGuests
-from contree.app.guest.microvm import Guest, GuestSpec
+from contree.app.guest.microvm import Guest, GuestSpec, Origin
 from contree.app.images.layer_store import FilePart, MountPlan
+from contree.app.worker_standing import GuestStarts
 from contree.domain.errors import GuestFailure
 
 MEMORY_MIB_DEFAULT = 512
@@ -84,6 +85,8 @@ class LibvirtMicroVM:
         self.templates: TemplateKeeper | None = None
         """None: every guest boots."""
         self.warm = WarmGuests(self._make_waiting)
+        self._came_up = dict.fromkeys(Origin, 0)
+        self._failed = 0
 
     @classmethod
     async def open(
@@ -150,6 +153,15 @@ class LibvirtMicroVM:
     def memory_bytes(self) -> int:
         return self._machines.memory_bytes()
 
+    def starts(self) -> GuestStarts:
+        """How guests were started so far."""
+        return GuestStarts(
+            by_origin=dict(self._came_up),
+            fallbacks=0 if self.templates is None else self.templates.counts.fallbacks,
+            failed=self._failed,
+            waiting=len(self.warm.waiting),
+        )
+
     def keep_waiting(self, count: int, *, fill: bool) -> None:
         if self.templates is not None:
             self.warm.want(count, fill=fill)
@@ -207,12 +219,17 @@ class LibvirtMicroVM:
     @asynccontextmanager
     async def _start(self, spec: GuestSpec) -> AsyncIterator[Guest]:
         async with AsyncExitStack() as stack:
-            machine, ready = (
-                await self._waited(spec, stack)
-                or await self._restored(spec, stack)
-                or await self._booted(spec, stack)
-            )
+            try:
+                machine, ready = (
+                    await self._waited(spec, stack)
+                    or await self._restored(spec, stack)
+                    or await self._booted(spec, stack)
+                )
+            except GuestFailure:
+                self._failed += 1
+                raise
             machine.configure(ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs))
+            self._came_up[machine.guest.info.origin] += 1
             yield machine.guest
 
     async def _waited(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up | None:

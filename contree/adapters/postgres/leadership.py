@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from contree.adapters.postgres.advisory import advisory_key
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.pool import connect
 from contree.domain.errors import UnavailableError
@@ -31,7 +31,7 @@ class PostgresLeadership:
     async def lead(self, name: str) -> AsyncIterator[None]:
         with translated():
             connection = await connect(self._dsn)
-        lost = asyncio.Event()
+        lost, key = asyncio.Event(), advisory_key("leadership", name)
         leader = asyncio.current_task()
         assert leader is not None
 
@@ -42,7 +42,7 @@ class PostgresLeadership:
         try:
             with translated():
                 # Asking again leaves no transaction open, as waiting in the database would.
-                while not await connection.fetchval(TRY, _key(name)):  # noqa: ASYNC110 - not our event
+                while not await connection.fetchval(TRY, key):  # noqa: ASYNC110 - not our event
                     await asyncio.sleep(ASK_AGAIN_S)
             connection.add_termination_listener(on_lost)
             try:
@@ -59,9 +59,3 @@ class PostgresLeadership:
         finally:
             with contextlib.suppress(Exception):
                 await connection.close(timeout=CLOSE_S)
-
-
-def _key(name: str) -> int:
-    """The advisory lock's 64-bit key."""
-    digest = hashlib.sha256(f"contree leadership {name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)

@@ -22,6 +22,10 @@ CHANNEL = "project_erased"
 CIPHERS_KEPT = 1024
 
 FIND = "SELECT wrapped, erased_at FROM public.project_keys WHERE project_id = $1"
+ANY = (
+    "SELECT project_id, wrapped FROM public.project_keys WHERE wrapped IS NOT NULL "
+    "ORDER BY project_id LIMIT 1"
+)
 KEEP = (
     "INSERT INTO public.project_keys (project_id, wrapped) VALUES ($1, $2) "
     "ON CONFLICT (project_id) DO NOTHING"
@@ -43,6 +47,13 @@ class PostgresProjectKeys:
         self._ciphers = ciphers
         self._known: OrderedDict[UUID, ProjectCipher] = OrderedDict()
         self._erased_count = 0
+
+    async def check(self) -> None:
+        """Raise OperationFailure when the keys there are were wrapped by another host's key."""
+        with translated():
+            row = await self._pool.fetchrow(ANY)
+        if row is not None:
+            self._unwrapped(row["project_id"], row["wrapped"])
 
     async def cipher(self, project_id: UUID) -> ProjectCipher:
         if self._listener.hears(CHANNEL):

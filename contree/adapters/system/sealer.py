@@ -53,7 +53,8 @@ class FileSealer:
         except InvalidTag as error:
             raise OperationFailure(
                 "the sealed secret was not sealed under this server's key: the key file was "
-                "replaced, or the database belongs to another server"
+                "replaced, or the database belongs to another server; hosts of one deployment "
+                "have the same keys/"
             ) from error
 
     def digest(self, plain: bytes) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from contree.app.content.blob_store import BlobStore, Removed
-from contree.app.content.content_store import Content
 from contree.app.content.project_keys import Encryption, ProjectKeys
 from contree.domain.errors import LimitExceededError
 
@@ -24,6 +24,14 @@ _GATHER_BYTES: Final = 1024 * 1024
 
 _INLINE_BYTES: Final = 64 * 1024
 _NOTHING: Final = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What was stored. `sha256` is lower-case hex, of what was put; so is the size."""
+
+    sha256: str
+    size_bytes: int
 
 
 class ProjectContent:

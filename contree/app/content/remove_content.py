@@ -19,8 +19,9 @@ from contree.app.clock import Clock, IdSource
 from contree.app.content.blob_store import Removed
 from contree.app.content.content_index import ContentIndex, OperationContent
 from contree.app.content.project_content import ProjectContent
+from contree.app.content.remove_layers import SETTLED, RemoveLayers
 from contree.app.event_log import EventLog
-from contree.app.images.layer_store import LayerRemoval, RemovedLayers
+from contree.app.images.layer_store import LayerRemoval, RemovedLayers, SharedLayerRemoval
 from contree.app.journal import Journal
 from contree.app.reads import ProjectReads, ProjectRow
 from contree.app.retries import retry_conflicts
@@ -38,9 +39,6 @@ BATCH_OPERATIONS: Final = 200
 
 FRESH: Final = timedelta(hours=1)
 """Content that was put so recently may belong to something that is being recorded just now."""
-
-SETTLED: Final = timedelta(seconds=2)
-"""The clocks of workers and of the layers' filesystem may differ by so much."""
 
 LOOK_AGAIN_S: Final = 10.0
 
@@ -77,6 +75,11 @@ class RemovalParts(Protocol):
     @property
     def layer_removal(self) -> LayerRemoval: ...
     @property
+    def shared_layers(self) -> SharedLayerRemoval | None:
+        """What a fleet shares; None where this host has the only layers."""
+        ...
+
+    @property
     def clock(self) -> Clock: ...
     @property
     def ids(self) -> IdSource: ...
@@ -99,11 +102,12 @@ class RemoveContent:
         self._content = parts.content
         self._journal = parts.journal
         self._removal = parts.layer_removal
+        self._shared_layers = parts.shared_layers
+        self._layers = RemoveLayers(index=parts.content_index, clock=parts.clock, settled=settled)
         self._clock = parts.clock
         self._ids = parts.ids
         self._actor = actor
         self._fresh = fresh
-        self._settled = settled
 
     async def apply_retention(self, project_id: UUID) -> bool:
         """Let expire what the project's retention says; say whether something did.
@@ -170,8 +174,10 @@ class RemoveContent:
         async for batch in self._batches(project_id):
             journal_count += await self._journal.forget([one.operation_id for one in batch])
         removed = await self._content.clear(project_id)
-        async with self._removal.alone():
-            layers, is_complete = await self._removed_layers(project_id)
+        if self._shared_layers is None:
+            layers, is_complete = await self._layers.from_host(self._removal, project_id)
+        else:
+            layers, is_complete = await self._layers.from_fleet(self._shared_layers, project_id)
         return await self._recorded(
             project_id,
             Removal.ERASURE,
@@ -182,29 +188,6 @@ class RemoveContent:
                 layers=layers,
             ),
         )
-
-    async def _removed_layers(self, project_id: UUID) -> tuple[RemovedLayers, bool]:
-        """Remove the layers that are this project's alone; say whether none of them is left.
-
-        Another project's operation may find a layer in the store and record an image with it a
-        moment later. If it does so before we set the layer aside, the layer's time or that image
-        tells; afterwards it does not find it, and adds it anew.
-        """
-        for diff_id in await self._removal.aside():
-            await self._removal.put_back(diff_id)  # left by a pass that was killed
-        images = await self._index.own_images(project_id)
-        oldest = await self._index.oldest_run()
-        now = self._clock.now()
-        added_before = (now if oldest is None else min(now, oldest)) - self._settled
-        own = await self._index.own_layers(project_id)
-        taken = [d for d in own if await self._removal.set_aside(d, added_before=added_before)]
-        own_still = set(await self._index.own_layers(project_id))
-        for diff_id in set(taken) - own_still:
-            await self._removal.put_back(diff_id)
-        doomed = [diff_id for diff_id in taken if diff_id in own_still]
-        removed = await self._removal.destroy(doomed, images=images)
-        left = [d for d in own_still - set(doomed) if await self._removal.is_there(d)]
-        return removed, not left
 
     async def _batches(
         self, project_id: UUID, *, since: datetime | None = None, before: datetime | None = None

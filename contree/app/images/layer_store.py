@@ -85,6 +85,23 @@ class RemovedLayers:
     layer_count: int = 0
     layer_bytes: int = 0
 
+    def __add__(self, other: RemovedLayers) -> RemovedLayers:
+        return RemovedLayers(
+            layer_count=self.layer_count + other.layer_count,
+            layer_bytes=self.layer_bytes + other.layer_bytes,
+        )
+
+
+class SharedLayerRemoval(Protocol):
+    """Takes layers out of what the hosts of a fleet share."""
+
+    async def remove(self, diff_id: str, *, added_before: datetime) -> RemovedLayers | None:
+        """Remove the layer; what is not there is no error. Raises UnavailableError.
+
+        None when it was (last) added at `added_before` or later: it stays.
+        """
+        ...
+
 
 class LayerRemoval(Protocol):
     """Takes layers out of a LayerStore, in two steps: what is set aside can be put back.

@@ -155,6 +155,62 @@ async def test_a_worker_that_stops_puts_back_what_it_could_not_finish() -> None:
     assert reasons == ["the worker was stopped"]
 
 
+async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    world = World()
+    async with world.working(), asyncio.timeout(10):
+        order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
+        world.blobs.away = True
+        first, _ = await world.runs.request(a_caller(), order)
+        await world.blobs.missed.get()
+        second, _ = await world.runs.request(a_caller(), order)
+        for _ in range(10):
+            await world.blobs.missed.get()
+        assert (await world.row(first)).status is Status.EXECUTING
+        assert (await world.row(second)).status is Status.PENDING, "another worker may have it"
+        assert not [e for e in world.log.events if isinstance(e, OperationRequeued)]
+        world.blobs.away = False
+        assert (await world.end_of(first)).status is Status.SUCCESS
+        assert (await world.end_of(second)).status is Status.SUCCESS
+    assert len([e for e in world.log.events if isinstance(e, OperationRequeued)]) == 1
+
+
+async def test_a_worker_tells_what_it_does_and_what_it_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    world, stop = World(), asyncio.Event()
+    worker = world.worker()
+    assert (worker.renewed_at, worker.free()) == (None, {Kind.INSTANCE: 2, Kind.IMPORT: 2})
+    working = asyncio.create_task(worker.run(stop))
+    async with asyncio.timeout(10):
+        await started(world, "sleep", "60")
+        assert worker.renewed_at == world.clock.now()
+        assert worker.running == {Kind.INSTANCE: 1, Kind.IMPORT: 0}
+        assert worker.free() == {Kind.INSTANCE: 1, Kind.IMPORT: 2}
+        world.blobs.away = True
+        await world.runs.request(a_caller(), RunOrder(image="tag:base", command="echo"))
+        await world.blobs.missed.get()
+        assert worker.free() == {Kind.INSTANCE: 0, Kind.IMPORT: 0}, "the store is away"
+        world.blobs.away = False
+        stop.set()
+        await working
+
+
+async def test_what_waits_for_the_store_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    world = World()
+    async with world.working(), asyncio.timeout(10):
+        order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
+        world.blobs.away = True
+        operation_id, _ = await world.runs.request(a_caller(), order)
+        await world.blobs.missed.get()
+        await world.cancellation.cancel(a_caller(), operation_id)
+        assert (await world.end_of(operation_id)).status is Status.CANCELLED
+
+
 async def test_guests_are_made_to_wait_only_while_nothing_is_queued_or_running() -> None:
     world = World()
     world.waiting = 3

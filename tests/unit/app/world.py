@@ -195,6 +195,7 @@ class World:
             microvm=self.microvm,
             clock=self.clock,
             ids=self.ids,
+            store=self.blobs.check,
             waiting=lambda: self.waiting,
         )
 

@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from contree.app.content.content_store import READ_CHUNK_BYTES
+from contree.app.content.blob_store import READ_CHUNK_BYTES
 from contree.app.images.layer_store import EntryType, FileContent, FileEntry
 from contree.domain.errors import NotFoundError, WrongFileTypeError
 

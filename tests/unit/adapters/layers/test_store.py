@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,11 @@ from contree.adapters.layers.entry import Kind, TarEntry
 from contree.adapters.layers.image_files import LayerImageFiles
 from contree.adapters.layers.index_reader import IndexCache
 from contree.adapters.layers.index_writer import IndexWriter
+from contree.adapters.layers.shared import SPACE, SharedLayers
 from contree.adapters.layers.staging import staging_directory, sweep
 from contree.adapters.layers.store import INDEX_NAME, TAR_NAME, LayerDirectory
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError, StorageFullError
-from tests.fakes.content_store import FakeContentStore
+from tests.fakes.blob_store import FakeBlobStore
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, root
 
@@ -210,8 +213,8 @@ async def test_a_full_disk_is_said_and_nothing_is_kept(small_disk: Path, tmp_pat
 
 
 async def test_a_layer_made_on_one_box_is_found_by_another(tmp_path: Path) -> None:
-    shared = FakeContentStore()
-    one, two = (LayerDirectory(tmp_path / name, shared) for name in ("one", "two"))
+    shared = FakeBlobStore()
+    one, two = (LayerDirectory(tmp_path / name, SharedLayers(shared)) for name in ("one", "two"))
     try:
         base = await imported(one, tmp_path, root(mode=0o711), directory("d"), file("d/a", b"1"))
         data = tars.guest_bytes([root(mode=0o711), directory("d"), file("d/b", b"2")])
@@ -230,11 +233,58 @@ async def test_a_layer_made_on_one_box_is_found_by_another(tmp_path: Path) -> No
         two.close()
 
 
+async def test_a_layer_that_the_fleet_has_no_more_is_put_there_again(tmp_path: Path) -> None:
+    """Removed because nobody had it, and made again on a box that still has it."""
+    shared = FakeBlobStore()
+    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared))
+    try:
+        members = [root(mode=0o711), file("a", b"1")]
+        data = tars.guest_bytes(members)
+        base = await imported(store, tmp_path, *members)
+        delta = await store.add_delta(tars.stream_of(data), below=[], bytes_max=1 << 30)
+        assert delta is not None
+        assert len(before := set(shared.stored)) == 2
+        shared.stored.clear()
+        assert await imported(store, tmp_path, *members) == base
+        await store.add_delta(tars.stream_of(data), below=[], bytes_max=1 << 30)
+        assert set(shared.stored) == before
+    finally:
+        store.close()
+
+
+async def test_what_cannot_be_put_where_the_fleet_finds_it_is_not_given_out(tmp_path: Path) -> None:
+    shared = FakeBlobStore()
+    shared.full = True
+    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared))
+    try:
+        with pytest.raises(StorageFullError):
+            await imported(store, tmp_path, root())
+        data = tars.guest_bytes([root(), file("a", b"1")])
+        with pytest.raises(StorageFullError):
+            await store.add_delta(tars.stream_of(data), below=[], bytes_max=1 << 30)
+    finally:
+        store.close()
+
+
+async def test_a_layer_that_went_from_this_box_is_fetched_again(tmp_path: Path) -> None:
+    shared = FakeBlobStore()
+    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared))
+    try:
+        base = await imported(store, tmp_path, root(mode=0o711), file("a", b"1"))
+        plan = await store.mount_plan([base])
+        shutil.rmtree(tmp_path / "layers" / base.removeprefix("sha256:"))
+        assert await store.mount_plan([base]) == plan
+        assert all(part.path.exists() for image in plan.squashfs for part in image)
+    finally:
+        store.close()
+
+
 async def test_content_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
-    shared = FakeContentStore()
+    shared = FakeBlobStore()
     digest = hashlib.sha256(b"the real layer").hexdigest()
-    shared.stored[digest] = tars.tar_bytes([root(), file("planted")])
-    store = LayerDirectory(tmp_path / "layers", shared)
+    planted = tars.tar_bytes([root(), file("planted")])
+    shared.stored[SPACE, digest] = (planted, datetime.now(UTC))
+    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared))
     try:
         with pytest.raises(LayerRefused, match="digest"):
             await store.mount_plan(["sha256:" + digest])
