@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import UUID
@@ -31,10 +33,10 @@ pytestmark = pytest.mark.postgres
 IDS = FakeIds(space=12)
 WAIT_S = 30
 ENTRY = JournalEntry(at=EPOCH, type="stdout", spid=1, data={"value": "x"})
-CUT = (
-    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
-    "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+LISTENING = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 )
+CUT = f"SELECT pg_terminate_backend(pid, 10000) FROM ({LISTENING}) AS sessions"
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -113,6 +115,25 @@ async def test_a_listener_that_was_cut_off_comes_back_and_lets_everybody_look(
     await woken.next()  # it is back
     await journal.append(operation_id, [ENTRY])
     await woken.next()
+
+
+async def test_a_connection_that_only_seems_to_be_there_is_given_up(
+    postgres_dsn: str, listener: PostgresListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contree.adapters.postgres.listener.PROBE_S", 0.2)
+    lost = asyncio.Event()
+    listener.subscribe("news", lambda _: None, lost.set)
+    await listener.listening("news")
+    connection = await asyncpg.connect(postgres_dsn)
+    [silent] = await connection.fetch(LISTENING)
+    await connection.close()
+    os.kill(silent["pid"], signal.SIGSTOP)  # its socket stays open, as behind a dead network
+    try:
+        lost.clear()
+        async with asyncio.timeout(WAIT_S):
+            await lost.wait()  # it hears again, and has said that it did not
+    finally:
+        os.kill(silent["pid"], signal.SIGCONT)
 
 
 def a_command(operation_id: UUID) -> GuestCommand:

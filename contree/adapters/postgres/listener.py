@@ -20,6 +20,10 @@ from contree.domain.errors import UnavailableError
 
 RECONNECT_S = 1.0
 
+PROBE_S = 5.0
+"""How often a connection that hears nothing is asked whether it is still there, and how long the
+answer may take: after twice that nobody believes any more that it hears."""
+
 _log = logging.getLogger(__name__)
 
 Heard = Callable[[str], None]
@@ -73,7 +77,7 @@ class PostgresListener:
         while True:
             try:
                 await self._listen()
-            except (*AWAY, asyncpg.InterfaceError) as error:
+            except (*AWAY, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 _log.warning("not listening, the database is away: %s", error)
             await asyncio.sleep(RECONNECT_S)
 
@@ -91,11 +95,22 @@ class PostgresListener:
                             self._listening.add(channel)
                             self._active.notify_all()
                         missed()
-                await self._changed.wait()
+                await self._changed_or_alive(connection)
         finally:
             self._listening.clear()
             with contextlib.suppress(*AWAY, asyncpg.InterfaceError):
                 await connection.close(timeout=RECONNECT_S)
+
+    async def _changed_or_alive(self, connection: asyncpg.Connection) -> None:
+        """Wait for a change; meanwhile ask. Raises TimeoutError when no answer comes.
+
+        A database whose host or network is gone says no goodbye.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_S):
+                    return await self._changed.wait()
+            await connection.execute("", timeout=PROBE_S)
 
     def _hear(self, _: Any, __: int, channel: str, text: str) -> None:
         heard, _missed = self._subscribers[channel]

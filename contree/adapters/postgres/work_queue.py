@@ -171,7 +171,7 @@ class PostgresWorkQueue:
                 async with contextlib.aclosing(self._announcements(poll_s)) as announcements:
                     async for _ in announcements:
                         yield
-            except (*AWAY, asyncpg.InterfaceError) as error:
+            except (*AWAY, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 _log.warning("waiting for work without the database: %s", error)
                 await asyncio.sleep(min(poll_s, RECONNECT_S))
                 yield
