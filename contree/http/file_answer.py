@@ -1,7 +1,8 @@
 """File contents and archives as answers: streamed, never held whole.
 
-Bytes that lie in one piece in a local file go out by sendfile(2). A client that goes away ends the
-answer quietly; a source that fails breaks the connection off, so that nobody takes half for whole.
+Bytes that lie in one piece in a local file go out by sendfile(2). A client that goes away, or does
+not read, ends the answer quietly; a source that fails breaks the connection off, so that nobody
+takes half for whole.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from aiohttp import web
 
 from contree.app.images.layer_store import FileContent
 from contree.http.compression import accepts_gzip, gzipped
+from contree.http.reading_client import sendfile, write
 
 WHOLE_BYTES_MAX = 64 * 1024
 """Up to here an answer is one write; beyond, a file is handed to sendfile."""
@@ -56,7 +58,7 @@ async def content_answer(
         await response.prepare(request)
         if content.source is None:
             async for piece in _cut(content.chunks, start, count):
-                await response.write(piece)
+                await write(request, response, piece)
         else:
             await discard(content.chunks)
             await _sendfile(request, content.source, content.offset + start, count)
@@ -86,7 +88,7 @@ async def archive_answer(
     try:
         await response.prepare(request)
         async for chunk in chunks:
-            await response.write(chunk)
+            await write(request, response, chunk)
         await response.write_eof()
     except ConnectionError:
         request.protocol.force_close()
@@ -136,10 +138,7 @@ async def _cut(chunks: AsyncIterator[bytes], start: int, count: int) -> AsyncIte
 
 
 async def _sendfile(request: web.Request, source: Path, offset: int, count: int) -> None:
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        raise ConnectionResetError("the client went away")
     with closing(await asyncio.to_thread(source.open, "rb")) as file:
-        sent = await asyncio.get_running_loop().sendfile(transport, file, offset, count)
+        sent = await sendfile(request, file, offset, count)
     if sent != count:
         raise EOFError(f"{source.name} ended {count - sent} bytes early")

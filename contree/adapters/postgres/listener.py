@@ -106,11 +106,12 @@ class PostgresListener:
 
         A database whose host or network is gone says no goodbye.
         """
-        while True:
-            with contextlib.suppress(TimeoutError):
+        while not self._changed.is_set():
+            try:
                 async with asyncio.timeout(PROBE_S):
-                    return await self._changed.wait()
-            await connection.execute("", timeout=PROBE_S)
+                    await self._changed.wait()
+            except TimeoutError:
+                await connection.execute("", timeout=PROBE_S)
 
     def _hear(self, _: Any, __: int, channel: str, text: str) -> None:
         heard, _missed = self._subscribers[channel]
