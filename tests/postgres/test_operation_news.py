@@ -124,6 +124,9 @@ async def test_a_connection_that_only_seems_to_be_there_is_given_up(
     lost = asyncio.Event()
     listener.subscribe("news", lambda _: None, lost.set)
     await listener.listening("news")
+    await asyncio.sleep(0.5)  # it is asked, and answers
+    listener.subscribe("more_news", lambda _: None, lambda: None)
+    await listener.listening("more_news")
     connection = await asyncpg.connect(postgres_dsn)
     [silent] = await connection.fetch(LISTENING)
     await connection.close()

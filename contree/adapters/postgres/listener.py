@@ -111,7 +111,7 @@ class PostgresListener:
                 async with asyncio.timeout(PROBE_S):
                     await self._changed.wait()
             except TimeoutError:
-                await connection.execute("", timeout=PROBE_S)
+                await connection.execute("SELECT", timeout=PROBE_S)
 
     def _hear(self, _: Any, __: int, channel: str, text: str) -> None:
         heard, _missed = self._subscribers[channel]
