@@ -79,6 +79,8 @@ class PostgresListener:
                 await self._listen()
             except (*AWAY, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 _log.warning("not listening, the database is away: %s", error)
+            except Exception:  # nobody awaits this task: who waits for news must not wait for ever
+                _log.exception("not listening, by a defect")
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self) -> None:
