@@ -79,7 +79,7 @@ class PostgresListener:
                 await self._listen()
             except (*AWAY, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 _log.warning("not listening, the database is away: %s", error)
-            except Exception:  # nobody awaits this task: who waits for news must not wait for ever
+            except Exception:  # noqa: BLE001 - nobody awaits this task; who waits for news would for ever
                 _log.exception("not listening, by a defect")
             await asyncio.sleep(RECONNECT_S)
 
