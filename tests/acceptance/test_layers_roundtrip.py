@@ -23,7 +23,7 @@ Described = dict[str, Any]
 
 def python(api: Api, image: str, script: str, **fields: Any) -> Ran:
     return api.run(
-        image, "python3", args=["-"], stdin={"value": script}, timeout=6000, **fields
+        image, "python3", args=["-"], stdin={"value": script}, timeout=3600, **fields
     ).want_exit()
 
 
