@@ -12,7 +12,7 @@ from typing import Any
 
 import libvirt
 
-from contree.adapters.microvm.connection import EMULATOR
+from contree.adapters.microvm.hypervisor.connection import EMULATOR
 from contree.adapters.postgres.embedded import binaries
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")

@@ -20,14 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.assets import GuestAssets
-from contree.adapters.microvm.commands import PciAddress
-from contree.adapters.microvm.connection import EMULATOR, MACHINE
-from contree.adapters.microvm.domain_xml import KERNEL_COMMAND_LINE, LAYERS_SLOT, SCRATCH_SLOT
-from contree.adapters.microvm.frames import FrameDecoder
-from contree.adapters.microvm.layers_disk import write_layers_disk
-from contree.adapters.microvm.messages import (
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.commands import PciAddress
+from contree.adapters.microvm.agent.frames import FrameDecoder
+from contree.adapters.microvm.agent.messages import (
     Captured,
     Configured,
     Exited,
@@ -35,9 +31,17 @@ from contree.adapters.microvm.messages import (
     Ready,
     Spawned,
 )
-from contree.adapters.microvm.migration import load_state
-from contree.adapters.microvm.scratch_disk import copy_sparsely
-from contree.adapters.microvm.template import Template
+from contree.adapters.microvm.boot.assets import GuestAssets
+from contree.adapters.microvm.disks.layers_disk import write_layers_disk
+from contree.adapters.microvm.disks.scratch_disk import copy_sparsely
+from contree.adapters.microvm.hypervisor.connection import EMULATOR, MACHINE
+from contree.adapters.microvm.hypervisor.domain_xml import (
+    KERNEL_COMMAND_LINE,
+    LAYERS_SLOT,
+    SCRATCH_SLOT,
+)
+from contree.adapters.microvm.hypervisor.migration import load_state
+from contree.adapters.microvm.templates.template import Template
 from contree.app.images.layer_store import FilePart
 
 PATIENCE_S = 120.0

@@ -9,9 +9,9 @@ import os
 import time
 
 from bench._raw_guest import PATIENCE_S, READ_BYTES, RawGuest
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.commands import MAX_DATA_CHUNK_BYTES, STDIN_WINDOW_BYTES
-from contree.adapters.microvm.messages import Exited, GuestFrame, Output, StdinCredit
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.commands import MAX_DATA_CHUNK_BYTES, STDIN_WINDOW_BYTES
+from contree.adapters.microvm.agent.messages import Exited, GuestFrame, Output, StdinCredit
 
 SPID = 1
 

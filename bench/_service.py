@@ -20,9 +20,9 @@ from uuid import UUID
 
 from bench._raw_guest import RawSetup
 from contree import bootstrap
-from contree.adapters.microvm.accelerator import KVM, TCG
-from contree.adapters.microvm.assets import find_assets
-from contree.adapters.microvm.template import TemplateStore
+from contree.adapters.microvm.boot.assets import find_assets
+from contree.adapters.microvm.hypervisor.accelerator import KVM, TCG
+from contree.adapters.microvm.templates.template import TemplateStore
 from contree.app.images.layer_store import FilePart, Layer
 from contree.bootstrap import Core
 from contree.config import Settings

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from contree import projections
-from contree.adapters.layers.comparison import IndexComparer
-from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.reading.comparison import IndexComparer
+from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.removal import LayerRemovals
-from contree.adapters.layers.search import LayerSearch
+from contree.adapters.layers.search.image_search import LayerSearch
 from contree.adapters.layers.shared import SharedLayers
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.postgres.content_index import PostgresContentIndex

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.trim import TrimLayers
-from contree.adapters.microvm.assets import prepare_assets
+from contree.adapters.microvm.boot.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.adapters.system.heap import keep_holes_out

@@ -24,8 +24,8 @@ from contree.domain.replay_report import (
     Verdict,
 )
 from contree.domain.text_difference import Cause, TextDifference
+from contree.http.execution.replay_value import report_value
 from contree.http.json_text import json_bytes
-from contree.http.replay_value import report_value
 
 FILES_SHOWN = 20
 EXCERPT_CHARS = 60

@@ -11,26 +11,16 @@ import asyncio
 from aiohttp import web
 
 from contree.app.services import Services
-from contree.http import (
-    audit,
-    events,
-    files,
-    grep,
-    health,
-    images,
-    inspect,
-    instances,
-    operations,
-    replay,
-    subprocesses,
-    whoami,
-)
+from contree.http import health, whoami
 from contree.http.access_log import log_access, mark_start
+from contree.http.audit import history
 from contree.http.authentication import authenticate
 from contree.http.errors import answer_errors
-from contree.http.feed import Feeds
+from contree.http.execution import events, instances, operations, replay, subprocesses
+from contree.http.execution.feed import Feeds
+from contree.http.execution.run_value import OutputReader
+from contree.http.images import collection, files, grep, inspect
 from contree.http.metrics import METER, RequestMeter
-from contree.http.run_value import OutputReader
 from contree.http.wiring import CLOSING, SERVICES
 
 IMAGE = "/v1/inspect/{image_uuid}"
@@ -73,12 +63,12 @@ def _routes() -> list[web.RouteDef]:
         get("/readyz", health.ready),
         get("/openapi.json", health.openapi, allow_head=False),
         get("/v1/whoami", whoami.whoami, allow_head=False),
-        get("/v1/images", images.list_images, allow_head=False),
-        get("/v1/images/{image_uuid}/lineage", audit.show_lineage, allow_head=False),
-        web.post("/v1/images/import", images.import_image),
-        web.patch(TAG, images.assign_tag),
-        web.post(TAG, images.assign_tag),  # the older form of PATCH
-        web.delete(TAG, images.remove_tag),
+        get("/v1/images", collection.list_images, allow_head=False),
+        get("/v1/images/{image_uuid}/lineage", history.show_lineage, allow_head=False),
+        web.post("/v1/images/import", collection.import_image),
+        web.patch(TAG, collection.assign_tag),
+        web.post(TAG, collection.assign_tag),  # the older form of PATCH
+        web.delete(TAG, collection.remove_tag),
         web.post("/v1/files", files.upload_file),
         get("/v1/files", files.list_files, allow_head=False),
         get("/v1/files/{sha256}", files.get_file),
@@ -93,7 +83,7 @@ def _routes() -> list[web.RouteDef]:
         get(SUBPROCESS, subprocesses.get_result, allow_head=False),
         web.delete(SUBPROCESS, subprocesses.send_signal),
         web.post(f"{SUBPROCESS}/stdin", subprocesses.write_stdin),
-        get("/v1/audit/events", audit.list_events, allow_head=False),
+        get("/v1/audit/events", history.list_events, allow_head=False),
         get("/v1/inspect", inspect.redirect_to_slash, allow_head=False),
         get("/v1/inspect/", inspect.find_by_tag, allow_head=False),
         get(IMAGE, inspect.redirect_to_slash, allow_head=False),

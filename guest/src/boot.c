@@ -1,5 +1,5 @@
 /* The initramfs stage. Modules lie in /modules, put there by
- * contree/adapters/microvm/initramfs.py. */
+ * contree/adapters/microvm/boot/initramfs.py. */
 #include "boot.h"
 
 #include <errno.h>

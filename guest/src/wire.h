@@ -1,5 +1,5 @@
 /* Numbers of the guest protocol. Source: docs/guest-protocol.md; the host's twins are
- * contree/adapters/microvm/frames.py, messages.py and commands.py. */
+ * contree/adapters/microvm/agent/frames.py, messages.py and commands.py. */
 #ifndef CONTREE_WIRE_H
 #define CONTREE_WIRE_H
 

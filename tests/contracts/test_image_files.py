@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.images.layer_store import EntryType, ImageFiles, LayerStore
 from contree.domain.errors import NotFoundError, WrongFileTypeError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contree.adapters.layers.search import LayerSearch
+from contree.adapters.layers.search.image_search import LayerSearch
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.images.image_search import CaseMode, FoundLine, ImageSearch, SearchQuery
 from contree.app.images.layer_store import LayerStore

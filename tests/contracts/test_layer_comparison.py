@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.layers.comparison import IndexComparer
+from contree.adapters.layers.reading.comparison import IndexComparer
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.images.layer_comparison import LayerComparer, LayerComparison, LayerEntry
 from contree.app.images.layer_store import EntryType, LayerStore

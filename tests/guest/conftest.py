@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.messages import Configured
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.messages import Configured
 from tests.guest.raw_guest import configuration
 from tests.guest.session import PATIENCE_S, Session
 from tests.support.guest_build import GUEST_DIR, make_guest

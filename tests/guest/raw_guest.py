@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contree.adapters.microvm.commands import LAYER_ROOM_BYTES, Configure, PciAddress
+from contree.adapters.microvm.agent.commands import LAYER_ROOM_BYTES, Configure, PciAddress
 from tests.guest.session import Session, connect
 
 LAYERS_SLOT = 5

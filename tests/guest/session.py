@@ -8,9 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.frames import FrameDecoder
-from contree.adapters.microvm.messages import (
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.frames import FrameDecoder
+from contree.adapters.microvm.agent.messages import (
     Captured,
     Exited,
     GuestError,

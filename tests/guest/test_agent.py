@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.messages import (
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.messages import (
     AgentState,
     Captured,
     Configured,

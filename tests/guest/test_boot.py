@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.commands import PciAddress
-from contree.adapters.microvm.initramfs import build_initramfs, find_modules
-from contree.adapters.microvm.messages import (
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.commands import PciAddress
+from contree.adapters.microvm.boot.initramfs import build_initramfs, find_modules
+from contree.adapters.microvm.agent.messages import (
     AgentState,
     Configured,
     GuestError,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.messages import Captured, Configured, GuestError, GuestErrorCode
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.messages import Captured, Configured, GuestError, GuestErrorCode
 from tests.guest.conftest import Hosted
 from tests.guest.raw_guest import configuration
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.commands import Configure, HostFrameType, PciAddress
-from contree.adapters.microvm.frames import PROTOCOL_VERSION, FrameDecoder
-from contree.adapters.microvm.messages import (
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.commands import Configure, HostFrameType, PciAddress
+from contree.adapters.microvm.agent.frames import PROTOCOL_VERSION, FrameDecoder
+from contree.adapters.microvm.agent.messages import (
     AgentState,
     Captured,
     Configured,

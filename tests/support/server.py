@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contree.adapters.microvm import embedded
+from contree.adapters.microvm.hypervisor import embedded
 from contree.config import Settings
 
 CONTREED = Path(sys.executable).parent / "contreed"

@@ -66,6 +66,6 @@ def test_only_the_settings_read_the_environment() -> None:
         # What follows hands on or sets the environment of programs and libraries, and reads none
         # of our settings: proxies and certificates for skopeo, PATH for mkfs, libvirt's own log.
         "contree/adapters/registry/skopeo.py",
-        "contree/adapters/microvm/scratch_disk.py",
-        "contree/adapters/microvm/connection.py",
+        "contree/adapters/microvm/disks/scratch_disk.py",
+        "contree/adapters/microvm/hypervisor/connection.py",
     }

@@ -12,8 +12,8 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from contree.adapters.microvm.assets import find_assets
-from contree.adapters.microvm.qemu_process import qemu_pids
+from contree.adapters.microvm.boot.assets import find_assets
+from contree.adapters.microvm.hypervisor.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from tests.vm.fixtures import guest_spec
 

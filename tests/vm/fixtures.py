@@ -13,8 +13,8 @@ from uuid import UUID
 
 import pytest
 
-from contree.adapters.microvm.assets import GuestAssets, prepare_assets
-from contree.adapters.microvm.channel import Deadlines
+from contree.adapters.microvm.agent.channel import Deadlines
+from contree.adapters.microvm.boot.assets import GuestAssets, prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.app.guest.microvm import GuestSpec
 from contree.app.images.layer_store import FilePart, MountPlan

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.layers.mount_plans import MOUNTS_MAX, MOUNTS_WANTED
+from contree.adapters.layers.mounts.plans import MOUNTS_MAX, MOUNTS_WANTED
 from contree.adapters.layers.store import LayerDirectory
-from contree.adapters.microvm.layers_disk import LAYERS_MAX
+from contree.adapters.microvm.disks.layers_disk import LAYERS_MAX
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, hard_link

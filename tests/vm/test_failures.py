@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.connection import LibvirtConnection
-from contree.adapters.microvm.qemu_process import qemu_pids
+from contree.adapters.microvm.hypervisor.connection import LibvirtConnection
+from contree.adapters.microvm.hypervisor.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.app.guest.microvm import GuestSpec
 from contree.app.images.layer_store import FilePart

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.assets import GuestAssets
-from contree.adapters.microvm.qemu_process import qemu_pids
+from contree.adapters.microvm.boot.assets import GuestAssets
+from contree.adapters.microvm.hypervisor.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.domain.errors import GuestFailure
 from tests.vm.fixtures import ROOT

@@ -16,13 +16,13 @@ from uuid import UUID
 
 import pytest
 
-from contree.adapters.microvm.qemu_process import qemu_pids
+from contree.adapters.microvm.disks.scratch_disk import ScratchDisks, bucket_mib
+from contree.adapters.microvm.disks.sealed_file import SealedFile
+from contree.adapters.microvm.hypervisor.qemu_process import qemu_pids
+from contree.adapters.microvm.hypervisor.runtime_dir import RuntimeDir
 from contree.adapters.microvm.runner import LibvirtMicroVM
-from contree.adapters.microvm.runtime_dir import RuntimeDir
-from contree.adapters.microvm.scratch_disk import ScratchDisks, bucket_mib
-from contree.adapters.microvm.sealed_file import SealedFile
-from contree.adapters.microvm.template import Template
-from contree.adapters.microvm.template_keeper import CLONE_FAILURES_MAX, TemplateKeeper
+from contree.adapters.microvm.templates.template import Template
+from contree.adapters.microvm.templates.template_keeper import CLONE_FAILURES_MAX, TemplateKeeper
 from contree.app.guest.microvm import GuestSpec, Origin
 from tests.vm.conversation import Conversation
 from tests.vm.fixtures import LAYER_BYTES_MAX, TEST_DEADLINES, guest_spec

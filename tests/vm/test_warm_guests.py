@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.qemu_process import qemu_pids
+from contree.adapters.microvm.disks.scratch_disk import bucket_mib
+from contree.adapters.microvm.hypervisor.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
-from contree.adapters.microvm.scratch_disk import bucket_mib
 from contree.app.guest.microvm import GuestSpec, Origin
 from tests.vm.conversation import Conversation
 from tests.vm.fixtures import LAYER_BYTES_MAX, MIB, guest_spec, squash

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from contree.adapters.layers.digests import hex_of
-from contree.adapters.layers.merged_layers import MERGED_NAME
-from contree.adapters.layers.spans import chain_id, span_key
+from contree.adapters.layers.mounts.merged_layers import MERGED_NAME
+from contree.adapters.layers.mounts.spans import chain_id, span_key
 from contree.adapters.layers.store import TAR_NAME
 from contree.app.images.layer_store import RemovedLayers
 

@@ -26,23 +26,23 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from contree.adapters.layers.bounds import COPY_CHUNK_BYTES, IMPORTED_LAYER_BYTES_MAX
-from contree.adapters.layers.canonical import canonical_layer
-from contree.adapters.layers.decompress import uncompressed
 from contree.adapters.layers.digests import PREFIX, hex_of
-from contree.adapters.layers.feed import Feed, consume
-from contree.adapters.layers.hashed_file import HashedFile
-from contree.adapters.layers.imported import index_layer
-from contree.adapters.layers.index_reader import IndexCache, LayerIndex
-from contree.adapters.layers.index_schema import INDEX_VERSION
-from contree.adapters.layers.merged_layers import MergedLayers
-from contree.adapters.layers.mount_plans import Mount, MountPlans
-from contree.adapters.layers.mount_variant import mount_variant
+from contree.adapters.layers.index.reader import IndexCache, LayerIndex
+from contree.adapters.layers.index.schema import INDEX_VERSION
+from contree.adapters.layers.index.stack import Stack
+from contree.adapters.layers.mounts.merged_layers import MergedLayers
+from contree.adapters.layers.mounts.plans import Mount, MountPlans
+from contree.adapters.layers.mounts.unused import mark_used
 from contree.adapters.layers.shared import SharedLayers
-from contree.adapters.layers.squashfs import build_squashfs
-from contree.adapters.layers.stack import Stack
+from contree.adapters.layers.squashfs.variant import mount_variant
+from contree.adapters.layers.squashfs.writer import build_squashfs
 from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
-from contree.adapters.layers.unused import mark_used
+from contree.adapters.layers.tar.bounds import COPY_CHUNK_BYTES, IMPORTED_LAYER_BYTES_MAX
+from contree.adapters.layers.tar.decompress import uncompressed
+from contree.adapters.layers.writing.canonical import canonical_layer
+from contree.adapters.layers.writing.feed import Feed, consume
+from contree.adapters.layers.writing.hashed_file import HashedFile
+from contree.adapters.layers.writing.imported import index_layer
 from contree.app.content.blob_store import READ_CHUNK_BYTES
 from contree.app.images.layer_store import FilePart, Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from contree.adapters.layers.disk_use import bytes_below
-from contree.adapters.layers.merged_layers import MERGED_NAME
+from contree.adapters.layers.mounts.merged_layers import MERGED_NAME
+from contree.adapters.layers.mounts.unused import is_unused, remove_unused
 from contree.adapters.layers.shared import SharedLayers
-from contree.adapters.layers.unused import is_unused, remove_unused
 
 LOOK_AGAIN_S: Final = 60.0
 _DIGEST_CHARS: Final = 64

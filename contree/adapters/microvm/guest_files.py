@@ -6,10 +6,10 @@ import asyncio
 import os
 from pathlib import Path
 
-from contree.adapters.microvm.domain_xml import DomainSpec
-from contree.adapters.microvm.layers_disk import DISK_BYTES, write_layers_disk
-from contree.adapters.microvm.scratch_disk import ScratchDisks, bucket_mib, copy_sparsely
-from contree.adapters.microvm.template import Template, TemplateStore
+from contree.adapters.microvm.disks.layers_disk import DISK_BYTES, write_layers_disk
+from contree.adapters.microvm.disks.scratch_disk import ScratchDisks, bucket_mib, copy_sparsely
+from contree.adapters.microvm.hypervisor.domain_xml import DomainSpec
+from contree.adapters.microvm.templates.template import Template, TemplateStore
 from contree.app.guest.microvm import GuestSpec
 from contree.app.images.layer_store import MountPlan
 from contree.domain.errors import GuestFailure

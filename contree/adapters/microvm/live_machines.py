@@ -11,8 +11,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from contree.adapters.microvm.hypervisor.runtime_dir import RuntimeDir
 from contree.adapters.microvm.machine import Machine
-from contree.adapters.microvm.runtime_dir import RuntimeDir
 
 log = logging.getLogger(__name__)
 

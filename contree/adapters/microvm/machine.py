@@ -23,13 +23,17 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
-from contree.adapters.microvm import commands, messages
-from contree.adapters.microvm.channel import PORT_CLOSED, AgentChannel, Deadlines
-from contree.adapters.microvm.commands import HostFrameType, PciAddress
-from contree.adapters.microvm.connection import LibvirtConnection
-from contree.adapters.microvm.console import Console
-from contree.adapters.microvm.data_port import DataPort
-from contree.adapters.microvm.domain_xml import (
+from contree.adapters.microvm.agent import commands, messages
+from contree.adapters.microvm.agent.channel import PORT_CLOSED, AgentChannel, Deadlines
+from contree.adapters.microvm.agent.commands import HostFrameType, PciAddress
+from contree.adapters.microvm.agent.console import Console
+from contree.adapters.microvm.agent.data_port import DataPort
+from contree.adapters.microvm.agent.frames import PROTOCOL_VERSION
+from contree.adapters.microvm.agent.guest import AgentGuest
+from contree.adapters.microvm.agent.guest_sockets import GuestSockets
+from contree.adapters.microvm.agent.messages import AgentState
+from contree.adapters.microvm.hypervisor.connection import LibvirtConnection
+from contree.adapters.microvm.hypervisor.domain_xml import (
     AGENT_SOCKET,
     CONSOLE_SOCKET,
     LAYERS_SLOT,
@@ -37,12 +41,8 @@ from contree.adapters.microvm.domain_xml import (
     DomainSpec,
     domain_xml,
 )
-from contree.adapters.microvm.frames import PROTOCOL_VERSION
-from contree.adapters.microvm.guest import AgentGuest
-from contree.adapters.microvm.guest_sockets import GuestSockets
-from contree.adapters.microvm.messages import AgentState
-from contree.adapters.microvm.qemu_process import QemuProcess
-from contree.adapters.microvm.template import Template
+from contree.adapters.microvm.hypervisor.qemu_process import QemuProcess
+from contree.adapters.microvm.templates.template import Template
 from contree.app.guest.microvm import GuestInfo, Origin
 from contree.domain.errors import GuestFailure
 

@@ -20,23 +20,23 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from contree.adapters.microvm import accelerator as accelerators
-from contree.adapters.microvm import qemu_process
-from contree.adapters.microvm.accelerator import PROBE_TIMEOUT_S
-from contree.adapters.microvm.assets import GuestAssets
-from contree.adapters.microvm.channel import Deadlines
-from contree.adapters.microvm.connection import EMULATOR, MACHINE, LibvirtConnection
-from contree.adapters.microvm.domain_xml import NAME_PREFIX, DomainSpec, Role
+from contree.adapters.microvm.agent.channel import Deadlines
+from contree.adapters.microvm.agent.messages import Ready
+from contree.adapters.microvm.boot.assets import GuestAssets
+from contree.adapters.microvm.disks.layers_disk import DESCRIPTOR_NAME
+from contree.adapters.microvm.disks.scratch_disk import FORMAT_VERSION as SCRATCH_FORMAT
+from contree.adapters.microvm.disks.scratch_disk import ScratchDisks
 from contree.adapters.microvm.guest_files import GuestFiles
-from contree.adapters.microvm.layers_disk import DESCRIPTOR_NAME
+from contree.adapters.microvm.hypervisor import accelerator as accelerators
+from contree.adapters.microvm.hypervisor import qemu_process
+from contree.adapters.microvm.hypervisor.accelerator import PROBE_TIMEOUT_S
+from contree.adapters.microvm.hypervisor.connection import EMULATOR, MACHINE, LibvirtConnection
+from contree.adapters.microvm.hypervisor.domain_xml import NAME_PREFIX, DomainSpec, Role
+from contree.adapters.microvm.hypervisor.runtime_dir import RuntimeDir
 from contree.adapters.microvm.live_machines import LiveMachines
 from contree.adapters.microvm.machine import Machine
-from contree.adapters.microvm.messages import Ready
-from contree.adapters.microvm.runtime_dir import RuntimeDir
-from contree.adapters.microvm.scratch_disk import FORMAT_VERSION as SCRATCH_FORMAT
-from contree.adapters.microvm.scratch_disk import ScratchDisks
-from contree.adapters.microvm.template import Template, TemplateStore, template_key
-from contree.adapters.microvm.template_keeper import TemplateKeeper
+from contree.adapters.microvm.templates.template import Template, TemplateStore, template_key
+from contree.adapters.microvm.templates.template_keeper import TemplateKeeper
 from contree.adapters.microvm.waiting_clone import WaitingClone
 from contree.adapters.microvm.warm_guests import WarmGuests
 from contree.app.guest.microvm import Guest, GuestSpec, Origin

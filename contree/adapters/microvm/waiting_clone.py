@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from contree.adapters.microvm.agent.messages import Ready
 from contree.adapters.microvm.live_machines import LiveMachines
 from contree.adapters.microvm.machine import Machine
-from contree.adapters.microvm.messages import Ready
-from contree.adapters.microvm.template import Template
-from contree.adapters.microvm.template_keeper import TemplateKeeper
+from contree.adapters.microvm.templates.template import Template
+from contree.adapters.microvm.templates.template_keeper import TemplateKeeper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 from contree.app.audit.audit_reads import POSITION_MAX
 from contree.domain.operation import Kind
-from contree.http.audit import DEPTH_DEFAULT, DEPTH_MAX, IMAGES_DEFAULT, IMAGES_MAX
-from contree.http.audit_query import ACTOR_CHARS_MAX, NDJSON, TYPES_MAX
+from contree.http.audit.history import DEPTH_DEFAULT, DEPTH_MAX, IMAGES_DEFAULT, IMAGES_MAX
+from contree.http.audit.history_query import ACTOR_CHARS_MAX, NDJSON, TYPES_MAX
 from contree.http.openapi.operation import answer_, json_, operation
 from contree.http.openapi.parameters import (
     FLAG,

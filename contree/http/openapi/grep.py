@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contree.app.images.image_search import LINE_TEXT_BYTES_MAX, CaseMode
-from contree.http.grep import (
+from contree.http.images.grep import (
     CONTEXT_LINES_MAX,
     COUNT_MAX,
     PATTERN_CHARS_MAX,

@@ -14,10 +14,10 @@ from uuid import UUID
 
 import pytest
 
-from contree.adapters.microvm.commands import HostFrameType
-from contree.adapters.microvm.event_buffer import EVENT_BUFFER_BYTES_MAX
-from contree.adapters.microvm.guest import AgentGuest
-from contree.adapters.microvm.messages import GuestFrameType
+from contree.adapters.microvm.agent.commands import HostFrameType
+from contree.adapters.microvm.agent.event_buffer import EVENT_BUFFER_BYTES_MAX
+from contree.adapters.microvm.agent.guest import AgentGuest
+from contree.adapters.microvm.agent.messages import GuestFrameType
 from contree.app.guest.microvm import GuestInfo, GuestSpec
 from contree.domain.operation import Status
 from tests.fakes.microvm import FakeMicroVM

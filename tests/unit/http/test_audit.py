@@ -15,7 +15,7 @@ from aiohttp import ClientResponse
 from contree.app.audit import ask_audit
 from contree.domain.audit_reading import AuditRead
 from contree.domain.token import Permission
-from contree.http import events
+from contree.http.execution import events
 from contree.http.wiring import CLOSING
 from tests.unit.http.world import Api, World, bearer
 

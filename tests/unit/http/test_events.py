@@ -13,7 +13,7 @@ from aiohttp import ClientResponse
 
 from contree.app.journal import JournalEntry, NumberedEntry
 from contree.domain.errors import UnavailableError
-from contree.http import events, feed, journal_reader
+from contree.http.execution import events, feed, journal_reader
 from contree.http.wiring import CLOSING
 from tests.fakes.journal import FakeJournal
 from tests.unit.http.world import Api, World

@@ -15,8 +15,8 @@ from aiohttp import ClientResponse, ClientSession, web
 
 from contree.app.journal import JournalEntry, NumberedEntry
 from contree.app.reads import OperationRow
-from contree.http import events, feed
-from contree.http.feed import Feed, Feeds
+from contree.http.execution import events, feed
+from contree.http.execution.feed import Feed, Feeds
 from contree.http.server import serve_api
 from tests.fakes.journal import FakeJournal
 from tests.fakes.reads import FakeOperationReads

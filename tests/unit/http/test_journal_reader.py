@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from contree.app.journal import JournalEntry, NumberedEntry
-from contree.http.event_frames import frame_of
-from contree.http.journal_reader import ENTRIES_MAX, PAGE_BYTES_MAX, JournalReader
+from contree.http.execution.event_frames import frame_of
+from contree.http.execution.journal_reader import ENTRIES_MAX, PAGE_BYTES_MAX, JournalReader
 from tests.fakes.clock import EPOCH
 from tests.fakes.journal import FakeJournal
 

@@ -17,7 +17,7 @@ from contree.domain.operation import Operation
 from contree.domain.project import project_id_of
 from contree.domain.subprocess import SubprocessSpec
 from contree.domain.token import Permission
-from contree.http.subprocesses import signal_number
+from contree.http.execution.subprocesses import signal_number
 from tests.unit.http.world import Api, World, bearer
 
 RUSAGE = {"user_time_us": 1_000_000, "max_rss_kb": 7}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.store import LayerDirectory
 from contree.domain.errors import LayerRefused
 from tests.support import layer_tars as tars

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from contree.adapters.layers import bounds
-from contree.adapters.layers.decompress import uncompressed
+from contree.adapters.layers.tar import bounds
+from contree.adapters.layers.tar.decompress import uncompressed
 from contree.domain.errors import LayerRefused
 from tests.support.layer_tars import DOCKER_GZIP, TAR, TAR_GZIP, TAR_ZSTD
 

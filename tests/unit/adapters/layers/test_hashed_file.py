@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.layers.hashed_file import HashedFile
+from contree.adapters.layers.writing.hashed_file import HashedFile
 
 LARGE = 256 * 1024
 

@@ -20,11 +20,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from contree.adapters.layers import squashfs
-from contree.adapters.layers.delta_view import squashfs_mtime
-from contree.adapters.layers.image_files import LayerImageFiles
-from contree.adapters.layers.squashfs_format import BLOCK_BYTES
+from contree.adapters.layers.reading.image_files import LayerImageFiles
+from contree.adapters.layers.squashfs import writer as squashfs
+from contree.adapters.layers.squashfs.format import BLOCK_BYTES
 from contree.adapters.layers.store import LayerDirectory
+from contree.adapters.layers.writing.delta_view import squashfs_mtime
 from contree.app.images.layer_store import EntryType, FileEntry, MountPlan
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, root

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.layers.image_files import LayerImageFiles
-from contree.adapters.layers.mount_plans import MOUNTS_MAX, MOUNTS_WANTED
-from contree.adapters.layers.spans import FAN_IN
-from contree.adapters.layers.squashfs import IN_PLACE_MIN_BYTES
+from contree.adapters.layers.mounts.plans import MOUNTS_MAX, MOUNTS_WANTED
+from contree.adapters.layers.mounts.spans import FAN_IN
+from contree.adapters.layers.reading.image_files import LayerImageFiles
+from contree.adapters.layers.squashfs.writer import IN_PLACE_MIN_BYTES
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.images.layer_store import MountPlan
 from tests.support import layer_tars as tars
@@ -172,7 +172,7 @@ async def test_what_comes_and_goes_leaves_nothing_in_what_is_merged(
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from contree.adapters.layers import merged_layers
+from contree.adapters.layers.mounts import merged_layers
 from contree.adapters.layers.store import LayerDirectory
 from tests.support import layer_tars as tars
 

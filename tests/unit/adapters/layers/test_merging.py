@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from contree.adapters.layers.entry import Kind
-from contree.adapters.layers.imported import index_layer
-from contree.adapters.layers.index_reader import LayerIndex
-from contree.adapters.layers.merging import complete, merge_indexes
-from contree.adapters.layers.mount_variant import mount_variant
-from contree.adapters.layers.stack import Node, Stack
+from contree.adapters.layers.index.merging import complete, merge_indexes
+from contree.adapters.layers.index.reader import LayerIndex
+from contree.adapters.layers.index.stack import Node, Stack
+from contree.adapters.layers.squashfs.variant import mount_variant
+from contree.adapters.layers.tar.entry import Kind
+from contree.adapters.layers.writing.imported import index_layer
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import directory, file, hard_link, root
 from tests.unit.adapters.layers.strategies import oci_layers

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from contree.adapters.layers.image_files import LayerImageFiles
+from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.images.layer_store import EntryType, FileEntry, ImageFiles, LayerStore
 from tests.fakes.layers import FakeLayers

@@ -20,10 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contree.adapters.layers import search_found, search_process, search_scope, search_tree
-from contree.adapters.layers.search import LayerSearch
-from contree.adapters.layers.search_globs import Globs
-from contree.adapters.layers.search_recent import Recent
+from contree.adapters.layers.search import found as search_found
+from contree.adapters.layers.search import process as search_process
+from contree.adapters.layers.search import scope as search_scope
+from contree.adapters.layers.search import tree as search_tree
+from contree.adapters.layers.search.globs import Globs
+from contree.adapters.layers.search.image_search import LayerSearch
+from contree.adapters.layers.search.recent import Recent
 from contree.adapters.layers.store import LayerDirectory
 from contree.app.images.image_search import CaseMode, SearchQuery, SearchResult
 from contree.domain.errors import InvalidFieldError, UnavailableError
@@ -322,7 +325,7 @@ async def test_messages_and_answers_are_bounded(
     assert {line.path for line in result.lines} == {"/b-few"}
     assert (len(result.lines), result.truncated) == (5000, True)
     monkeypatch.setattr(search_found, "FOUND_BYTES_MAX", 100_000)
-    monkeypatch.setattr("contree.adapters.layers.search.FOUND_BYTES_MAX", 100_000)
+    monkeypatch.setattr("contree.adapters.layers.search.image_search.FOUND_BYTES_MAX", 100_000)
     fewer = await search.search([diff_id], SearchQuery(patterns=["x"], max_total=10_000))
     assert 100 < len(fewer.lines) < 1000
     assert fewer.truncated

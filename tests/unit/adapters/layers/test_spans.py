@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contree.adapters.layers.spans import FAN_IN, Span, chain_id, extended
+from contree.adapters.layers.mounts.spans import FAN_IN, Span, chain_id, extended
 
 KIB = 1024
 SIZES = st.integers(0, 36).map(lambda power: int(1.6**power) * KIB)

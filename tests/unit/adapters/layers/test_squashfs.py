@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contree.adapters.layers.squashfs_format import BLOCK_BYTES
+from contree.adapters.layers.squashfs.format import BLOCK_BYTES
 from contree.adapters.layers.store import LayerDirectory
 from contree.domain.errors import LayerRefused
 from tests.support import layer_tars as tars

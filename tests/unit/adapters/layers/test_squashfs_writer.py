@@ -17,15 +17,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from contree.adapters.layers import bounds, squashfs_tables
-from contree.adapters.layers.entry import Kind, TarEntry
-from contree.adapters.layers.index_reader import LayerIndex
-from contree.adapters.layers.index_writer import IndexWriter
-from contree.adapters.layers.mount_variant import MountVariant
-from contree.adapters.layers.squashfs import build_squashfs
-from contree.adapters.layers.squashfs_format import BLOCK_BYTES
-from contree.adapters.layers.squashfs_head import HEAD_BYTES, image_parts
+from contree.adapters.layers.index.reader import LayerIndex
+from contree.adapters.layers.index.writer import IndexWriter
+from contree.adapters.layers.squashfs import tables as squashfs_tables
+from contree.adapters.layers.squashfs.format import BLOCK_BYTES
+from contree.adapters.layers.squashfs.head import HEAD_BYTES, image_parts
+from contree.adapters.layers.squashfs.variant import MountVariant
+from contree.adapters.layers.squashfs.writer import build_squashfs
 from contree.adapters.layers.store import LayerDirectory
+from contree.adapters.layers.tar import bounds
+from contree.adapters.layers.tar.entry import Kind, TarEntry
 from contree.app.images.layer_store import FilePart
 from contree.domain.errors import LayerRefused
 from tests.support import layer_tars as tars

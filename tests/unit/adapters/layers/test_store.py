@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.layers import bounds
-from contree.adapters.layers.entry import Kind, TarEntry
-from contree.adapters.layers.image_files import LayerImageFiles
-from contree.adapters.layers.index_reader import IndexCache
-from contree.adapters.layers.index_writer import IndexWriter
+from contree.adapters.layers.index.reader import IndexCache
+from contree.adapters.layers.index.writer import IndexWriter
+from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.shared import SPACE, SharedLayers
 from contree.adapters.layers.staging import staging_directory, sweep
 from contree.adapters.layers.store import INDEX_NAME, TAR_NAME, LayerDirectory
+from contree.adapters.layers.tar import bounds
+from contree.adapters.layers.tar.entry import Kind, TarEntry
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError, StorageFullError
 from tests.fakes.blob_store import FakeBlobStore
 from tests.support import layer_tars as tars

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contree.adapters.layers import bounds
-from contree.adapters.layers.content import read_range
-from contree.adapters.layers.entry import Kind, TarEntry
-from contree.adapters.layers.tar_reader import Rules, TarReader
+from contree.adapters.layers.reading.content import read_range
+from contree.adapters.layers.tar import bounds
+from contree.adapters.layers.tar.entry import Kind, TarEntry
+from contree.adapters.layers.tar.reader import Rules, TarReader
 from contree.domain.errors import LayerRefused
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import device, directory, file, hard_link, root, symlink

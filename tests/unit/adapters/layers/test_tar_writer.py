@@ -8,10 +8,10 @@ import tarfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contree.adapters.layers import bounds
-from contree.adapters.layers.entry import Kind, TarEntry
-from contree.adapters.layers.tar_reader import Rules, TarReader
-from contree.adapters.layers.tar_writer import END_OF_ARCHIVE, header, padding
+from contree.adapters.layers.tar import bounds
+from contree.adapters.layers.tar.entry import Kind, TarEntry
+from contree.adapters.layers.tar.reader import Rules, TarReader
+from contree.adapters.layers.tar.writer import END_OF_ARCHIVE, header, padding
 
 COMPONENTS = st.binary(min_size=1, max_size=60).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")

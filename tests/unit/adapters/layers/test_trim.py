@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from contree.adapters.layers.mounts.unused import KEPT_S
 from contree.adapters.layers.shared import SPACE, SharedLayers
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.trim import TrimLayers
-from contree.adapters.layers.unused import KEPT_S
 from tests.fakes.blob_store import FakeBlobStore
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import file, root

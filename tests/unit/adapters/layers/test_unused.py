@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.layers import unused
-from contree.adapters.layers.image_files import LayerImageFiles
-from contree.adapters.layers.spans import FAN_IN
+from contree.adapters.layers.mounts import unused
+from contree.adapters.layers.mounts.spans import FAN_IN
+from contree.adapters.layers.mounts.unused import KEPT_S, mark_used, remove_unused
+from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.store import LayerDirectory
-from contree.adapters.layers.unused import KEPT_S, mark_used, remove_unused
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import file, root
 from tests.support.squashfs import files as files_of
@@ -162,7 +162,7 @@ def test_what_is_marked_while_it_is_removed_comes_back(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from contree.adapters.layers import unused
+from contree.adapters.layers.mounts import unused
 
 answers = iter([True])
 def unused_then_die(path):

@@ -7,10 +7,10 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 
-from contree.adapters.microvm.channel import AgentChannel, Deadlines
-from contree.adapters.microvm.data_port import DataPort
-from contree.adapters.microvm.guest import AgentGuest
-from contree.adapters.microvm.messages import GuestFrameType
+from contree.adapters.microvm.agent.channel import AgentChannel, Deadlines
+from contree.adapters.microvm.agent.data_port import DataPort
+from contree.adapters.microvm.agent.guest import AgentGuest
+from contree.adapters.microvm.agent.messages import GuestFrameType
 from contree.app.guest.microvm import GuestInfo
 from contree.domain.errors import GuestFailure
 

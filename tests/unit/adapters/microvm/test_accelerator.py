@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.accelerator import choose, host_key
+from contree.adapters.microvm.hypervisor.accelerator import choose, host_key
 from contree.domain.errors import GuestFailure
 
 

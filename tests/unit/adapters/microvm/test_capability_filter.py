@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.capability_filter import RECORD_NAME, usable_filter
-from contree.adapters.microvm.embedded import CAPABILITY_FILTER
+from contree.adapters.microvm.hypervisor.capability_filter import RECORD_NAME, usable_filter
+from contree.adapters.microvm.hypervisor.embedded import CAPABILITY_FILTER
 
 
 @pytest.fixture(scope="module")

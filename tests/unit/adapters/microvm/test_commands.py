@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from contree.adapters.microvm import commands
-from contree.adapters.microvm.commands import Configure, PciAddress, Spawn
+from contree.adapters.microvm.agent import commands
+from contree.adapters.microvm.agent.commands import Configure, PciAddress, Spawn
 
 CONFIGURE = Configure(
     entropy=bytes(32),

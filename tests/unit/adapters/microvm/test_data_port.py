@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from contree.adapters.microvm.data_port import MANY_BYTES, PIECE_BYTES, DataPort
+from contree.adapters.microvm.agent.data_port import MANY_BYTES, PIECE_BYTES, DataPort
 
 WAIT_S = 10
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from contree.adapters.microvm.disk_exchange import exchange_layers
-from contree.adapters.microvm.domain_xml import LAYERS_ALIAS
+from contree.adapters.microvm.hypervisor.disk_exchange import exchange_layers
+from contree.adapters.microvm.hypervisor.domain_xml import LAYERS_ALIAS
 from tests.unit.adapters.microvm.test_domain_xml import parsed
 from tests.unit.adapters.microvm.test_migration import ScriptedMonitor
 

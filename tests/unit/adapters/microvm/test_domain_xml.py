@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from contree.adapters.microvm.domain_xml import DomainSpec, Role, domain_xml
+from contree.adapters.microvm.hypervisor.domain_xml import DomainSpec, Role, domain_xml
 
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 

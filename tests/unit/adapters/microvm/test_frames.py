@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contree.adapters.microvm.frames import (
+from contree.adapters.microvm.agent.frames import (
     MAX_GUEST_PAYLOAD_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_OUTPUT_CHUNK_BYTES,
     FrameDecoder,
     GuestProtocolError,
 )
-from contree.adapters.microvm.messages import (
+from contree.adapters.microvm.agent.messages import (
     GuestFrame,
     GuestFrameType,
     Output,

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from contree.adapters.microvm.commands import STDIN_WINDOW_BYTES, HostFrameType
-from contree.adapters.microvm.event_buffer import EVENT_BUFFER_BYTES_MAX
-from contree.adapters.microvm.process_events import COUNT_MAX
+from contree.adapters.microvm.agent.commands import STDIN_WINDOW_BYTES, HostFrameType
+from contree.adapters.microvm.agent.event_buffer import EVENT_BUFFER_BYTES_MAX
+from contree.adapters.microvm.agent.process_events import COUNT_MAX
 from contree.app.guest.microvm import Exited, GuestInfo, Output, ProcessSpec
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError
 from tests.unit.adapters.microvm import scripted_agent as say

@@ -10,11 +10,11 @@ from uuid import UUID
 
 import pytest
 
-from contree.adapters.microvm import embedded
-from contree.adapters.microvm.assets import find_assets, prepare_assets
-from contree.adapters.microvm.initramfs import AGENT_MODULES
-from contree.adapters.microvm.runtime_dir import RuntimeDir
-from contree.adapters.microvm.scratch_disk import SMALLEST_MIB, ScratchDisks, bucket_mib
+from contree.adapters.microvm.boot.assets import find_assets, prepare_assets
+from contree.adapters.microvm.boot.initramfs import AGENT_MODULES
+from contree.adapters.microvm.disks.scratch_disk import SMALLEST_MIB, ScratchDisks, bucket_mib
+from contree.adapters.microvm.hypervisor import embedded
+from contree.adapters.microvm.hypervisor.runtime_dir import RuntimeDir
 from contree.domain.errors import GuestFailure, StorageFullError
 
 MIB = 1024**2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.initramfs import (
+from contree.adapters.microvm.boot.initramfs import (
     AGENT_MODULES,
     MAX_AGENT_BYTES,
     InitramfsError,

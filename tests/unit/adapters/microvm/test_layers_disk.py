@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.commands import LAYER_ROOM_BYTES
-from contree.adapters.microvm.layers_disk import write_layers_disk
+from contree.adapters.microvm.agent.commands import LAYER_ROOM_BYTES
+from contree.adapters.microvm.disks.layers_disk import write_layers_disk
 from contree.app.images.layer_store import FilePart
 from contree.domain.errors import GuestFailure
 

@@ -13,9 +13,9 @@ from typing import cast
 
 import pytest
 
+from contree.adapters.microvm.hypervisor.runtime_dir import RuntimeDir
 from contree.adapters.microvm.live_machines import LiveMachines
 from contree.adapters.microvm.machine import Machine
-from contree.adapters.microvm.runtime_dir import RuntimeDir
 
 
 class SlowToGo:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contree.adapters.microvm.migration import load_state, save_state
+from contree.adapters.microvm.hypervisor.migration import load_state, save_state
 from contree.domain.errors import GuestFailure
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.qemu_process import (
+from contree.adapters.microvm.hypervisor.qemu_process import (
     ProcessState,
     QemuProcess,
     adopt_orphans,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.sealed_file import CHUNK_BYTES, Holder, SealedFile, copy_pages
+from contree.adapters.microvm.disks.sealed_file import CHUNK_BYTES, Holder, SealedFile, copy_pages
 from contree.domain.errors import GuestFailure
 
 SIZE_BYTES = 3 * CHUNK_BYTES + 100

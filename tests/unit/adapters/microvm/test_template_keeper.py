@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.template import Template, TemplateStore
-from contree.adapters.microvm.template_keeper import CLONE_FAILURES_MAX, TemplateKeeper
+from contree.adapters.microvm.templates.template import Template, TemplateStore
+from contree.adapters.microvm.templates.template_keeper import CLONE_FAILURES_MAX, TemplateKeeper
 from contree.domain.errors import GuestFailure
 
 FAILURE = GuestFailure("clone did not come up")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.microvm.domain_xml import DomainSpec, Role
-from contree.adapters.microvm.template import TEMPLATES_KEPT, TemplateStore, template_key
+from contree.adapters.microvm.hypervisor.domain_xml import DomainSpec, Role
+from contree.adapters.microvm.templates.template import TEMPLATES_KEPT, TemplateStore, template_key
 
 SETUP_SECTORS = 5
 KERNEL = bytes(0x1F1) + bytes([SETUP_SECTORS]) + os.urandom(100_000)

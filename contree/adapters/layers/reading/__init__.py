@@ -1,0 +1,1 @@
+"""An image's files read without a guest: listings, contents, archives, comparisons."""

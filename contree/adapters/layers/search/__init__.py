@@ -1,0 +1,1 @@
+"""grep over an image with ripgrep, without a guest."""

@@ -1,0 +1,1 @@
+"""Layers on their way in: a guest's capture, or a registry's archive, to a stored layer."""

@@ -1,0 +1,1 @@
+"""What a guest boots: the kernel's modules and the agent in an initramfs."""

@@ -1,0 +1,1 @@
+"""libvirt and QEMU: connection, domains, device state, processes, what they can do here."""

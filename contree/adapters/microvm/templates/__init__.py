@@ -1,0 +1,1 @@
+"""The booted, blank guest that runs are restored from."""

@@ -1,0 +1,1 @@
+"""Runs: started, listed, watched, steered, repeated."""

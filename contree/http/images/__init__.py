@@ -1,0 +1,1 @@
+"""Images and files: listed, tagged, looked into, uploaded."""

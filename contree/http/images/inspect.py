@@ -1,0 +1,137 @@
+"""`/inspect`: look into an image without running anything."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from contree.app.images.layer_store import FileEntry
+from contree.app.reads import ImageRow
+from contree.domain.errors import ContentErasedError, InvalidFieldError, NotFoundError
+from contree.domain.token import Permission
+from contree.http.answers import json_answer
+from contree.http.as_of import seen_by
+from contree.http.compression import maybe_compressed
+from contree.http.images.file_answer import archive_answer, content_answer
+from contree.http.images.file_listing import file_item, listing_text
+from contree.http.json_text import json_bytes
+from contree.http.query import guest_path_of, text_of, uuid_in_path
+from contree.http.render import image_value
+from contree.http.wiring import CALLER, SERVICES
+
+RENDER_INLINE_MAX = 1000
+"""Longer listings are rendered in a thread: other requests need not wait for them."""
+
+FILENAME_REFUSED = re.compile(r"[^A-Za-z0-9._+-]")
+
+
+async def redirect_to_slash(request: web.Request) -> web.Response:
+    """Answer 307 to the same path with a slash, relative, so that it survives a path prefix."""
+    if "image_uuid" in request.match_info:
+        uuid_in_path(request, "image_uuid")
+    last = request.rel_url.raw_path.rsplit("/", 1)[-1]
+    query = request.rel_url.raw_query_string
+    location = f"{last}/?{query}" if query else f"{last}/"
+    return web.Response(status=307, headers={"Location": location})
+
+
+async def find_by_tag(request: web.Request) -> web.Response:
+    """Answer 302 to the image that `tag` points at; clients read the id out of `Location`."""
+    caller = request[CALLER]
+    caller.require(Permission.LIST)
+    tag = text_of(request, "tag")
+    if not tag:
+        raise InvalidFieldError("tag", "is missing, name a tag")
+    seen = await seen_by(request)
+    row = await seen.images.by_tag(caller.project_id, tag)
+    await seen.record(int(row is not None))
+    if row is None:
+        raise NotFoundError("tag", tag)
+    location = {"Location": f"{row.image_id}/"}
+    return web.Response(status=302, headers=location | seen.headers)
+
+
+async def get_image(request: web.Request) -> web.Response:
+    caller = request[CALLER]
+    caller.require(Permission.LIST)
+    image_id = uuid_in_path(request, "image_uuid")
+    seen = await seen_by(request)
+    row = await seen.images.get(caller.project_id, image_id)
+    await seen.record(int(row is not None))
+    if row is None:
+        raise NotFoundError("image", image_id)
+    return json_answer(request, image_value(row), headers=seen.headers)
+
+
+async def list_directory(request: web.Request) -> web.Response:
+    """JSON, or with `text` (in any form) what `ls -l` would print."""
+    image = await readable_image(request)
+    asked, path = guest_path_of(request)
+    services = request.app[SERVICES]
+    entries = await services.image_files.list(image.layers, path)
+    as_text = "text" in request.query
+    now = services.clock.now()
+
+    def render() -> bytes:
+        return listing_text(entries, now=now) if as_text else _listing_json(asked, entries)
+
+    if len(entries) <= RENDER_INLINE_MAX:
+        body = render()
+    else:
+        body = await asyncio.to_thread(render)
+    response = web.Response(
+        body=body,
+        content_type="text/plain" if as_text else "application/json",
+        charset="utf-8" if as_text else None,
+    )
+    return maybe_compressed(request, response)
+
+
+async def download(request: web.Request) -> web.StreamResponse:
+    """The bytes of one regular file; symbolic links are followed inside the image."""
+    image = await readable_image(request)
+    _, path = guest_path_of(request)
+    content = await request.app[SERVICES].image_files.open(image.layers, path)
+    as_text = "text" in request.query
+    content_type = "text/plain; charset=utf-8" if as_text else "application/octet-stream"
+    return await content_answer(request, content, content_type=content_type)
+
+
+async def archive(request: web.Request) -> web.StreamResponse:
+    """A pax tar of a directory or one file."""
+    image = await readable_image(request)
+    _, path = guest_path_of(request)
+    chunks = await request.app[SERVICES].image_files.archive(image.layers, path)
+    return await archive_answer(request, chunks, filename=_archive_name(path))
+
+
+async def image_of(request: web.Request) -> ImageRow:
+    """Return the image that the path names, if the caller may look into it."""
+    caller = request[CALLER]
+    caller.require(Permission.LIST)
+    image_id = uuid_in_path(request, "image_uuid")
+    row = await request.app[SERVICES].images.get(caller.project_id, image_id)
+    if row is None:
+        raise NotFoundError("image", image_id)
+    return row
+
+
+async def readable_image(request: web.Request) -> ImageRow:
+    """As `image_of`, for its files. Raises ContentErasedError."""
+    image = await image_of(request)
+    erased_at = request[CALLER].token.erased_at
+    if erased_at is not None:
+        raise ContentErasedError(erased_at)
+    return image
+
+
+def _listing_json(asked: str, entries: Sequence[FileEntry]) -> bytes:
+    return json_bytes({"path": asked, "files": [file_item(entry) for entry in entries]})
+
+
+def _archive_name(path: str) -> str:
+    """`/etc/passwd` is `etc_passwd.tar`, the root `rootfs.tar`."""
+    return f"{FILENAME_REFUSED.sub('_', path.strip('/')) or 'rootfs'}.tar"
