@@ -236,9 +236,16 @@ class RunInstance:
 
     async def _outcome(self, operation: Operation, result: CommandResult) -> ProcessOutcome:
         exited = result.exited
-        stdout, stderr = await asyncio.gather(
-            self._stored(operation, result.stdout), self._stored(operation, result.stderr)
-        )
+        storing = [
+            asyncio.create_task(self._stored(operation, output))
+            for output in (result.stdout, result.stderr)
+        ]
+        try:
+            stdout, stderr = await asyncio.gather(*storing)
+        finally:  # where one fails, the other is not left behind
+            for one in storing:
+                one.cancel()
+            await asyncio.gather(*storing, return_exceptions=True)
         return ProcessOutcome(
             pid=exited.pid,
             exit_code=exited.exit_code,

@@ -11,7 +11,7 @@ Samples = dict[tuple[str, ...], float]
 
 def samples_at(url: str) -> Samples:
     """Samples by name and label values, labels in alphabetical order."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text = answer.read().decode()
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value

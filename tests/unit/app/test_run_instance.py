@@ -12,6 +12,7 @@ from contree.domain.errors import (
     LimitExceededError,
     NotFoundError,
     PermissionMissingError,
+    StorageFullError,
 )
 from contree.domain.image import Image
 from contree.domain.instance import FilePlacement
@@ -69,6 +70,31 @@ async def test_a_run_that_writes_leaves_a_new_image_with_one_more_layer() -> Non
     assert image.layers[:-1] == parent.layers
     assert image.parent_image_id == base
     assert row.image_size_bytes == image.size_bytes > 0
+
+
+async def test_where_one_output_is_not_stored_the_other_is_not_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(PROGRAMS)
+    stored = []
+
+    async def put_bytes(_: UUID, data: bytes) -> None:
+        if data:
+            raise StorageFullError("no room for standard output")
+        stored.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stored.append("ended")
+
+    async with world.working():
+        base = await world.imported()
+        monkeypatch.setattr(world.content, "put_bytes", put_bytes)
+        row = await world.ran(base, "env")
+        assert row.status is Status.FAILED
+        assert "no room" in row.error
+        assert stored == ["begun", "ended"] * (len(stored) // 2)
+        assert stored
 
 
 async def test_a_run_that_writes_nothing_returns_its_source_image_whatever_the_exit_code() -> None:

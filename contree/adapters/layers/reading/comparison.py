@@ -8,23 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
-from typing import Final
 
 from contree.adapters.layers.index.reader import LayerIndex
 from contree.adapters.layers.index.schema import ROOT_PARENT, Row, unpack_xattrs
+from contree.adapters.layers.reading.entry_types import ENTRY_TYPES
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.tar.entry import Kind, join_path
 from contree.app.images.layer_comparison import EntryDifference, LayerComparison, LayerEntry
-from contree.app.images.layer_store import EntryType
-
-_TYPES: Final = {
-    Kind.DIRECTORY: EntryType.DIRECTORY,
-    Kind.REGULAR: EntryType.REGULAR,
-    Kind.SYMLINK: EntryType.SYMLINK,
-    Kind.CHARACTER_DEVICE: EntryType.CHARACTER_DEVICE,
-    Kind.BLOCK_DEVICE: EntryType.BLOCK_DEVICE,
-    Kind.FIFO: EntryType.FIFO,
-}
 
 
 class IndexComparer:
@@ -83,7 +73,7 @@ def _entry(row: Row) -> LayerEntry:
     if kind is Kind.WHITEOUT:
         return LayerEntry(type=None)
     return LayerEntry(
-        type=_TYPES[kind],
+        type=ENTRY_TYPES[kind],
         mode=row.mode,
         uid=row.uid,
         gid=row.gid,

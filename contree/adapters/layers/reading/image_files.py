@@ -21,24 +21,17 @@ from contree.adapters.layers.index.schema import unpack_xattrs
 from contree.adapters.layers.index.stack import Node, Stack
 from contree.adapters.layers.reading.archive import archive_pieces
 from contree.adapters.layers.reading.content import read_content
+from contree.adapters.layers.reading.entry_types import ENTRY_TYPES
 from contree.adapters.layers.reading.owners import Owners, parse_accounts
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.tar import bounds
 from contree.adapters.layers.tar.entry import Kind, TarEntry
 from contree.app.content.blob_store import READ_CHUNK_BYTES
-from contree.app.images.layer_store import EntryType, FileContent, FileEntry
+from contree.app.images.layer_store import FileContent, FileEntry
 from contree.domain.errors import NotFoundError, WrongFileTypeError
 
 _READ_THREADS: Final = 4
 _OWNERS_CACHED_MAX: Final = 256
-_TYPES: Final = {
-    Kind.DIRECTORY: EntryType.DIRECTORY,
-    Kind.REGULAR: EntryType.REGULAR,
-    Kind.SYMLINK: EntryType.SYMLINK,
-    Kind.CHARACTER_DEVICE: EntryType.CHARACTER_DEVICE,
-    Kind.BLOCK_DEVICE: EntryType.BLOCK_DEVICE,
-    Kind.FIFO: EntryType.FIFO,
-}
 _ARCHIVABLE: Final = (Kind.DIRECTORY, Kind.REGULAR, Kind.SYMLINK)
 
 T = TypeVar("T")
@@ -213,7 +206,7 @@ def _entry(
     kind = Kind(row.kind)
     return FileEntry(
         path="/" + node.path.decode("utf-8", "surrogateescape"),
-        type=_TYPES[kind],
+        type=ENTRY_TYPES[kind],
         mode=row.mode,
         uid=row.uid,
         gid=row.gid,
