@@ -1,4 +1,4 @@
-"""The published contree-mcp as an agent's host starts it: a process that speaks MCP over stdio."""
+"""The published contree-mcp: all of it over stdio, and that the same is there over HTTP."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import asyncio
 import base64
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import McpError
-from pydantic import AnyUrl
 
+from tests.acceptance.agent import Agent, over_http, over_stdio
 from tests.acceptance.api import Api
 from tests.support.server import RunningServer
 
-CONTREE_MCP = Path(sys.executable).parent / "contree-mcp"
 TOOLS = {
     *("list_images", "registry_token_obtain", "registry_auth", "import_image", "get_image"),
     *("set_tag", "run", "rsync", "upload", "download", "get_operation", "list_operations"),
@@ -43,34 +37,6 @@ PROMPTS = {
 }
 
 
-class Agent:
-    """What an agent can do through one MCP session."""
-
-    def __init__(self, session: ClientSession) -> None:
-        self.session = session
-
-    async def call(self, tool: str, **arguments: Any) -> Any:
-        """Return what the tool returns, read from its text as agents do."""
-        answer = await self.session.call_tool(tool, arguments)
-        assert not answer.isError, answer.content
-        text = "".join(getattr(part, "text", "") for part in answer.content)
-        return json.loads(text)
-
-    async def refusal(self, tool: str, **arguments: Any) -> str:
-        answer = await self.session.call_tool(tool, arguments)
-        assert answer.isError, answer.content
-        return "".join(getattr(part, "text", "") for part in answer.content)
-
-    async def run(self, command: str, **arguments: Any) -> Any:
-        arguments.setdefault("image", "tag:busybox:latest")
-        return await self.call("run", command=command, **arguments)
-
-    async def read(self, uri: str) -> str:
-        """Return the text of the resource `contree://URI`."""
-        answer = await self.session.read_resource(AnyUrl(f"contree://{uri}"))
-        return "".join(getattr(part, "text", "") for part in answer.contents)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
@@ -81,41 +47,26 @@ async def agent(
     server: RunningServer, token: str, busybox: str, home: Path
 ) -> AsyncIterator[Agent]:
     """One MCP server for all; its session belongs to one task, as its library wants."""
-    program = StdioServerParameters(
-        command=str(CONTREE_MCP),
-        args=["--auth-type", "jwt", "--url", server.url],
-        env={
-            "PATH": os.defpath,
-            "HOME": str(home),
-            "CONTREE_TOKEN": token,
-            "CONTREE_NO_UPDATE_CHECK": "1",
-            "BROWSER": f"{home}/browser %s",
-        },
-        cwd=home,
-    )
-    started: asyncio.Future[ClientSession] = asyncio.get_running_loop().create_future()
+    started: asyncio.Future[Agent] = asyncio.get_running_loop().create_future()
     over = asyncio.Event()
 
     async def hold() -> None:
-        async with AsyncExitStack() as stack:
-            errors = stack.enter_context((home / "errors").open("w"))
-            streams = await stack.enter_async_context(stdio_client(program, errors))
-            session = await stack.enter_async_context(ClientSession(*streams))
-            await session.initialize()
-            started.set_result(session)
+        browser = f"{home}/browser %s"
+        async with over_stdio(server.url, token, home, BROWSER=browser) as agent:
+            started.set_result(agent)
             await over.wait()
 
     holder = asyncio.create_task(hold())
     await asyncio.wait([holder, started], return_when=asyncio.FIRST_COMPLETED)
     if holder.done():
         holder.result()
-    yield Agent(started.result())
+    yield started.result()
     over.set()
     await holder
 
 
 async def test_everything_is_offered(agent: Agent) -> None:
-    assert {tool.name for tool in (await agent.session.list_tools()).tools} == TOOLS
+    assert await agent.tools() == TOOLS
     assert {prompt.name for prompt in (await agent.session.list_prompts()).prompts} == set(PROMPTS)
     for name, arguments in PROMPTS.items():
         (message, *_) = (await agent.session.get_prompt(name, arguments)).messages
@@ -277,3 +228,14 @@ async def test_registries_are_logged_in_to(agent: Agent, home: Path, busybox_url
     )
     asked = await agent.refusal("import_image", registry_url=busybox_url)
     assert "Not authenticated" in asked
+
+
+async def test_the_same_is_there_over_http(
+    server: RunningServer, token: str, busybox: str, tmp_path: Path
+) -> None:
+    async with over_http(server.url, token, tmp_path) as agent:
+        assert await agent.tools() == TOOLS
+        made = await agent.run("cat; echo kept >/kept; exit 3", stdin="fed\n", disposable=False)
+        assert (made["status"], made["exit_code"], made["stdout"]) == ("SUCCESS", 3, "fed\n")
+        assert await agent.read(f"image/{made['result_image_uuid']}/read/kept") == "kept\n"
+        assert "404" in await agent.refusal("run", command="true", image="tag:no/such")
