@@ -1,10 +1,15 @@
-"""The published clients below a path prefix, with the distribution's nginx in front."""
+"""The published clients below a path prefix, with the distribution's nginx in front.
+
+Over TLS nginx has a certificate of no public authority: clients that are not told to trust it must
+refuse it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import io
+import ssl
 import tarfile
 import time
 from collections.abc import Iterator
@@ -15,23 +20,52 @@ from typing import Any
 import httpx
 import pytest
 from contree_client import models
+from contree_client.exceptions import APIConnectionError
 from contree_client.http import ContreeClient
 from contree_sdk.auth import JWTAuth
+from contree_sdk.sdk.exceptions import ContreeTransportError
 
+from tests.acceptance.agent import over_stdio
 from tests.acceptance.sdk import signed_in
 from tests.acceptance.terminal import Terminal
-from tests.support.nginx import running_nginx
+from tests.support.nginx import Certificate, make_certificate, running_nginx
 from tests.support.server import RunningServer
 
 OPEN = models.ClosableStreamRepr(value="", close=False)
 PIECE = bytes(range(256)) * 4096  # 1 MiB, all that nginx takes by default
 WAIT_S = 300
+TRUSTED = {
+    "http": "SSL_CERT_FILE",
+    "urllib3": "SSL_CERT_FILE",
+    "httpx": "SSL_CERT_FILE",
+    "requests": "REQUESTS_CA_BUNDLE",
+}
+"""The variable that names the certificate, where the program passes no context of its own."""
+REFUSED = "CERTIFICATE_VERIFY_FAILED"
 
 
 @pytest.fixture(scope="module")
 def url(server: RunningServer) -> Iterator[str]:
     with running_nginx(server.url) as prefixed:
         yield prefixed
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def tls_url(server: RunningServer, certificate: Certificate) -> Iterator[str]:
+    with running_nginx(server.url, certificate) as prefixed:
+        yield prefixed
+
+
+@pytest.fixture
+def trusts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What clients here take from the environment of the tests themselves."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -143,3 +177,77 @@ def test_a_large_upload_goes_through_as_it_comes_and_back_whole(
         for chunk in client.inspect_image_download_stream(image, "/large"):
             back.update(chunk)
     assert back.digest() == digest.digest()
+
+
+async def test_contree_mcp(url: str, token: str, busybox: str, tmp_path: Path) -> None:
+    async with over_stdio(url, token, tmp_path) as agent:
+        assert (await agent.call("get_image", image="tag:busybox:latest"))["uuid"] == busybox
+        assert (await agent.run("cat", stdin="fed"))["stdout"] == "fed"
+
+
+@pytest.mark.parametrize(("transport", "variable"), TRUSTED.items())
+@pytest.mark.usefixtures("trusts_nobody")
+def test_contree_client_over_tls(
+    transport: str, variable: str, tls_url: str, certificate: Certificate, token: str,
+    busybox: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    make = importlib.import_module(f"contree_client.{transport}").ContreeClient
+    with make(token, base_url=tls_url) as client, pytest.raises(APIConnectionError, match=REFUSED):
+        client.resolve_image("tag:busybox:latest")
+    context = ssl.create_default_context(cafile=certificate.file)
+    with make(token, base_url=tls_url, ssl_context=context) as client:
+        assert client.resolve_image("tag:busybox:latest") == busybox
+    monkeypatch.setenv(variable, str(certificate.file))
+    with make(token, base_url=tls_url) as client:
+        uuid = client.spawn_instance("echo", busybox, args=[transport], disposable=True).uuid
+        seen = list(client.follow_operation_events(uuid))
+        output = "".join(event.data.value for event in seen if event.type == "stdout")
+        assert output == f"{transport}\n"
+
+
+@pytest.mark.parametrize("transport", ["httpx", "aiohttp"])
+async def test_async_contree_client_over_tls(
+    transport: str, tls_url: str, certificate: Certificate, token: str, busybox: str
+) -> None:
+    make = importlib.import_module(f"contree_client.{transport}").ContreeAsyncClient
+    context = ssl.create_default_context(cafile=certificate.file)
+    async with make(token, base_url=tls_url, ssl_context=context) as client:
+        assert await client.resolve_image("tag:busybox:latest") == busybox
+
+
+@pytest.mark.usefixtures("trusts_nobody")
+def test_contree_sdk_over_tls(
+    tls_url: str, certificate: Certificate, token: str, busybox: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    auth = JWTAuth(token=token, base_url=tls_url)
+    with signed_in(auth) as contree, pytest.raises(ContreeTransportError, match=REFUSED):
+        contree.images.use("busybox:latest", strict=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+    with signed_in(auth) as contree:
+        done = contree.images.use("busybox:latest", strict=True).run(shell="echo sdk").wait()
+        assert done.stdout == "sdk\n"
+
+
+def test_contree_cli_over_tls(
+    tls_url: str, certificate: Certificate, token: str, busybox: str, tmp_path: Path
+) -> None:
+    """It takes the best transport that is installed, thus one of two variables."""
+    terminal = Terminal(tmp_path)
+    sign_in = ("auth", "--type", "jwt", "--url", tls_url, "--token", token)
+    with terminal.start(*sign_in) as process:
+        assert process.stderr is not None
+        assert any("network error" in line and "retrying" in line for line in process.stderr)
+    trust = dict.fromkeys(TRUSTED.values(), str(certificate.file))
+    terminal.type(*sign_in, **trust)
+    run = ("run", "--disposable", "--use", "tag:busybox:latest", "--", "echo", "cli")
+    assert terminal.type(*run, **trust) == "cli\n"
+
+
+async def test_contree_mcp_over_tls(
+    tls_url: str, certificate: Certificate, token: str, busybox: str, tmp_path: Path
+) -> None:
+    async with over_stdio(tls_url, token, tmp_path) as agent:
+        assert REFUSED in await agent.refusal("run", command="true", image=busybox)
+    async with over_stdio(tls_url, token, tmp_path, SSL_CERT_FILE=str(certificate.file)) as agent:
+        assert (await agent.run("echo mcp"))["stdout"] == "mcp\n"
