@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -38,7 +38,7 @@ from contree.adapters.layers.squashfs.variant import mount_variant
 from contree.adapters.layers.squashfs.writer import build_squashfs
 from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
 from contree.adapters.layers.tar.bounds import COPY_CHUNK_BYTES, IMPORTED_LAYER_BYTES_MAX
-from contree.adapters.layers.tar.decompress import uncompressed
+from contree.adapters.layers.tar.decompress import uncompressed, uncompressed_sha256
 from contree.adapters.layers.writing.canonical import canonical_layer
 from contree.adapters.layers.writing.feed import Feed, consume
 from contree.adapters.layers.writing.hashed_file import HashedFile
@@ -116,10 +116,7 @@ class LayerDirectory:
         digest = hex_of(diff_id)
         async with self._making(digest):
             self._seen.discard(digest)  # another process may have removed it
-            if self._is_local(digest):
-                os.utime(self._root / digest)
-            else:
-                await self._run(partial(self._import, blob, media_type, digest))
+            await self._run(partial(self._import, blob, media_type, digest))
             await self._offer(digest)
         return await self._run(partial(self._describe, digest))
 
@@ -185,6 +182,12 @@ class LayerDirectory:
     # -- work in threads ----------------------------------------------------------------------
 
     def _import(self, blob: Path, media_type: str, digest: str) -> None:
+        # Layers are shared by all projects: who names one must show that they have its bytes.
+        if self._index_path(digest).exists():
+            _check_digest(uncompressed_sha256(blob, media_type), digest)
+            with suppress(FileNotFoundError):  # removed meanwhile: it is made again
+                os.utime(self._root / digest)  # says that it was added again (removal)
+                return
         with staging_directory(self._root) as staged:
             tar = staged / "new" / TAR_NAME
             tar.parent.mkdir()
@@ -196,8 +199,7 @@ class LayerDirectory:
 
     def _complete(self, tar: Path, found: str, digest: str) -> None:
         """Verify, index and publish a tar that lies in a staging directory of its own."""
-        if found != digest:
-            raise LayerRefused(f"the layer's digest is {PREFIX}{found}, not {PREFIX}{digest}")
+        _check_digest(found, digest)
         index_layer(tar, tar.with_name(INDEX_NAME))
         sync_file(tar)
         sync_file(tar.with_name(INDEX_NAME))
@@ -332,6 +334,11 @@ class LayerDirectory:
             waiting.discard(me)
             if not waiting:
                 self._locks.pop(digest, None)
+
+
+def _check_digest(found: str, wanted: str) -> None:
+    if found != wanted:
+        raise LayerRefused(f"the layer's digest is {PREFIX}{found}, not {PREFIX}{wanted}")
 
 
 def _too_large(bytes_max: int) -> LayerRefused:

@@ -55,7 +55,9 @@ class LayerStore(Protocol):
         """Store a layer pulled from a registry, exactly as it is.
 
         `blob` is the compressed file (OCI or Docker media type: tar, tar+gzip, tar+zstd); it stays
-        the caller's. Untrusted. Raises LayerRefused when it is damaged, its uncompressed digest is
+        the caller's. Untrusted: the layers of all projects are in one store and `diff_id` is no
+        secret, so the bytes are always unpacked and compared with it, also when the layer is
+        there already. Raises LayerRefused when the blob is damaged, its uncompressed digest is
         not `diff_id`, or a name is absolute or has `..`; StorageFullError.
         """
         ...

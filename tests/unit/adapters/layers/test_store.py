@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -277,6 +278,41 @@ async def test_a_layer_that_went_from_this_box_is_fetched_again(tmp_path: Path) 
         assert all(part.path.exists() for image in plan.squashfs for part in image)
     finally:
         store.close()
+
+
+@pytest.mark.parametrize("where", ["here", "here and in the store", "only in the store"])
+async def test_an_import_that_only_names_a_layer_is_refused(tmp_path: Path, where: str) -> None:
+    shared = None if where == "here" else SharedLayers(FakeBlobStore())
+    layers = tmp_path / "layers"
+    store = LayerDirectory(layers, shared)
+    try:
+        layer = await imported(store, tmp_path, file("secret", b"of another project"))
+        local = layers / layer.removeprefix("sha256:")
+        os.utime(local, (1, 1))
+        if where == "only in the store":
+            shutil.rmtree(local)
+        bogus = tars.blob(tmp_path, tars.tar_bytes([]))
+        with pytest.raises(LayerRefused, match=f"the layer's digest is .*, not {layer}"):
+            await store.add_imported(bogus, media_type=tars.TAR, diff_id=layer)
+        if where == "only in the store":
+            assert kept(layers) == []
+        else:  # nor is it kept from removal any longer
+            assert local.stat().st_mtime == 1
+    finally:
+        store.close()
+
+
+async def test_an_import_of_what_is_there_writes_nothing_and_counts_as_added_now(
+    store: LayerDirectory, tmp_path: Path, layers: Path
+) -> None:
+    layer = await imported(store, tmp_path, file("a", b"x"))
+    local, staging = layers / layer.removeprefix("sha256:"), layers / ".staging"
+    for path in (local, staging):
+        os.utime(path, (1, 1))
+    began = time.time() - 1  # the filesystem's clock may be a tick behind
+    assert await imported(store, tmp_path, file("a", b"x")) == layer
+    assert staging.stat().st_mtime == 1, "something was made there"
+    assert local.stat().st_mtime >= began
 
 
 async def test_content_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
