@@ -53,21 +53,29 @@ _LOG: Final = logging.getLogger(__name__)
 
 TAR_NAME: Final = "layer.tar"
 INDEX_NAME: Final = f"index-v{INDEX_VERSION}.sqlite"
-_WRITE_THREADS: Final = 4
-_FETCHES: Final = _WRITE_THREADS - 1
-"""At once; each keeps a thread, and one is left for what else there is to do."""
+WRITE_THREADS: Final = max(4, len(os.sched_getaffinity(0)))
+_STREAMS_MAX: Final = 1024
+"""More than guests hand over at once; how many there are is bounded by the worker's room."""
+
+_FETCHES: Final = 3
+"""At once; each writes a whole layer."""
 
 _PATHS_MAX: Final = 65_536
 
 
 class LayerDirectory:
-    """Implements LayerStore. Threads do the work; the loop only waits."""
+    """Implements LayerStore. Threads do the work; the loop only waits.
+
+    What comes as a stream, from a guest or from the store of a fleet, has a thread of its own: it
+    may wait there for long, and others would wait for a thread that does nothing.
+    """
 
     def __init__(self, root: Path, shared: SharedLayers | None = None) -> None:
         self._root = root
         self._shared = shared
-        self._threads = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layers")
-        self._syncs = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layer-syncs")
+        self._threads = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="layers")
+        self._streams = ThreadPoolExecutor(_STREAMS_MAX, thread_name_prefix="layer-streams")
+        self._syncs = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="layer-syncs")
         # Asked for each layer of a stack at each read: paths are made and looked for once.
         self._index_path = lru_cache(_PATHS_MAX)(lambda digest: root / digest / INDEX_NAME)
         self._seen: set[str] = set()
@@ -91,6 +99,7 @@ class LayerDirectory:
 
         Merges are given up: they are made again when they are needed.
         """
+        self._streams.shutdown()
         self._threads.shutdown()
         self._syncs.shutdown()
         self._merged.close()
@@ -126,7 +135,7 @@ class LayerDirectory:
         await self.make_local(below)
         feed = Feed(bytes_max=bytes_max, over_limit=partial(_too_large, bytes_max))
         made = await consume(
-            tar, feed, partial(self._take_delta, list(below)), executor=self._threads
+            tar, feed, partial(self._take_delta, list(below)), executor=self._streams
         )
         if made is None:
             return None
@@ -282,7 +291,7 @@ class LayerDirectory:
                 self._shared.read(digest),
                 feed,
                 partial(self._write_fetched, digest),
-                executor=self._threads,
+                executor=self._streams,
             )
         except NotFoundError:
             raise NotFoundError("layer", PREFIX + digest) from None

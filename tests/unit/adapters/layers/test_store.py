@@ -21,7 +21,12 @@ from contree.adapters.layers.index.writer import IndexWriter
 from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.shared import SPACE, SharedLayers
 from contree.adapters.layers.staging import staging_directory, sweep
-from contree.adapters.layers.store import INDEX_NAME, TAR_NAME, LayerDirectory
+from contree.adapters.layers.store import (
+    INDEX_NAME,
+    TAR_NAME,
+    WRITE_THREADS,
+    LayerDirectory,
+)
 from contree.adapters.layers.tar import bounds
 from contree.adapters.layers.tar.entry import Kind, TarEntry
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError, StorageFullError
@@ -278,6 +283,38 @@ async def test_a_layer_that_went_from_this_box_is_fetched_again(tmp_path: Path) 
         assert all(part.path.exists() for image in plan.squashfs for part in image)
     finally:
         store.close()
+
+
+async def test_streams_that_do_not_come_hold_up_nobody_else(
+    store: LayerDirectory, tmp_path: Path
+) -> None:
+    """As many as drip for as long as they like: other projects' runs and imports go on."""
+    base = await imported(store, tmp_path, root(mode=0o711), file("base"))
+    data = tars.guest_bytes([root(mode=0o711), file("late", b"x" * 5000)])
+    go_on = asyncio.Event()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield data[:1000]
+        await go_on.wait()
+        yield data[1000:]
+
+    drips = [
+        asyncio.create_task(store.add_delta(dripping(), below=[base], bytes_max=1 << 30))
+        for _ in range(4 * WRITE_THREADS)
+    ]
+    staging = tmp_path / "layers" / ".staging"
+    try:
+        async with asyncio.timeout(60):
+            while len(list(staging.iterdir())) < len(drips):  # noqa: ASYNC110 - threads tell nobody
+                await asyncio.sleep(0.01)
+            other = await imported(store, tmp_path, file("other"))
+            assert len((await store.mount_plan([base, other])).squashfs) == 2
+            quick = tars.guest_bytes([root(mode=0o711), file("quick")])
+            assert await store.add_delta(tars.stream_of(quick), below=[base], bytes_max=1 << 30)
+    finally:
+        go_on.set()
+    layers = await asyncio.gather(*drips)
+    assert len(set(layers)) == 1
 
 
 @pytest.mark.parametrize("where", ["here", "here and in the store", "only in the store"])
