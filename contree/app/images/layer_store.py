@@ -2,6 +2,7 @@
 
 Implemented by adapters.layers; tests/contracts/test_layer_store.py and test_image_files.py.
 A layer is an OCI changeset, named by its `diff_id` (`sha256:<hex>` of the uncompressed tar).
+POSIX ACLs are not shown of it, and the modes that are shown give nobody more rights than they did.
 """
 
 from __future__ import annotations
