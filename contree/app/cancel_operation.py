@@ -1,10 +1,10 @@
-"""Record a client's wish to stop an operation; the worker that holds it acts on it."""
+"""Record the wish to stop an operation; the worker that holds it acts on it."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from contree.app.access import Caller
+from contree.app.access import Requester
 from contree.app.clock import Clock
 from contree.app.event_log import EventLog
 from contree.app.retries import retry_conflicts
@@ -18,7 +18,7 @@ class CancelOperation:
         self._log = log
         self._clock = clock
 
-    async def cancel(self, caller: Caller, operation_id: UUID) -> None:
+    async def cancel(self, caller: Requester, operation_id: UUID) -> None:
         """Cancel at once when nobody has begun, else ask the worker.
 
         Raises PermissionMissingError, NotFoundError, InvalidTransitionError (it has ended).

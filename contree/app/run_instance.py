@@ -46,6 +46,11 @@ from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome
 from contree.domain.subprocess import SubprocessSpec
 
+OVERHEAD_MAX_S = 4 * 3600
+"""How long an attempt may take beside the command's own timeout: start, files, what it wrote, and
+keeping that. Each wait for a guest has a bound of its own; this one bounds whatever sum a hostile
+guest makes of them, and is far above what an honest one on a busy host needs."""
+
 NETWORK = "none"
 """Guests have no network yet, whatever `networking.enabled` says; the start event records it."""
 
@@ -86,12 +91,13 @@ class RunInstance:
         """Bring the assigned `operation` to its end, or back into the queue.
 
         A guest that is lost through no fault of the command (before it started, QEMU killed from
-        outside) is run again; otherwise it is FAILED with the reason. Cancelling leaves the
-        operation running in the log and no guest.
+        outside) is run again; otherwise it is FAILED with the reason. So it is after
+        OVERHEAD_MAX_S beside its timeout. Cancelling leaves the operation running in the log and
+        no guest.
         """
         async with OperationJournal(self._journal, self._clock, operation.id) as journal:
             try:
-                await self._execute(operation, journal)
+                await self._in_time(operation, journal)
             except (
                 OperationFailure,
                 InvalidFieldError,
@@ -115,10 +121,26 @@ class RunInstance:
         digest = await journal.finish()
         await self._conclude.fail(operation, str(failure), journal_sha256=digest)
 
-    async def _execute(self, operation: Operation, journal: OperationJournal) -> None:
+    async def _in_time(self, operation: Operation, journal: OperationJournal) -> None:
         spec = operation.spec
         if spec is None:
             raise OperationFailure("the operation is not a run")
+        allowed_s = spec.timeout_s + OVERHEAD_MAX_S
+        deadline = asyncio.timeout(allowed_s)
+        try:
+            async with deadline:
+                await self._execute(operation, spec, journal)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise OperationFailure(
+                f"the run was given up after {allowed_s:g} s: its command had {spec.timeout_s} s,"
+                " and its guest did not come to an end"
+            ) from error
+
+    async def _execute(
+        self, operation: Operation, spec: InstanceSpec, journal: OperationJournal
+    ) -> None:
         await self._content.require(operation.project_id)
         image = await self._log.load(Image, spec.image_id)
         if image is None:

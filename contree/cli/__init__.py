@@ -34,6 +34,7 @@ MODULES = {
     "worker": "worker",
     "token": "tokens",
     "project": "project",
+    "operation": "operation",
     "dsn": "dsn",
     "projections": "projections",
     "audit": "audit",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.api import Api
-from tests.acceptance.log_reader import query
+from tests.acceptance.api import HELD, Api
+from tests.acceptance.log_reader import history, query
 from tests.support.server import CONTREED, RunningServer
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "token": ("create", "list", "revoke"),
     "token create": ("--project", "--permissions", "spawn_disposable"),
     "token revoke": ("TOKEN_ID",),
+    "operation": ("list", "show", "cancel"),
     "projections rebuild": ("--check",),
     "dsn": ("--owner",),
     "doctor": ("--libvirt-uri",),
@@ -76,6 +77,7 @@ def test_help_names_what_there_is(command: str) -> None:
         (("worker",), 1, "set database_url"),
         (("dsn", "--config", "/no/such/file.toml"), 1, "/no/such/file.toml"),
         (("token", "create", "--project", "p", "--permissions", "fly"), 1, "fly"),
+        (("operation", "cancel", "7"), 1, "OPERATION: '7' is not a UUID"),
     ],
 )
 def test_bad_usage_says_what_is_wrong(
@@ -121,6 +123,40 @@ def test_tokens_beside_a_running_server(server: RunningServer, api_of: Callable[
     )
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "00000000-0000-0000-0000-000000000000" in unknown.stderr
+
+
+async def test_the_operator_sees_what_runs_and_stops_it(
+    server: RunningServer, api: Api, busybox: str, project: str
+) -> None:
+    """Whoever asked for it may be gone, or be why it has to stop."""
+    uuid = api.spawn(busybox, "read held", **HELD)
+    api.wait_for(uuid, {"EXECUTING"})
+    for options in ((), ("--project", project)):
+        listed = server.contreed("operation", "list", *options).stdout.splitlines()
+        (line,) = [line.split("  ") for line in listed if line.startswith(uuid)]
+        assert line[1:4] == [project, "instance", "EXECUTING"]
+    shown = server.contreed("operation", "show", uuid).stdout.splitlines()
+    assert f"project    {project}" in shown
+    assert "status     EXECUTING" in shown
+    assert f"image      {busybox}" in shown
+
+    assert server.contreed("operation", "cancel", uuid).stdout == ""
+
+    assert api.wait(uuid)["status"] == "CANCELLED"
+    told = await history(server, uuid)
+    (wish,) = [payload for what, payload in told if what == "cancellation_requested"]
+    assert wish["actor"] == "operator"
+    assert "status     CANCELLED" in server.contreed("operation", "show", uuid).stdout
+    assert uuid not in server.contreed("operation", "list").stdout
+    again = server.contreed("operation", "cancel", uuid, check=False)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"operation {uuid} is CANCELLED and cannot be cancelled" in again.stderr
+    for action in ("show", "cancel"):
+        unknown = server.contreed("operation", action, busybox, check=False)
+        assert (unknown.returncode, unknown.stdout) == (1, "")
+        assert f"operation '{busybox}' was not found" in unknown.stderr
+    nobody = server.contreed("operation", "list", "--project", "nobody", check=False)
+    assert "project 'nobody' was not found" in nobody.stderr
 
 
 def test_everything_but_dsn_works_without_a_server(alone: RunningServer) -> None:

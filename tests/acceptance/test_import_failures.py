@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,10 @@ def closed_port() -> Iterator[int]:
 
 def layers_in(server: RunningServer) -> set[Path]:
     return files_below(server.data_dir / "layers")
+
+
+def sha256_of(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def errors_of(api: Api, urls: dict[str, str]) -> dict[str, str]:
@@ -86,6 +91,28 @@ def test_layers_that_reach_out_of_the_root_are_refused(
         assert "passwd" in error or "shadow" in error, name
     assert layers_in(server) == before
     assert "passwd" not in {path.name for path in files_below(server.data_dir)}
+
+
+def test_a_layer_of_another_project_is_not_had_by_its_digest(
+    api: Api,
+    server: RunningServer,
+    registry: RunningRegistry,
+    api_of: Callable[[RunningServer, str], Api],
+) -> None:
+    secret = publish(registry, "theirs/secret", [tar_of([("secret", b"theirs alone")])])
+    theirs = api.import_image(secret.url)
+    before = layers_in(server)
+    thief = api_of(server, server.token("thief"))
+    bogus = publish(registry, "thief/empty", [tar_of([])], diff_ids=secret.diff_ids)
+    error = errors_of(thief, {"by digest": bogus.url})["by digest"]
+    assert error == (f"the layer's digest is {sha256_of(tar_of([]))}, not {secret.diff_ids[0]}")
+    assert layers_in(server) == before
+    assert thief.get("/images")["images"] == []
+    # Whoever has the bytes has the layer; who had it first keeps it.
+    copied = publish(registry, "thief/copy", [tar_of([("secret", b"theirs alone")])])
+    assert copied.diff_ids == secret.diff_ids
+    assert list(thief.listing(thief.import_image(copied.url), "/")) == ["secret"]
+    assert list(api.listing(theirs, "/")) == ["secret"]
 
 
 def test_credentials_wrong_right_and_never_shown(

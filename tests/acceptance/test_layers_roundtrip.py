@@ -192,3 +192,58 @@ async def test_equal_changes_on_two_branches_are_one_layer(
     assert len(set(layers)) == 1
     (kept,) = (server.data_dir / "layers").glob(f"*{layers[0].removeprefix('sha256:')}*")
     assert kept.is_dir()
+
+
+GIVE_BY_ACL = """
+import os, struct
+os.makedirs("/acl", mode=0o755)
+open("/acl/secret", "w").write("for uid 1000")
+os.chown("/acl/secret", 0, 2000)
+os.chmod("/acl/secret", 0o600)
+NOBODY = 2**32 - 1
+entries = [(1, 6, NOBODY), (2, 6, 1000), (4, 0, NOBODY), (0x10, 6, NOBODY), (0x20, 0, NOBODY)]
+acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+os.setxattr("/acl/secret", "system.posix_acl_access", acl)
+"""
+"""As `setfacl -m u:1000:rw`: the mode shows 0660, its group bits are the mask."""
+
+WHO_READS = """
+import json, os
+def reads(uid, gid):
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.setgroups([]); os.setgid(gid); os.setuid(uid)
+    try:
+        open("/acl/secret", "r+").close()
+    except PermissionError:
+        os._exit(1)
+    os._exit(0)
+print(json.dumps({
+    "mode": os.stat("/acl/secret").st_mode & 0o7777,
+    "xattrs": os.listxattr("/acl/secret"),
+    "user": reads(1000, 1000), "group": reads(1001, 2000), "other": reads(1002, 1002),
+}))
+"""
+
+COPY_UP = """
+import os
+open("/acl/secret", "a").write(", and more")
+"""
+
+
+def test_a_lost_acl_gives_the_group_nothing(api: Api, debian: str) -> None:
+    """A layer keeps no ACL; the group bits of a file with one are what it gave to others."""
+    given = python(api, debian, GIVE_BY_ACL + WHO_READS)
+    assert json.loads(given.stdout) == {
+        "mode": 0o660,
+        "xattrs": ["system.posix_acl_access"],
+        "user": True,
+        "group": False,
+        "other": False,
+    }
+    later = {"mode": 0o600, "xattrs": [], "user": False, "group": False, "other": False}
+    copied_up = python(api, given.image, WHO_READS + COPY_UP)
+    assert json.loads(copied_up.stdout) == later
+    assert json.loads(python(api, copied_up.image, WHO_READS, disposable=True).stdout) == later
+    listed = api.listing(given.image, "/acl")["secret"]
+    assert stat.S_IMODE(listed["mode"]) == 0o600

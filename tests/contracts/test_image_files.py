@@ -28,6 +28,8 @@ from tests.support.layer_tars import (
     whiteout,
 )
 
+ACCESS_ACL = "system.posix_acl_access"
+GIVEN_TO_LISA = "user::rw-,user:lisa:rw-,group::---,mask::rw-,other::---"
 LOWER = [
     root(mode=0o751, uid=1, mtime=1),
     directory("bin"),
@@ -79,6 +81,7 @@ UPPER.append(file("w\udcff\n", b"odd name", uid=70_000, gid=3_000_000_000))
 
 @dataclass
 class Image:
+    store: LayerStore
     files: ImageFiles
     layers: Sequence[str]
 
@@ -87,11 +90,11 @@ class Image:
 async def image(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Image]:
     if request.param == "fake":
         fake = FakeLayers()
-        yield Image(fake, await _stored(fake, tmp_path))
+        yield Image(fake, fake, await _stored(fake, tmp_path))
         return
     store = LayerDirectory(tmp_path / "layers")
     files = LayerImageFiles(store)
-    yield Image(files, await _stored(store, tmp_path))
+    yield Image(store, files, await _stored(store, tmp_path))
     files.close()
     store.close()
 
@@ -142,10 +145,10 @@ async def test_whiteouts_and_opaque_directories_hide_what_is_below(image: Image)
 
 
 async def test_a_lower_stack_is_another_image(image: Image) -> None:
-    lower = Image(image.files, image.layers[:1])
+    lower = Image(image.store, image.files, image.layers[:1])
     assert await names(lower, "/gone") == ["file"]
     assert await content(lower, "/merged/replaced") == b"old"
-    assert await names(Image(image.files, image.layers[:2]), "/veiled") == ["above"]
+    assert await names(Image(image.store, image.files, image.layers[:2]), "/veiled") == ["above"]
 
 
 async def test_a_file_may_become_a_directory_and_a_directory_a_file(image: Image) -> None:
@@ -174,6 +177,19 @@ async def test_an_entry_tells_all_of_a_file(image: Image) -> None:
     assert (odd.uid, odd.owner, odd.gid, odd.group) == (70_000, "70000", 3 * 10**9, "3000000000")
     inside = await image.files.stat(image.layers, "/turned/inside")
     assert inside.xattrs == {"user.note": b"caf\xe9"}
+
+
+@pytest.mark.parametrize("keyword", ["SCHILY.acl.access", f"SCHILY.xattr.{ACCESS_ACL}"])
+async def test_an_acl_is_not_shown_and_its_mask_is_nobodys_right(
+    image: Image, tmp_path: Path, keyword: str
+) -> None:
+    acl = GIVEN_TO_LISA if keyword == "SCHILY.acl.access" else "\x02\0\0\0 and damaged"
+    tar = tars.tar_bytes([file("held", b"x", mode=0o660, pax={keyword: acl})])
+    layer = await image.store.add_imported(
+        tars.blob(tmp_path, tar), media_type=tars.TAR, diff_id=tars.diff_id(tar)
+    )
+    held = await image.files.stat([layer.diff_id], "/held")
+    assert (held.mode, held.xattrs) == (0o600, {})
 
 
 async def test_hard_links_are_counted_as_the_image_shows_them(image: Image, tmp_path: Path) -> None:

@@ -82,6 +82,20 @@ async def test_an_import_whose_digest_differs_is_refused_and_not_kept(
     assert not await store.has(ABSENT)
 
 
+async def test_who_names_a_layer_that_is_there_must_have_its_bytes(
+    store: LayerStore, base: str, tmp_path: Path
+) -> None:
+    """Another project's import; the digest is no secret."""
+    bogus = tars.blob(tmp_path, tars.tar_bytes([]))
+    with pytest.raises(LayerRefused, match="digest"):
+        await store.add_imported(bogus, media_type=tars.TAR, diff_id=base)
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"no gzip")
+    with pytest.raises(LayerRefused):
+        await store.add_imported(damaged, media_type=tars.TAR_GZIP, diff_id=base)
+    assert await imported(store, tmp_path, tars.tar_bytes(BASE), tars.TAR_GZIP) == base
+
+
 @pytest.mark.parametrize("media_type", [tars.TAR_GZIP, tars.TAR_ZSTD])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text"])
 async def test_a_damaged_import_is_refused(

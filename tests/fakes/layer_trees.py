@@ -95,16 +95,18 @@ def _path(name: str) -> str:
 
 def _file_of(info: tarfile.TarInfo, data: bytes) -> FakeFile:
     prefix = "SCHILY.xattr."
+    left_out = (f"{prefix}trusted.overlay.", f"{prefix}system.posix_acl_")
     xattrs = {
         key.removeprefix(prefix): raw(value)
         for key, value in info.pax_headers.items()
-        if key.startswith(prefix) and not key.startswith(prefix + "trusted.overlay.")
+        if key.startswith(prefix) and not key.startswith(left_out)
     }
+    has_acl = {f"{prefix}system.posix_acl_access", "SCHILY.acl.access"} & info.pax_headers.keys()
     if info.type not in _TYPES:
         raise LayerRefused(f"entry type {info.type!r} is not supported")
     return FakeFile(
         type=_TYPES[info.type],
-        mode=info.mode & 0o7777,
+        mode=info.mode & (0o7700 if has_acl else 0o7777),  # as little as any ACL may leave
         uid=info.uid,
         gid=info.gid,
         mtime_s=int(info.mtime),

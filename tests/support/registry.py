@@ -6,7 +6,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.images.oci_layout import ImageConfig, OciLayout
@@ -33,11 +33,18 @@ def publish(
     *,
     tag: str = "latest",
     config: ImageConfig = NO_CONFIG,
+    diff_ids: Sequence[str] = (),
 ) -> Published:
-    """Push an image made of these layers, each a plain tar of whatever content."""
+    """Push an image made of these layers, each a plain tar of whatever content.
+
+    `diff_ids` are what its config says instead of the truth.
+    """
     with tempfile.TemporaryDirectory(prefix="contree-layout-") as directory:
         layout = OciLayout(Path(directory))
         blobs = [layout.add_layer(io.BytesIO(tar)) for tar in layers]
+        if diff_ids:
+            named = zip(blobs, diff_ids, strict=True)
+            blobs = [replace(blob, diff_id=diff_id) for blob, diff_id in named]
         image = layout.add_image("image", blobs, config)
         url = registry.push(layout.root, "image", repository, tag)
     return Published(

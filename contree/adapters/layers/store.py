@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -38,7 +38,7 @@ from contree.adapters.layers.squashfs.variant import mount_variant
 from contree.adapters.layers.squashfs.writer import build_squashfs
 from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
 from contree.adapters.layers.tar.bounds import COPY_CHUNK_BYTES, IMPORTED_LAYER_BYTES_MAX
-from contree.adapters.layers.tar.decompress import uncompressed
+from contree.adapters.layers.tar.decompress import uncompressed, uncompressed_sha256
 from contree.adapters.layers.writing.canonical import canonical_layer
 from contree.adapters.layers.writing.feed import Feed, consume
 from contree.adapters.layers.writing.hashed_file import HashedFile
@@ -53,21 +53,29 @@ _LOG: Final = logging.getLogger(__name__)
 
 TAR_NAME: Final = "layer.tar"
 INDEX_NAME: Final = f"index-v{INDEX_VERSION}.sqlite"
-_WRITE_THREADS: Final = 4
-_FETCHES: Final = _WRITE_THREADS - 1
-"""At once; each keeps a thread, and one is left for what else there is to do."""
+WRITE_THREADS: Final = max(4, len(os.sched_getaffinity(0)))
+_STREAMS_MAX: Final = 1024
+"""More than guests hand over at once; how many there are is bounded by the worker's room."""
+
+_FETCHES: Final = 3
+"""At once; each writes a whole layer."""
 
 _PATHS_MAX: Final = 65_536
 
 
 class LayerDirectory:
-    """Implements LayerStore. Threads do the work; the loop only waits."""
+    """Implements LayerStore. Threads do the work; the loop only waits.
+
+    What comes as a stream, from a guest or from the store of a fleet, has a thread of its own: it
+    may wait there for long, and others would wait for a thread that does nothing.
+    """
 
     def __init__(self, root: Path, shared: SharedLayers | None = None) -> None:
         self._root = root
         self._shared = shared
-        self._threads = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layers")
-        self._syncs = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="layer-syncs")
+        self._threads = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="layers")
+        self._streams = ThreadPoolExecutor(_STREAMS_MAX, thread_name_prefix="layer-streams")
+        self._syncs = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="layer-syncs")
         # Asked for each layer of a stack at each read: paths are made and looked for once.
         self._index_path = lru_cache(_PATHS_MAX)(lambda digest: root / digest / INDEX_NAME)
         self._seen: set[str] = set()
@@ -91,6 +99,7 @@ class LayerDirectory:
 
         Merges are given up: they are made again when they are needed.
         """
+        self._streams.shutdown()
         self._threads.shutdown()
         self._syncs.shutdown()
         self._merged.close()
@@ -116,10 +125,7 @@ class LayerDirectory:
         digest = hex_of(diff_id)
         async with self._making(digest):
             self._seen.discard(digest)  # another process may have removed it
-            if self._is_local(digest):
-                os.utime(self._root / digest)
-            else:
-                await self._run(partial(self._import, blob, media_type, digest))
+            await self._run(partial(self._import, blob, media_type, digest))
             await self._offer(digest)
         return await self._run(partial(self._describe, digest))
 
@@ -129,7 +135,7 @@ class LayerDirectory:
         await self.make_local(below)
         feed = Feed(bytes_max=bytes_max, over_limit=partial(_too_large, bytes_max))
         made = await consume(
-            tar, feed, partial(self._take_delta, list(below)), executor=self._threads
+            tar, feed, partial(self._take_delta, list(below)), executor=self._streams
         )
         if made is None:
             return None
@@ -185,6 +191,12 @@ class LayerDirectory:
     # -- work in threads ----------------------------------------------------------------------
 
     def _import(self, blob: Path, media_type: str, digest: str) -> None:
+        # Layers are shared by all projects: who names one must show that they have its bytes.
+        if self._index_path(digest).exists():
+            _check_digest(uncompressed_sha256(blob, media_type), digest)
+            with suppress(FileNotFoundError):  # removed meanwhile: it is made again
+                os.utime(self._root / digest)  # says that it was added again (removal)
+                return
         with staging_directory(self._root) as staged:
             tar = staged / "new" / TAR_NAME
             tar.parent.mkdir()
@@ -196,8 +208,7 @@ class LayerDirectory:
 
     def _complete(self, tar: Path, found: str, digest: str) -> None:
         """Verify, index and publish a tar that lies in a staging directory of its own."""
-        if found != digest:
-            raise LayerRefused(f"the layer's digest is {PREFIX}{found}, not {PREFIX}{digest}")
+        _check_digest(found, digest)
         index_layer(tar, tar.with_name(INDEX_NAME))
         sync_file(tar)
         sync_file(tar.with_name(INDEX_NAME))
@@ -280,7 +291,7 @@ class LayerDirectory:
                 self._shared.read(digest),
                 feed,
                 partial(self._write_fetched, digest),
-                executor=self._threads,
+                executor=self._streams,
             )
         except NotFoundError:
             raise NotFoundError("layer", PREFIX + digest) from None
@@ -332,6 +343,11 @@ class LayerDirectory:
             waiting.discard(me)
             if not waiting:
                 self._locks.pop(digest, None)
+
+
+def _check_digest(found: str, wanted: str) -> None:
+    if found != wanted:
+        raise LayerRefused(f"the layer's digest is {PREFIX}{found}, not {PREFIX}{wanted}")
 
 
 def _too_large(bytes_max: int) -> LayerRefused:

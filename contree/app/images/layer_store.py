@@ -2,6 +2,7 @@
 
 Implemented by adapters.layers; tests/contracts/test_layer_store.py and test_image_files.py.
 A layer is an OCI changeset, named by its `diff_id` (`sha256:<hex>` of the uncompressed tar).
+POSIX ACLs are not shown of it, and the modes that are shown give nobody more rights than they did.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class LayerStore(Protocol):
         """Store a layer pulled from a registry, exactly as it is.
 
         `blob` is the compressed file (OCI or Docker media type: tar, tar+gzip, tar+zstd); it stays
-        the caller's. Untrusted. Raises LayerRefused when it is damaged, its uncompressed digest is
+        the caller's. Untrusted: the layers of all projects are in one store and `diff_id` is no
+        secret, so the bytes are always unpacked and compared with it, also when the layer is
+        there already. Raises LayerRefused when the blob is damaged, its uncompressed digest is
         not `diff_id`, or a name is absolute or has `..`; StorageFullError.
         """
         ...

@@ -9,20 +9,24 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
+from contree.adapters.microvm.agent.channel import Deadlines
 from contree.adapters.microvm.agent.commands import HostFrameType
 from contree.adapters.microvm.agent.event_buffer import EVENT_BUFFER_BYTES_MAX
 from contree.adapters.microvm.agent.guest import AgentGuest
 from contree.adapters.microvm.agent.messages import GuestFrameType
+from contree.app import run_instance
 from contree.app.guest.microvm import GuestInfo, GuestSpec
-from contree.domain.operation import Status
+from contree.app.reads import OperationRow
+from contree.domain.operation import Operation, Status
 from tests.fakes.microvm import FakeMicroVM
 from tests.unit.adapters.microvm import scripted_agent as say
-from tests.unit.adapters.microvm.scripted_agent import ScriptedAgent
+from tests.unit.adapters.microvm.scripted_agent import SLOW, ScriptedAgent
 from tests.unit.app.world import World
 
 INFO = GuestInfo(
@@ -40,9 +44,10 @@ Play = Callable[[ScriptedAgent], Awaitable[None]]
 class ScriptedMicroVM:
     """The first guest's agent starts the command, then plays; later guests are the fake's."""
 
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Play, deadlines: Deadlines = SLOW) -> None:
         self.agent: ScriptedAgent | None = None
         self._play = play
+        self._deadlines = deadlines
         self._honest = FakeMicroVM()
 
     @asynccontextmanager
@@ -51,7 +56,7 @@ class ScriptedMicroVM:
             async with self._honest.start(spec) as guest:
                 yield guest
             return
-        self.agent = agent = await ScriptedAgent.connected(INFO)
+        self.agent = agent = await ScriptedAgent.connected(INFO, self._deadlines)
         playing = asyncio.create_task(self._begin(agent))
         try:
             assert isinstance(agent.guest, AgentGuest)
@@ -137,3 +142,46 @@ async def test_it_fails_its_operation_with_the_reason_and_the_worker_lives(
         assert shown in {"", "so far so good\n"}
     assert entries[0].type == "init"
     assert len(entries) < OUTPUT_MAX // 20
+
+
+async def drip(agent: ScriptedAgent) -> None:
+    """The command ends as it should; what it wrote never does."""
+    await agent.say(say.exited(1))
+    while (await agent.hear())[0] != HostFrameType.CAPTURE:
+        pass
+    while True:
+        await agent.say_data(b"x")
+        await asyncio.sleep(0.01)
+
+
+async def after_drip(deadlines: Deadlines) -> OperationRow:
+    """Run a command whose guest drips, and another after it; return how the first ended."""
+    world = World()
+    world.microvm = ScriptedMicroVM(drip, deadlines)
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "c", timeout_s=1)
+        after = await world.ran(base, "echo", "the worker lives")
+    assert after.status is Status.SUCCESS
+    operation = await world.log.load(Operation, row.operation_id)
+    assert operation is not None
+    assert operation.attempts == 1
+    return row
+
+
+async def test_a_guest_that_drips_its_delta_fails_its_operation_at_once() -> None:
+    row = await after_drip(replace(SLOW, capture_grace_s=0.2, capture_bytes_per_s=1000))
+    assert row.status is Status.FAILED
+    assert row.error is not None
+    assert "its capture is too slow" in row.error
+
+
+async def test_no_attempt_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a guest thinks of that no single wait for it notices."""
+    monkeypatch.setattr(run_instance, "OVERHEAD_MAX_S", 0.2)
+    row = await after_drip(SLOW)
+    assert row.status is Status.FAILED
+    assert row.error == (
+        "the run was given up after 1.2 s: its command had 1 s,"
+        " and its guest did not come to an end"
+    )

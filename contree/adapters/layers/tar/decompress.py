@@ -6,6 +6,7 @@ a small one may claim to expand without end, so growth past EXPANSION_RATIO_MAX 
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,14 @@ def uncompressed(blob: Path, media_type: str) -> Iterator[bytes]:
                     f"the layer expands over {bounds.EXPANSION_RATIO_MAX} times when uncompressed"
                 )
             yield piece
+
+
+def uncompressed_sha256(blob: Path, media_type: str) -> str:
+    """Return the digest of the tar, 64 hexadecimal digits. Raises LayerRefused as above."""
+    digest = hashlib.sha256()
+    for piece in uncompressed(blob, media_type):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _pieces(stream: BinaryIO, media_type: str) -> Iterator[bytes]:

@@ -7,6 +7,9 @@ for imports GNU long names and every GNU sparse format but pax 0.0 (withdrawn in
 
 It checks each entry by itself. What one entry means beside the others (order, duplicates, hard link
 targets, whiteouts) is for `writing`. It never writes and never seeks.
+
+An entry shows no POSIX ACL, and its mode gives nobody more than that did (`acl`): index, listing,
+archive, guest and the next layer all have it from here.
 """
 
 from __future__ import annotations
@@ -18,7 +21,15 @@ from typing import Final, Protocol
 
 from contree.adapters.layers.tar import bounds
 from contree.adapters.layers.tar import fields as tar_fields
-from contree.adapters.layers.tar.entry import SYMLINK_MODE, Kind, Segments, TarEntry, shown
+from contree.adapters.layers.tar.acl import ACL_XATTRS, mode_without_acl
+from contree.adapters.layers.tar.entry import (
+    SYMLINK_MODE,
+    Kind,
+    Segments,
+    TarEntry,
+    Xattrs,
+    shown,
+)
 from contree.adapters.layers.tar.names import member_path, plain_path, symlink_target
 from contree.adapters.layers.tar.sparse_map import read_map
 from contree.domain.errors import LayerRefused
@@ -204,14 +215,14 @@ class TarReader:
         return TarEntry(
             path=path,
             kind=kind,
-            mode=_mode(header, kind),
+            mode=_mode(header, kind, pax),
             uid=_bounded(_integer(pax, b"uid", header[108:116]), "uid", path),
             gid=_bounded(_integer(pax, b"gid", header[116:124]), "gid", path),
             mtime_s=_mtime(pax, header, path),
             size_bytes=size_bytes,
             link=_link(kind, path, header, extended),
             device=_device(header, path) if kind in _DEVICES else (0, 0),
-            xattrs=tar_fields.xattrs_of(pax) if pax else (),
+            xattrs=_xattrs(pax) if pax else (),
             segments=segments,
             offset=start,
             data_offset=self._position,
@@ -289,9 +300,13 @@ def _link(kind: Kind, path: bytes, header: bytes, extended: _Extended) -> bytes:
     return plain_path(target.removeprefix(b"./"), "hard link target")
 
 
-def _mode(header: bytes, kind: Kind) -> int:
+def _mode(header: bytes, kind: Kind, pax: dict[bytes, bytes]) -> int:
     mode = tar_fields.number(header[100:108], "mode") & 0o7777
-    return SYMLINK_MODE if kind is Kind.SYMLINK else mode
+    return SYMLINK_MODE if kind is Kind.SYMLINK else mode_without_acl(mode, pax)
+
+
+def _xattrs(pax: dict[bytes, bytes]) -> Xattrs:
+    return tuple(pair for pair in tar_fields.xattrs_of(pax) if pair[0] not in ACL_XATTRS)
 
 
 def _integer(pax: dict[bytes, bytes], keyword: bytes, field: bytes) -> int:

@@ -1,13 +1,15 @@
 """The tar of what a guest wrote, as it comes from the data port; docs/guest-protocol.md section 6.
 
 Bytes are passed on unread. The stream is whole only when the agent has said so on the control port
-and the counts agree.
+and the counts agree. Who sends may be a hostile root in the guest, so it is held to a pace: what
+comes byte by byte would otherwise keep the run's place for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +31,7 @@ class CaptureStream:
         self._data = data
         self._bytes_max = bytes_max
         self._received_bytes = 0
+        self._waited_s = 0.0
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the tar. Raises LayerRefused and GuestFailure, see `Guest.capture`."""
@@ -42,15 +45,7 @@ class CaptureStream:
                 waiting: set[asyncio.Future[Any]] = {reading}
                 if not answer.done():
                     waiting.add(answer)
-                done, _ = await asyncio.wait(
-                    waiting,
-                    timeout=self._channel.deadlines.capture_stall_s,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if not done:
-                    stall_s = self._channel.deadlines.capture_stall_s
-                    raise await self._channel.lose(f"its capture stood still for {stall_s:g} s")
-                if reading in done:
+                if reading in await self._wait_in_time(waiting):
                     data = await self._account(reading.result())
                     # The next piece comes while this one is made use of.
                     reading = asyncio.create_task(self._data.read())
@@ -62,6 +57,30 @@ class CaptureStream:
             if reading is not None:
                 reading.cancel()
             self._channel.quiet_allowed = False
+
+    async def _wait_in_time(self, waiting: set[asyncio.Future[Any]]) -> set[asyncio.Future[Any]]:
+        """Wait for the first and return what is done. Raises GuestFailure when that is too late.
+
+        The time between two calls is not counted: it is we who do not read then.
+        """
+        deadlines = self._channel.deadlines
+        left_s = deadlines.capture_s(self._received_bytes) - self._waited_s
+        began = time.monotonic()
+        done, _ = await asyncio.wait(
+            waiting,
+            timeout=max(0.0, min(left_s, deadlines.capture_stall_s)),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        self._waited_s += time.monotonic() - began
+        if done:
+            return done
+        if deadlines.capture_stall_s <= left_s:
+            reason = f"its capture stood still for {deadlines.capture_stall_s:g} s"
+        else:
+            reason = (
+                f"its capture is too slow: {self._received_bytes} bytes in {self._waited_s:.0f} s"
+            )
+        raise await self._channel.lose(reason)
 
     async def _complete(self, answer: asyncio.Future[GuestFrame]) -> bool:
         """Whether the agent has said that the stream is what we have. Raises what it says else."""

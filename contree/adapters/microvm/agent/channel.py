@@ -42,6 +42,8 @@ class Deadlines:
     answer_s         any one request, and any one write that it does not read
     silence_s        no byte at all although asked
     capture_stall_s  no byte of the tar
+    capture_grace_s  a whole tar; each capture_bytes_per_s bytes of it that are here give one more
+                     second, up to capture_max_s. Only time for which we wait for the guest counts
     """
 
     boot_s: float = 120.0
@@ -49,6 +51,16 @@ class Deadlines:
     answer_s: float = 30.0
     silence_s: float = 30.0
     capture_stall_s: float = 60.0
+    capture_grace_s: float = 60.0
+    capture_bytes_per_s: int = 64 * 1024
+    """Under TCG a guest sends 3,000 of the smallest entries a second, 1.4 MiB, on a quiet host."""
+    capture_max_s: float = 7200.0
+    """The most entries that a layer may have, at half that speed and more."""
+
+    def capture_s(self, received_bytes: int) -> float:
+        """How long a guest may have taken that has sent so much of its tar."""
+        earned_s = received_bytes / self.capture_bytes_per_s
+        return min(self.capture_grace_s + earned_s, self.capture_max_s)
 
 
 class AgentChannel:

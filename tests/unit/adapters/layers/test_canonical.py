@@ -143,6 +143,25 @@ async def test_irrelevant_differences_do_not_change_the_bytes(
         assert set(member.pax_headers) == {"SCHILY.xattr.user.a", "SCHILY.xattr.user.b"}
 
 
+ACL = "user::rw-,user:lisa:rw-,group::---,mask::rw-,other::---"
+
+
+async def test_a_file_with_an_acl_is_the_file_that_the_next_guest_is_shown(
+    store: LayerDirectory, base: str
+) -> None:
+    """It has no ACL there, and its group not what the mask was for."""
+    plain = file("n", b"x", mode=0o600)
+    with_acl = replace(plain, mode=0o660, pax={"SCHILY.acl.access": ACL})
+    tar = await delta(store, [base], ROOT, with_acl)
+    assert tar == await delta(store, [base], ROOT, plain)
+    above = [base, tars.diff_id(tar)]
+    data = tars.guest_bytes([ROOT, with_acl])
+    assert await store.add_delta(tars.stream_of(data), below=above, bytes_max=1 << 30) is None
+    files = LayerImageFiles(store)
+    assert (await files.stat(above, "/n")).mode == 0o600
+    files.close()
+
+
 async def test_a_link_given_by_its_second_name_is_the_same_layer(
     store: LayerDirectory, base: str
 ) -> None:

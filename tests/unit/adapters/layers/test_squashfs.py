@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.squashfs.format import BLOCK_BYTES
 from contree.adapters.layers.store import LayerDirectory
 from contree.domain.errors import LayerRefused
@@ -115,6 +117,24 @@ async def test_every_type_goes_in_and_comes_out(store: LayerDirectory, tmp_path:
     assert os.getxattr(out / "x", "user.a") == b"\xff=\n"
     if os.geteuid() == 0:
         assert os.getxattr(out / "x", "security.capability") == CAPABILITY.encode()
+
+
+async def test_an_imported_files_group_is_not_given_what_its_acl_gave_a_user(
+    store: LayerDirectory, tmp_path: Path
+) -> None:
+    acl = {"SCHILY.acl.access": "user::rw-,user:lisa:rw-,group::---,mask::rw-,other::---"}
+    held = file("f", b"x", mode=0o4660, pax=acl)
+    layer = await imported(store, tmp_path, root(), held, hard_link("g", "f"))
+    lines = listing(await mounted(store, layer))
+    assert lines[b"/f"].startswith(b"-rwS------ ")
+    assert lines[b"/g"].startswith(b"-rwS------ ")
+    files = LayerImageFiles(store)
+    assert [entry.mode for entry in await files.list([layer], "/")] == [0o4600, 0o4600]
+    archived = await tars.collected(await files.archive([layer], "/f"))
+    with tarfile.open(fileobj=io.BytesIO(archived)) as archive:
+        (member,) = archive
+    assert (member.mode, member.pax_headers) == (0o4600, {})
+    files.close()
 
 
 async def test_whiteouts_and_opaque_directories_take_overlay_form(

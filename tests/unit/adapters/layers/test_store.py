@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,7 +21,12 @@ from contree.adapters.layers.index.writer import IndexWriter
 from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.shared import SPACE, SharedLayers
 from contree.adapters.layers.staging import staging_directory, sweep
-from contree.adapters.layers.store import INDEX_NAME, TAR_NAME, LayerDirectory
+from contree.adapters.layers.store import (
+    INDEX_NAME,
+    TAR_NAME,
+    WRITE_THREADS,
+    LayerDirectory,
+)
 from contree.adapters.layers.tar import bounds
 from contree.adapters.layers.tar.entry import Kind, TarEntry
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError, StorageFullError
@@ -277,6 +283,73 @@ async def test_a_layer_that_went_from_this_box_is_fetched_again(tmp_path: Path) 
         assert all(part.path.exists() for image in plan.squashfs for part in image)
     finally:
         store.close()
+
+
+async def test_streams_that_do_not_come_hold_up_nobody_else(
+    store: LayerDirectory, tmp_path: Path
+) -> None:
+    """As many as drip for as long as they like: other projects' runs and imports go on."""
+    base = await imported(store, tmp_path, root(mode=0o711), file("base"))
+    data = tars.guest_bytes([root(mode=0o711), file("late", b"x" * 5000)])
+    go_on = asyncio.Event()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield data[:1000]
+        await go_on.wait()
+        yield data[1000:]
+
+    drips = [
+        asyncio.create_task(store.add_delta(dripping(), below=[base], bytes_max=1 << 30))
+        for _ in range(4 * WRITE_THREADS)
+    ]
+    staging = tmp_path / "layers" / ".staging"
+    try:
+        async with asyncio.timeout(60):
+            while len(list(staging.iterdir())) < len(drips):  # noqa: ASYNC110 - threads tell nobody
+                await asyncio.sleep(0.01)
+            other = await imported(store, tmp_path, file("other"))
+            assert len((await store.mount_plan([base, other])).squashfs) == 2
+            quick = tars.guest_bytes([root(mode=0o711), file("quick")])
+            assert await store.add_delta(tars.stream_of(quick), below=[base], bytes_max=1 << 30)
+    finally:
+        go_on.set()
+    layers = await asyncio.gather(*drips)
+    assert len(set(layers)) == 1
+
+
+@pytest.mark.parametrize("where", ["here", "here and in the store", "only in the store"])
+async def test_an_import_that_only_names_a_layer_is_refused(tmp_path: Path, where: str) -> None:
+    shared = None if where == "here" else SharedLayers(FakeBlobStore())
+    layers = tmp_path / "layers"
+    store = LayerDirectory(layers, shared)
+    try:
+        layer = await imported(store, tmp_path, file("secret", b"of another project"))
+        local = layers / layer.removeprefix("sha256:")
+        os.utime(local, (1, 1))
+        if where == "only in the store":
+            shutil.rmtree(local)
+        bogus = tars.blob(tmp_path, tars.tar_bytes([]))
+        with pytest.raises(LayerRefused, match=f"the layer's digest is .*, not {layer}"):
+            await store.add_imported(bogus, media_type=tars.TAR, diff_id=layer)
+        if where == "only in the store":
+            assert kept(layers) == []
+        else:  # nor is it kept from removal any longer
+            assert local.stat().st_mtime == 1
+    finally:
+        store.close()
+
+
+async def test_an_import_of_what_is_there_writes_nothing_and_counts_as_added_now(
+    store: LayerDirectory, tmp_path: Path, layers: Path
+) -> None:
+    layer = await imported(store, tmp_path, file("a", b"x"))
+    local, staging = layers / layer.removeprefix("sha256:"), layers / ".staging"
+    for path in (local, staging):
+        os.utime(path, (1, 1))
+    began = time.time() - 1  # the filesystem's clock may be a tick behind
+    assert await imported(store, tmp_path, file("a", b"x")) == layer
+    assert staging.stat().st_mtime == 1, "something was made there"
+    assert local.stat().st_mtime >= began
 
 
 async def test_content_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:

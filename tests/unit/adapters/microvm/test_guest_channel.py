@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
+from contree.adapters.microvm.agent.channel import Deadlines
 from contree.adapters.microvm.agent.commands import STDIN_WINDOW_BYTES, HostFrameType
 from contree.adapters.microvm.agent.event_buffer import EVENT_BUFFER_BYTES_MAX
 from contree.adapters.microvm.agent.process_events import COUNT_MAX
 from contree.app.guest.microvm import Exited, GuestInfo, Output, ProcessSpec
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError
 from tests.unit.adapters.microvm import scripted_agent as say
-from tests.unit.adapters.microvm.scripted_agent import FAST, ScriptedAgent
+from tests.unit.adapters.microvm.scripted_agent import FAST, SLOW, ScriptedAgent
 
 INFO = GuestInfo(
     accelerator="none",
@@ -40,6 +44,15 @@ async def fast_agent() -> AsyncIterator[ScriptedAgent]:
     agent = await ScriptedAgent.connected(INFO, FAST)
     yield agent
     await agent.aclose()
+
+
+@asynccontextmanager
+async def scripted(deadlines: Deadlines) -> AsyncIterator[ScriptedAgent]:
+    agent = await ScriptedAgent.connected(INFO, deadlines)
+    try:
+        yield agent
+    finally:
+        await agent.aclose()
 
 
 async def started(agent: ScriptedAgent, spec: ProcessSpec = SPEC) -> None:
@@ -231,6 +244,61 @@ async def test_a_capture_that_stands_still_is_a_failure(fast_agent: ScriptedAgen
     await fast_agent.say_data(b"abc")
     with pytest.raises(GuestFailure, match="stood still"):
         await capturing
+
+
+def test_what_has_come_of_a_capture_gives_it_more_time() -> None:
+    pace = Deadlines(capture_grace_s=60, capture_bytes_per_s=1000, capture_max_s=100)
+    assert [pace.capture_s(size) for size in (0, 5000, 10**9)] == [60, 65, 100]
+
+
+async def test_a_capture_that_drips_is_a_failure() -> None:
+    """Byte by byte it never stands still: with 12 GiB allowed it would not end in our time."""
+    pace = replace(SLOW, capture_grace_s=0.3, capture_bytes_per_s=1000)
+    async with scripted(pace) as agent:
+        capturing = await capture(agent)
+
+        async def drip() -> None:
+            with suppress(ConnectionError):
+                while True:
+                    await agent.say_data(b"x")
+                    await asyncio.sleep(0.01)
+
+        dripping = asyncio.create_task(drip())
+        with pytest.raises(GuestFailure, match=r"its capture is too slow: [0-9]+ bytes in"):
+            await capturing
+        dripping.cancel()
+        await asyncio.wait({dripping})
+
+
+async def test_a_capture_that_keeps_its_pace_goes_on_after_the_grace() -> None:
+    pace = replace(SLOW, capture_grace_s=1, capture_bytes_per_s=30_000)
+    async with scripted(pace) as agent:
+        capturing = await capture(agent, bytes_max=10**9)
+        until = time.monotonic() + 1.5 * pace.capture_grace_s
+        sent_bytes = 0
+        while time.monotonic() < until:
+            await agent.say_data(bytes(30_000))
+            sent_bytes += 30_000
+            await asyncio.sleep(0.01)
+        await agent.say(say.captured(sent_bytes))
+        assert await capturing == bytes(sent_bytes)
+
+
+async def test_our_own_slowness_is_not_held_against_a_capture() -> None:
+    pace = replace(SLOW, capture_grace_s=1, capture_bytes_per_s=10**12)
+    async with scripted(pace) as agent:
+        chunks = agent.guest.capture(bytes_max=10**9)
+        first = asyncio.create_task(anext(chunks))
+        assert (await agent.hear())[0] == HostFrameType.CAPTURE
+        await agent.say_data(b"1")
+        got = [await first]
+        for piece in (b"2", b"3"):
+            await agent.say_data(piece)
+            await asyncio.sleep(pace.capture_grace_s)  # our disk is slow, no thread is free
+            got.append(await anext(chunks))
+        await agent.say(say.captured(3))
+        got += [chunk async for chunk in chunks]
+        assert got == [b"1", b"2", b"3"]
 
 
 async def test_a_capture_that_ignores_its_bound_is_refused(agent: ScriptedAgent) -> None:
