@@ -101,7 +101,7 @@ async def _stored(store: LayerStore, tmp_path: Path) -> list[str]:
     for members in (LOWER, MIDDLE):
         tar = tars.tar_bytes(members)
         blob = tars.blob(tmp_path, tar)
-        layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+        layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
         ids.append(layer.diff_id)
     upper = tars.stream_of(tars.guest_bytes(UPPER))
     delta = await store.add_delta(upper, below=ids, bytes_max=1 << 30)

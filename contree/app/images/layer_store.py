@@ -14,6 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+IMPORTED_BYTES_MAX = 64 * 1024**3
+"""Uncompressed size of an imported image, and so of a layer of one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
@@ -51,12 +54,15 @@ class LayerStore(Protocol):
 
     async def has(self, diff_id: str) -> bool: ...
 
-    async def add_imported(self, blob: Path, *, media_type: str, diff_id: str) -> Layer:
+    async def add_imported(
+        self, blob: Path, *, diff_id: str, bytes_max: int = IMPORTED_BYTES_MAX
+    ) -> Layer:
         """Store a layer pulled from a registry, exactly as it is.
 
-        `blob` is the compressed file (OCI or Docker media type: tar, tar+gzip, tar+zstd); it stays
-        the caller's. Untrusted. Raises LayerRefused when it is damaged, its uncompressed digest is
-        not `diff_id`, or a name is absolute or has `..`; StorageFullError.
+        `blob` is a tar, plain or compressed by gzip or zstd, as its content says; it stays the
+        caller's. Untrusted. Names count from the root, as Docker takes them. Raises LayerRefused
+        when it is damaged, its uncompressed digest is not `diff_id`, a name has `..`, or it is
+        over `bytes_max` uncompressed; StorageFullError.
         """
         ...
 
