@@ -147,7 +147,7 @@ async def _store(running: Service, core: Core, directory: Path, tree: Path) -> U
             opened.extractall(tree, filter="data")
         with tar.open("rb") as file:
             diff_id = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        layers.append(await core.layers.add_imported(tar, media_type=TAR_TYPE, diff_id=diff_id))
+        layers.append(await core.layers.add_imported(tar, diff_id=diff_id))
         tar.unlink()
     return await running.record_image(core, layers)
 

@@ -132,7 +132,7 @@ async def _store_image(running: Service, core: Core, directory: Path) -> tuple[U
         _write_layer(tar, number)
         with tar.open("rb") as file:
             diff_id = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        layers.append(await core.layers.add_imported(tar, media_type=TAR_TYPE, diff_id=diff_id))
+        layers.append(await core.layers.add_imported(tar, diff_id=diff_id))
         tar.unlink()
     image_id = await running.record_image(core, layers)
     content = await core.image_files.open([layer.diff_id for layer in layers], f"/{LARGE_PATH}")

@@ -62,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     memory_reserve_mib    memory of this host that guests leave to others
     warm_guests           guests that are restored when nothing is to be done, and wait for runs
     imports_here          imports at once on this worker
+    import_allow          hosts, addresses and networks, by commas, that imports may reach though
+                          they are not on the public internet
     checkpoint_interval   seconds between signed checkpoints of the log, at least
     checkpoints           where they are kept: a directory, or s3://BUCKET/PREFIX; unset: below
                           data_dir. Better somewhere the database's owner cannot write
@@ -90,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     memory_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 512
     warm_guests: Annotated[int, msgspec.Meta(ge=0)] = 0
     imports_here: int = 2
+    import_allow: str = ""
     checkpoint_interval: float = 60.0
     checkpoints: str | None = None
     checkpoint_key: Path | None = None

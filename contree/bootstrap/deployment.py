@@ -26,7 +26,8 @@ from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.adapters.postgres.project_keys import PostgresProjectKeys
 from contree.adapters.postgres.read_models import guard_of
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
-from contree.adapters.registry.skopeo import SkopeoImageSource
+from contree.adapters.registry.addresses import AddressPolicy
+from contree.adapters.registry.source import RegistryImageSource
 from contree.adapters.system.clock import SystemClock, SystemIds
 from contree.adapters.system.project_cipher import AesCiphers
 from contree.adapters.system.sealer import FileSealer
@@ -149,7 +150,9 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             comparer=IndexComparer(layers),
             image_files=image_files,
             image_search=image_search,
-            source=SkopeoImageSource(data_dir / "pulls"),
+            source=RegistryImageSource(
+                data_dir / "pulls", policy=AddressPolicy(settings.import_allow)
+            ),
             sealer=sealer,
             history=past,
         )

@@ -10,7 +10,7 @@ from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.trim import TrimLayers
 from contree.adapters.microvm.boot.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
-from contree.adapters.registry.skopeo import SkopeoImageSource
+from contree.adapters.registry.source import RegistryImageSource
 from contree.adapters.system.heap import keep_holes_out
 from contree.adapters.system.host import LinuxHost
 from contree.adapters.system.host_mark import FileMark, HostLeadership
@@ -116,7 +116,7 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
     keep_holes_out()
     if isinstance(core.layers, LayerDirectory):
         await asyncio.to_thread(core.layers.sweep)
-    if isinstance(core.source, SkopeoImageSource):
+    if isinstance(core.source, RegistryImageSource):
         await asyncio.to_thread(core.source.sweep)
     conclude = Conclude(
         log=core.log, clock=core.clock, ids=core.ids, actor=f"worker:{settings.worker_name}"

@@ -23,7 +23,6 @@ from contree.domain.errors import ContreeError
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
-    "skopeo": "skopeo",
     "rg": "ripgrep",
     "sqfstar": "squashfs-tools",
     "mkfs.ext4": "e2fsprogs",

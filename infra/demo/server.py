@@ -80,6 +80,7 @@ def running_server(progress: Callable[[str], None]) -> Iterator[RunningServer]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, "CONTREED_IMPORT_ALLOW": "127.0.0.0/8"},  # the demo's registry
             )
         url = f"http://{address}"
         _wait_until_ready(process, url, log, progress)

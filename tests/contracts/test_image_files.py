@@ -104,7 +104,7 @@ async def _stored(store: LayerStore, tmp_path: Path) -> list[str]:
     for members in (LOWER, MIDDLE):
         tar = tars.tar_bytes(members)
         blob = tars.blob(tmp_path, tar)
-        layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+        layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
         ids.append(layer.diff_id)
     upper = tars.stream_of(tars.guest_bytes(UPPER))
     delta = await store.add_delta(upper, below=ids, bytes_max=1 << 30)
@@ -185,9 +185,7 @@ async def test_an_acl_is_not_shown_and_its_mask_is_nobodys_right(
 ) -> None:
     acl = GIVEN_TO_LISA if keyword == "SCHILY.acl.access" else "\x02\0\0\0 and damaged"
     tar = tars.tar_bytes([file("held", b"x", mode=0o660, pax={keyword: acl})])
-    layer = await image.store.add_imported(
-        tars.blob(tmp_path, tar), media_type=tars.TAR, diff_id=tars.diff_id(tar)
-    )
+    layer = await image.store.add_imported(tars.blob(tmp_path, tar), diff_id=tars.diff_id(tar))
     held = await image.files.stat([layer.diff_id], "/held")
     assert (held.mode, held.xattrs) == (0o600, {})
 

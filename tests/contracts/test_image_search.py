@@ -81,7 +81,7 @@ async def stored(store: LayerStore, tmp_path: Path) -> list[str]:
     for members in (LOWER, MIDDLE, UPPER):
         tar = tars.tar_bytes(members)
         blob = tars.blob(tmp_path, tar)
-        layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+        layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
         ids.append(layer.diff_id)
     return ids
 

@@ -1,4 +1,4 @@
-"""Built as one suite over two worlds: the fake, and skopeo with real registries on loopback."""
+"""Built as one suite over two worlds: the fake, and real registries on loopback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Protocol
 
 import pytest
 
-from contree.adapters.registry.skopeo import SkopeoImageSource
+from contree.adapters.registry.addresses import AddressPolicy
+from contree.adapters.registry.source import RegistryImageSource
 from contree.app.images.image_source import Credentials, ImageSource
 from contree.domain.errors import InvalidFieldError, RegistryFailure
 from infra.images.oci_layout import ImageConfig
@@ -83,11 +84,11 @@ class FakeWorld:
         return ()
 
 
-class SkopeoWorld:
+class RegistryWorld:
     def __init__(
         self, work_dir: Path, open_to_all: RunningRegistry, guarded: RunningRegistry
     ) -> None:
-        self.source = SkopeoImageSource(work_dir)
+        self.source = RegistryImageSource(work_dir, policy=AddressPolicy("127.0.0.0/8"))
         self._work_dir = work_dir
         self._open, self._guarded = open_to_all, guarded
         self._layers: dict[str, tuple[str, ...]] = {}
@@ -123,12 +124,12 @@ class SkopeoWorld:
         self._silent.close()
 
 
-@pytest.fixture(params=["fake", "skopeo"])
+@pytest.fixture(params=["fake", "real"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if request.param == "fake":
         yield FakeWorld()
         return
-    real = SkopeoWorld(
+    real = RegistryWorld(
         tmp_path,
         request.getfixturevalue("registry"),
         request.getfixturevalue("guarded_registry"),
@@ -165,7 +166,8 @@ async def test_layers_arrive_bottom_to_top_as_published(world: World) -> None:
             LOWER,
             UPPER,
         ]
-        assert all(layer.media_type.endswith("tar+gzip") for layer in image.layers)
+        sizes = [layer.blob.stat().st_size for layer in image.layers]
+        assert [layer.packed_bytes for layer in image.layers] == sizes
 
 
 async def test_environment_and_workdir_come_from_the_config(world: World) -> None:

@@ -32,7 +32,7 @@ class Layers:
         with tempfile.TemporaryDirectory() as scratch:
             blob = tars.blob(Path(scratch), tar)
             diff_id = tars.diff_id(tar)
-            layer = await self.store.add_imported(blob, media_type=tars.TAR, diff_id=diff_id)
+            layer = await self.store.add_imported(blob, diff_id=diff_id)
         return layer.diff_id
 
 

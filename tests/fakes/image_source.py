@@ -81,7 +81,7 @@ def _pulled(image: PublishedImage, directory: Path) -> PulledImage:
         layers.append(
             PulledLayer(
                 blob=blob,
-                media_type="application/vnd.oci.image.layer.v1.tar+gzip",
+                packed_bytes=blob.stat().st_size,
                 diff_id=diff_id,
             )
         )

@@ -62,16 +62,14 @@ def raw(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def inflated(blob: bytes, media_type: str) -> bytes:
+def inflated(blob: bytes) -> bytes:
     try:
-        if media_type.endswith("gzip"):
+        if blob.startswith(b"\x1f\x8b"):
             return gzip.decompress(blob)
-        if media_type.endswith("zstd"):
+        if blob.startswith(zstandard.FRAME_HEADER):
             return zstandard.ZstdDecompressor().decompressobj().decompress(blob)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise LayerRefused(f"damaged: {error}") from error
-    if not media_type.endswith("tar"):
-        raise LayerRefused(f"media type {media_type} is not supported")
     return blob
 
 
@@ -82,7 +80,7 @@ def _members(tar: bytes) -> list[tuple[tarfile.TarInfo, bytes]]:
             for info in archive:
                 body = archive.extractfile(info) if info.isreg() else None
                 found.append((info, body.read() if body else b""))
-                if any(part in ("..", "") for part in info.name.split("/")) and info.name:
+                if ".." in info.name.split("/"):
                     raise LayerRefused(f"name '{info.name}'")
             return found
     except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
@@ -90,7 +88,7 @@ def _members(tar: bytes) -> list[tuple[tarfile.TarInfo, bytes]]:
 
 
 def _path(name: str) -> str:
-    return posixpath.normpath("/" + name)
+    return "/" + posixpath.normpath("/" + name).lstrip("/")
 
 
 def _file_of(info: tarfile.TarInfo, data: bytes) -> FakeFile:
@@ -155,6 +153,8 @@ def guest_changes(tar: bytes) -> list[Change]:
     changes: list[Change] = []
     for info, data in members:
         path = _path(info.name)
+        if "" in info.name.split("/") and info.name:
+            raise LayerRefused(f"name '{info.name}'")
         if posixpath.basename(path).startswith(".wh."):
             raise LayerRefused("a layer cannot hold names that begin '.wh.'")
         if any(one.path == path for one in changes):

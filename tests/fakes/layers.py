@@ -17,6 +17,7 @@ from pathlib import Path
 from contree.app.content.blob_store import READ_CHUNK_BYTES
 from contree.app.images.layer_comparison import EntryDifference, LayerComparison, LayerEntry
 from contree.app.images.layer_store import (
+    IMPORTED_BYTES_MAX,
     EntryType,
     FileContent,
     FileEntry,
@@ -55,8 +56,12 @@ class FakeLayers:
     async def has(self, diff_id: str) -> bool:
         return diff_id in self._layers
 
-    async def add_imported(self, blob: Path, *, media_type: str, diff_id: str) -> Layer:
-        tar = inflated(blob.read_bytes(), media_type)
+    async def add_imported(
+        self, blob: Path, *, diff_id: str, bytes_max: int = IMPORTED_BYTES_MAX
+    ) -> Layer:
+        tar = inflated(blob.read_bytes())
+        if len(tar) > bytes_max:
+            raise LayerRefused(f"the layer is over {bytes_max} bytes")
         if "sha256:" + hashlib.sha256(tar).hexdigest() != diff_id:
             raise LayerRefused(f"the layer's digest is not {diff_id}")
         return self._keep(diff_id, tar, oci_changes(tar))

@@ -64,8 +64,7 @@ def test_only_the_settings_read_the_environment() -> None:
     assert readers <= {
         "contree/config.py",
         # What follows hands on or sets the environment of programs and libraries, and reads none
-        # of our settings: proxies and certificates for skopeo, PATH for mkfs, libvirt's own log.
-        "contree/adapters/registry/skopeo.py",
+        # of our settings: PATH for mkfs, libvirt's own log.
         "contree/adapters/microvm/disks/scratch_disk.py",
         "contree/adapters/microvm/hypervisor/connection.py",
     }

@@ -101,9 +101,7 @@ async def imported(store: LayerDirectory, tree: Path, tmp_path: Path) -> str:
     with tarfile.open(blob, "w") as archive:
         archive.add(tree, arcname=".")
     diff_id = f"sha256:{hashlib.sha256(blob.read_bytes()).hexdigest()}"
-    await store.add_imported(
-        blob, media_type="application/vnd.oci.image.layer.v1.tar", diff_id=diff_id
-    )
+    await store.add_imported(blob, diff_id=diff_id)
     return diff_id
 
 

@@ -48,7 +48,7 @@ linked
 
 async def imported(store: LayerDirectory, blob: Path) -> str:
     diff_id = f"sha256:{hashlib.sha256(blob.read_bytes()).hexdigest()}"
-    await store.add_imported(blob, media_type=OCI_TAR, diff_id=diff_id)
+    await store.add_imported(blob, diff_id=diff_id)
     blob.unlink()
     return diff_id
 

@@ -37,14 +37,14 @@ from contree.adapters.layers.shared import SharedLayers
 from contree.adapters.layers.squashfs.variant import mount_variant
 from contree.adapters.layers.squashfs.writer import build_squashfs
 from contree.adapters.layers.staging import publish, staging_directory, sweep, sync_file
-from contree.adapters.layers.tar.bounds import COPY_CHUNK_BYTES, IMPORTED_LAYER_BYTES_MAX
+from contree.adapters.layers.tar.bounds import COPY_CHUNK_BYTES
 from contree.adapters.layers.tar.decompress import uncompressed, uncompressed_sha256
 from contree.adapters.layers.writing.canonical import canonical_layer
 from contree.adapters.layers.writing.feed import Feed, consume
 from contree.adapters.layers.writing.hashed_file import HashedFile
 from contree.adapters.layers.writing.imported import index_layer
 from contree.app.content.blob_store import READ_CHUNK_BYTES
-from contree.app.images.layer_store import FilePart, Layer, MountPlan
+from contree.app.images.layer_store import IMPORTED_BYTES_MAX, FilePart, Layer, MountPlan
 from contree.domain.errors import LayerRefused, NotFoundError
 
 T = TypeVar("T")
@@ -121,11 +121,13 @@ class LayerDirectory:
             return True
         return self._shared is not None and await self._shared.has(digest)
 
-    async def add_imported(self, blob: Path, *, media_type: str, diff_id: str) -> Layer:
+    async def add_imported(
+        self, blob: Path, *, diff_id: str, bytes_max: int = IMPORTED_BYTES_MAX
+    ) -> Layer:
         digest = hex_of(diff_id)
         async with self._making(digest):
             self._seen.discard(digest)  # another process may have removed it
-            await self._run(partial(self._import, blob, media_type, digest))
+            await self._run(partial(self._import, blob, digest, bytes_max))
             await self._offer(digest)
         return await self._run(partial(self._describe, digest))
 
@@ -190,10 +192,10 @@ class LayerDirectory:
 
     # -- work in threads ----------------------------------------------------------------------
 
-    def _import(self, blob: Path, media_type: str, digest: str) -> None:
+    def _import(self, blob: Path, digest: str, bytes_max: int) -> None:
         # Layers are shared by all projects: who names one must show that they have its bytes.
         if self._index_path(digest).exists():
-            _check_digest(uncompressed_sha256(blob, media_type), digest)
+            _check_digest(uncompressed_sha256(blob, bytes_max=bytes_max), digest)
             with suppress(FileNotFoundError):  # removed meanwhile: it is made again
                 os.utime(self._root / digest)  # says that it was added again (removal)
                 return
@@ -201,7 +203,7 @@ class LayerDirectory:
             tar = staged / "new" / TAR_NAME
             tar.parent.mkdir()
             with tar.open("wb") as stream, HashedFile(stream) as out:
-                for piece in uncompressed(blob, media_type):
+                for piece in uncompressed(blob, bytes_max=bytes_max):
                     out.write(piece)
                 found = out.hexdigest()
             self._complete(tar, found, digest)
@@ -283,8 +285,8 @@ class LayerDirectory:
         if self._shared is None:
             raise NotFoundError("layer", PREFIX + digest)
         feed = Feed(
-            bytes_max=IMPORTED_LAYER_BYTES_MAX,
-            over_limit=partial(_too_large, IMPORTED_LAYER_BYTES_MAX),
+            bytes_max=IMPORTED_BYTES_MAX,
+            over_limit=partial(_too_large, IMPORTED_BYTES_MAX),
         )
         try:
             await consume(

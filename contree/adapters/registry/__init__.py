@@ -1,1 +1,1 @@
-"""Images from OCI registries, pulled by skopeo."""
+"""Images from OCI registries, pulled over HTTP."""

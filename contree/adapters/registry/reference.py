@@ -48,7 +48,7 @@ class RegistryReference:
 
     @property
     def url(self) -> str:
-        """The canonical form, as skopeo takes it."""
+        """The canonical form."""
         suffix = f"@{self.digest}" if self.digest else f":{self.tag}"
         return f"docker://{self.host}/{self.repository}{suffix}"
 

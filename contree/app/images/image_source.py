@@ -1,4 +1,4 @@
-"""Where images come from: OCI registries. Implemented by adapters.registry (skopeo)."""
+"""Where images come from: OCI registries. Implemented by adapters.registry."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulledLayer:
-    """One layer as fetched: a compressed file that lives as long as the pull."""
+    """One layer as fetched: a file of `packed_bytes`, compressed or not, that lives as long as the
+    pull. Its content says how it is compressed; what a manifest says of that is often wrong.
+    """
 
     blob: Path
-    media_type: str
+    packed_bytes: int
     diff_id: str
 
 

@@ -10,7 +10,7 @@ from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
 from contree.app.event_log import EventLog
 from contree.app.images.image_source import Credentials, ImageSource, PulledImage
-from contree.app.images.layer_store import Layer, LayerStore
+from contree.app.images.layer_store import IMPORTED_BYTES_MAX, Layer, LayerStore
 from contree.app.images.tag_images import pointed_tag
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
@@ -18,6 +18,17 @@ from contree.domain.context import Context
 from contree.domain.errors import InvalidFieldError, OperationFailure, StorageFullError
 from contree.domain.image import Image, imported_image_id
 from contree.domain.operation import Operation
+
+EXPANSION_RATIO_MAX = 300
+EXPANSION_FREE_BYTES = 1024**3
+"""An image may expand to so many times its compressed size, and to EXPANSION_FREE_BYTES however
+small that is: a `lastlog` of zeros, which useradd makes for a large uid, expands 1,000 times
+(deflate's limit) and is found in real images."""
+
+
+def uncompressed_bytes_max(packed_bytes: int) -> int:
+    """How large the layers of an image may be together, uncompressed."""
+    return min(IMPORTED_BYTES_MAX, max(EXPANSION_FREE_BYTES, EXPANSION_RATIO_MAX * packed_bytes))
 
 
 class ImportImage:
@@ -64,12 +75,15 @@ class ImportImage:
         async with self._source.pull(
             url, credentials=credentials, timeout_s=operation.timeout_s
         ) as pulled:
-            stored = [
-                await self._layers.add_imported(
-                    layer.blob, media_type=layer.media_type, diff_id=layer.diff_id
+            stored: list[Layer] = []
+            left_bytes = uncompressed_bytes_max(sum(one.packed_bytes for one in pulled.layers))
+            for layer in pulled.layers:
+                stored.append(
+                    await self._layers.add_imported(
+                        layer.blob, diff_id=layer.diff_id, bytes_max=left_bytes
+                    )
                 )
-                for layer in pulled.layers
-            ]
+                left_bytes -= stored[-1].size_bytes
             # Made mountable now: a layer that cannot be is a failed import, not a failed run.
             await self._layers.mount_plan([layer.diff_id for layer in stored])
         await self._record(operation, pulled, stored)

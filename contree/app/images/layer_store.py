@@ -15,6 +15,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+IMPORTED_BYTES_MAX = 64 * 1024**3
+"""Uncompressed size of an imported image, and so of a layer of one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
@@ -52,14 +55,17 @@ class LayerStore(Protocol):
 
     async def has(self, diff_id: str) -> bool: ...
 
-    async def add_imported(self, blob: Path, *, media_type: str, diff_id: str) -> Layer:
+    async def add_imported(
+        self, blob: Path, *, diff_id: str, bytes_max: int = IMPORTED_BYTES_MAX
+    ) -> Layer:
         """Store a layer pulled from a registry, exactly as it is.
 
-        `blob` is the compressed file (OCI or Docker media type: tar, tar+gzip, tar+zstd); it stays
-        the caller's. Untrusted: the layers of all projects are in one store and `diff_id` is no
+        `blob` is a tar, plain or compressed by gzip or zstd, as its content says; it stays the
+        caller's. Untrusted: the layers of all projects are in one store and `diff_id` is no
         secret, so the bytes are always unpacked and compared with it, also when the layer is
-        there already. Raises LayerRefused when the blob is damaged, its uncompressed digest is
-        not `diff_id`, or a name is absolute or has `..`; StorageFullError.
+        there already. Names count from the root, as Docker takes them. Raises LayerRefused when
+        the blob is damaged, its uncompressed digest is not `diff_id`, a name has `..`, or it is
+        over `bytes_max` uncompressed; StorageFullError.
         """
         ...
 

@@ -1,9 +1,11 @@
 """Writes a layer's index while its entries pass by once.
 
 Entries may come in any order, repeat, and leave out directories, as imported layers do: the last
-one wins, a missing parent is an implied directory, a whiteout hides lower layers only and never
-what this layer itself has (OCI image-spec layer.md). Raises LayerRefused when the layer passes a
-bound or contradicts itself: a hard link to nothing, a file below a file.
+one wins, a missing parent is an implied directory, a parent that is a symbolic link of this layer
+leads on inside the root, a whiteout hides lower layers only and never what this layer itself has
+(OCI image-spec layer.md; what it leaves open is as Docker and containerd unpack). Raises
+LayerRefused when the layer passes a bound or contradicts itself: a hard link to nothing, a file
+below a file.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from contree.adapters.layers.index.schema import (
 )
 from contree.adapters.layers.tar import bounds
 from contree.adapters.layers.tar.entry import Kind, TarEntry, join_path, shown, split_path
+from contree.adapters.layers.tar.names import WHITEOUT_PREFIX, plain_path
 from contree.domain.errors import LayerRefused
 
 _INSERT: Final = f"INSERT OR REPLACE INTO entry ({COLUMNS}) VALUES ({', '.join('?' * 20)})"  # noqa: S608 - constants
@@ -45,6 +48,7 @@ class IndexWriter:
         self._index_bytes = 0
         self._has_links = False
         self._known_directory: bytes | None = None
+        self._real_directory = b""
         self._store(implied_directory(ROOT_PARENT, b"", self._next_ino()))
 
     def put(self, entry: TarEntry, *, data_offset: int, sha256: bytes) -> None:
@@ -154,7 +158,7 @@ class IndexWriter:
             self._store(before._replace(opaque=1, implied=0))
 
     def _linked(self, entry: TarEntry, parent: bytes, name: bytes) -> Row:
-        target = self._get(*_key(entry.link))
+        target = self._get(*self._place(entry.link))
         if target is None or target.kind in (Kind.DIRECTORY, Kind.WHITEOUT):
             raise LayerRefused(
                 f"'{shown(entry.path)}' is a hard link to '{shown(entry.link)}',"
@@ -166,15 +170,30 @@ class IndexWriter:
     def _place(self, path: bytes) -> tuple[bytes, bytes]:
         """Return the key of `path`, its parent directory made sure of."""
         parent, name = _key(path)
-        if parent not in (ROOT_PARENT, b"", self._known_directory):
-            self._make_parents(parent)
+        if parent in (ROOT_PARENT, b""):
+            return parent, name
+        if parent != self._known_directory:
+            self._real_directory = self._make_parents(parent)
             self._known_directory = parent
-        return parent, name
+        return self._real_directory, name
 
-    def _make_parents(self, directory: bytes) -> None:
-        path = b""
-        for component in directory.split(b"/"):
+    def _make_parents(self, directory: bytes) -> bytes:
+        """Make sure of `directory`; return where links of this layer lead to for it."""
+        path, links = b"", 0
+        ahead = directory.split(b"/")[::-1]
+        while ahead:
+            component = ahead.pop()
+            if component in (b"", b".", b".."):  # only links have these
+                path = split_path(path)[0] if component == b".." else path
+                continue
             row = self._get(path, component)
+            if row is not None and row.kind == Kind.SYMLINK:
+                links += 1
+                if links > bounds.SYMLINKS_MAX:
+                    raise LayerRefused(f"'{shown(directory)}' leads through too many links")
+                path = b"" if row.symlink.startswith(b"/") else path
+                ahead += row.symlink.split(b"/")[::-1]
+                continue
             if row is None:
                 self._store(implied_directory(path, component, self._next_ino()))
             elif row.kind == Kind.WHITEOUT:
@@ -186,6 +205,9 @@ class IndexWriter:
                     " but is not a directory"
                 )
             path = join_path(path, component)
+            if links and component.startswith(WHITEOUT_PREFIX):
+                raise LayerRefused(f"'{shown(directory)}' leads to a whiteout")
+        return plain_path(path, "name") if links and path else path
 
     def _replace(self, before: Row | None, row: Row) -> None:
         if before is not None:
@@ -193,11 +215,12 @@ class IndexWriter:
         self._store(row)
 
     def _forget(self, before: Row, row: Row) -> None:
+        if before.kind in (Kind.DIRECTORY, Kind.SYMLINK):
+            self._known_directory = None
         if before.kind == Kind.DIRECTORY and row.kind != Kind.DIRECTORY:
             path = row.path
             if not path:
                 raise LayerRefused("the root is not a directory")
-            self._known_directory = None
             # Everything below: paths that begin with `path/`; "0" is the byte after "/".
             self._db.execute(
                 "DELETE FROM entry WHERE parent = ? OR (parent > ? AND parent < ?)",

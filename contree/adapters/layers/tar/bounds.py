@@ -53,13 +53,6 @@ DEVICE_MINOR_MAX = 1_048_575
 MTIME_ABS_MAX_S = 2**40
 """About 35,000 years either way: keeps every sum in 64 bits."""
 
-IMPORTED_LAYER_BYTES_MAX = 64 * 1024**3
-"""Uncompressed size of a layer from a registry."""
-
-EXPANSION_RATIO_MAX = 300
-EXPANSION_FREE_BYTES = 256 * 1024**2
-"""Past EXPANSION_FREE_BYTES a blob may not expand more than this many times (deflate can 1,032)."""
-
 SYMLINKS_MAX = 40
 """Links followed in one path, as the kernel has it (MAXSYMLINKS)."""
 

@@ -1,7 +1,8 @@
-"""Which names a layer may use: relative, plain, bounded. Everything else is refused, not repaired.
+"""Which names a layer may use: relative, plain, bounded. Whatever reaches outside is refused.
 
-A name with `..`, an absolute one or one with empty components is how an archive reaches outside of
-where it is unpacked. We never unpack as files, yet other tools will, from what we hand on.
+A name with `..` is how an archive reaches outside of where it is unpacked. Imported names that only
+say the same in more words (absolute, `//`, `/./`) count from the root, as Docker and containerd
+take them; a guest's stream has one form, so there they are refused too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,17 @@ from contree.domain.errors import LayerRefused
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 """OCI image-spec layer.md, Whiteouts."""
+
+
+def imported_path(raw: bytes, what: str) -> tuple[bytes, bool]:
+    """Return the plain path that an imported name means, and whether it ended in a slash.
+
+    The root is the empty path. Raises LayerRefused for an empty name and for what reaches outside.
+    """
+    if not raw:
+        raise LayerRefused(f"a {what} is empty")
+    path = b"/".join(part for part in raw.split(b"/") if part not in (b"", b"."))
+    return plain_path(path, what) if path else b"", raw.endswith((b"/", b"/."))
 
 
 def member_path(raw: bytes) -> tuple[bytes, bool]:

@@ -30,7 +30,12 @@ from contree.adapters.layers.tar.entry import (
     Xattrs,
     shown,
 )
-from contree.adapters.layers.tar.names import member_path, plain_path, symlink_target
+from contree.adapters.layers.tar.names import (
+    imported_path,
+    member_path,
+    plain_path,
+    symlink_target,
+)
 from contree.adapters.layers.tar.sparse_map import read_map
 from contree.domain.errors import LayerRefused
 
@@ -165,7 +170,11 @@ class TarReader:
 
     def _extend(self, extended: _Extended, flag: bytes, body: bytes) -> None:
         if flag == b"x":
-            extended.pax.update(tar_fields.pax_records(body))
+            for keyword, value in tar_fields.pax_records(body).items():
+                if value or b"." in keyword:  # a vendor's own, of which no value is one too
+                    extended.pax[keyword] = value
+                else:  # as if it had never been said: POSIX.1-2017 pax, extended header
+                    extended.pax.pop(keyword, None)
         elif self._rules is Rules.GUEST:
             raise LayerRefused(f"header type '{shown(flag)}' has no place in a guest's stream")
         elif flag == b"L":
@@ -192,10 +201,12 @@ class TarReader:
         kind = _KINDS.get(flag)
         if kind is None or (self._rules is Rules.GUEST and flag in (b"\0", b"7", b"S")):
             raise LayerRefused(f"entry type '{shown(flag)}' is not supported")
-        path, slash = member_path(_raw_name(header, extended))
+        path, slash = self._path(_raw_name(header, extended))
         if slash and kind is Kind.REGULAR and flag == b"\0":
             kind = Kind.DIRECTORY  # as the 7th edition wrote directories
-        if (slash or not path) and kind is not Kind.DIRECTORY:
+        if not path and kind is not Kind.DIRECTORY:
+            raise LayerRefused("the root is not a directory")
+        if slash and kind is not Kind.DIRECTORY and self._rules is Rules.GUEST:
             raise LayerRefused(f"'{shown(path)}/' ends in a slash but is not a directory")
 
         size = _integer(pax, b"size", header[124:136])
@@ -220,7 +231,7 @@ class TarReader:
             gid=_bounded(_integer(pax, b"gid", header[116:124]), "gid", path),
             mtime_s=_mtime(pax, header, path),
             size_bytes=size_bytes,
-            link=_link(kind, path, header, extended),
+            link=self._link(kind, path, header, extended),
             device=_device(header, path) if kind in _DEVICES else (0, 0),
             xattrs=_xattrs(pax) if pax else (),
             segments=segments,
@@ -228,6 +239,21 @@ class TarReader:
             data_offset=self._position,
             stored_bytes=size - map_bytes,
         )
+
+    def _path(self, raw: bytes) -> tuple[bytes, bool]:
+        return member_path(raw) if self._rules is Rules.GUEST else imported_path(raw, "name")
+
+    def _link(self, kind: Kind, path: bytes, header: bytes, extended: _Extended) -> bytes:
+        if kind not in (Kind.HARD_LINK, Kind.SYMLINK):
+            return b""
+        target = extended.pax.get(b"linkpath", extended.long_link)
+        if target is None:
+            target = tar_fields.text(header[157:257])
+        if kind is Kind.SYMLINK:
+            return symlink_target(target, path)
+        if self._rules is Rules.GUEST:
+            return plain_path(target.removeprefix(b"./"), "hard link target")
+        return imported_path(target, "hard link target")[0]
 
     def _sparse(
         self, header: bytes, pax: dict[bytes, bytes], size: int, path: bytes
@@ -287,17 +313,6 @@ def _raw_name(header: bytes, extended: _Extended) -> bytes:
     if header[257:263] == b"ustar\0" and header[345]:
         return tar_fields.text(header[345:500]) + b"/" + name
     return name
-
-
-def _link(kind: Kind, path: bytes, header: bytes, extended: _Extended) -> bytes:
-    if kind not in (Kind.HARD_LINK, Kind.SYMLINK):
-        return b""
-    target = extended.pax.get(b"linkpath", extended.long_link)
-    if target is None:
-        target = tar_fields.text(header[157:257])
-    if kind is Kind.SYMLINK:
-        return symlink_target(target, path)
-    return plain_path(target.removeprefix(b"./"), "hard link target")
 
 
 def _mode(header: bytes, kind: Kind, pax: dict[bytes, bytes]) -> int:

@@ -45,7 +45,7 @@ async def base(store: LayerDirectory, tmp_path: Path) -> str:
 async def lower(store: LayerDirectory, tmp_path: Path, members: list[tars.Member]) -> str:
     tar = tars.tar_bytes(members)
     blob = tars.blob(tmp_path, tar)
-    layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+    layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
     return layer.diff_id
 
 
@@ -216,9 +216,7 @@ async def test_a_name_of_full_length_can_be_removed(store: LayerDirectory, tmp_p
     tar = await delta(store, [below], root(), whiteout(long))
     assert names(tar) == [".wh." + long]
     other = LayerDirectory(tmp_path / "other")
-    again = await other.add_imported(
-        tars.blob(tmp_path, tar), media_type=tars.TAR, diff_id=tars.diff_id(tar)
-    )
+    again = await other.add_imported(tars.blob(tmp_path, tar), diff_id=tars.diff_id(tar))
     assert again.entry_count == 1
     other.close()
 

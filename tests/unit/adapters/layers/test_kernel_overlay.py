@@ -163,9 +163,7 @@ async def compared(lower: list[list[tars.Member]], upper: list[tars.Member]) -> 
             for members in lower:
                 tar = tars.tar_bytes(members)
                 blob = tars.blob(work, tar)
-                layer = await store.add_imported(
-                    blob, media_type=tars.TAR, diff_id=tars.diff_id(tar)
-                )
+                layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
                 layers.append(layer.diff_id)
             stream = tars.stream_of(tars.guest_bytes(upper))
             delta = await store.add_delta(stream, below=layers, bytes_max=1 << 30)
@@ -189,9 +187,7 @@ async def compared_with_merged(layered: list[list[tars.Member]]) -> None:
                 # Of one size, so that they are merged.
                 tar = tars.tar_bytes(members).ljust(PADDED_BYTES, b"\0")
                 blob = tars.blob(work, tar)
-                layer = await store.add_imported(
-                    blob, media_type=tars.TAR, diff_id=tars.diff_id(tar)
-                )
+                layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
                 layers.append(layer.diff_id)
             long = await store.mount_plan(layers)
             wanted = await told(files, layers)

@@ -47,7 +47,7 @@ async def built(
     for members in lower:
         tar = tars.tar_bytes(members)
         blob = tars.blob(directory, tar)
-        layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+        layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
         ids.append(layer.diff_id)
     stream = tars.stream_of(tars.guest_bytes(upper))
     delta = await store.add_delta(stream, below=ids, bytes_max=1 << 30)
@@ -57,7 +57,7 @@ async def built(
 async def _nothing(store: LayerStore, directory: Path) -> str:
     tar = tars.tar_bytes([])
     blob = tars.blob(directory, tar)
-    return (await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))).diff_id
+    return (await store.add_imported(blob, diff_id=tars.diff_id(tar))).diff_id
 
 
 async def compared(lower: list[list[tars.Member]], upper: list[tars.Member]) -> None:
@@ -91,7 +91,7 @@ async def _reimported(
     other_files = LayerImageFiles(other)
     try:
         for diff_id in [*ids, delta]:
-            await other.add_imported(real.tar_path(diff_id), media_type=tars.TAR, diff_id=diff_id)
+            await other.add_imported(real.tar_path(diff_id), diff_id=diff_id)
         layers = [*ids, delta]
         assert await everything(other_files, layers) == await everything(files, layers)
     finally:

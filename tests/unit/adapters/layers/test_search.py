@@ -55,7 +55,7 @@ def search(store: LayerDirectory, tmp_path: Path) -> Iterator[LayerSearch]:
 async def kept(store: LayerDirectory, tmp_path: Path, members: Sequence[Member]) -> str:
     tar = tars.tar_bytes(members)
     diff_id = tars.diff_id(tar)
-    await store.add_imported(tars.blob(tmp_path, tar), media_type=tars.TAR, diff_id=diff_id)
+    await store.add_imported(tars.blob(tmp_path, tar), diff_id=diff_id)
     return diff_id
 
 

@@ -46,7 +46,7 @@ async def store(tmp_path: Path) -> AsyncIterator[LayerDirectory]:
 async def imported(store: LayerDirectory, tmp_path: Path, *members: tars.Member) -> str:
     tar = tars.tar_bytes(members)
     blob = tars.blob(tmp_path, tar)
-    layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+    layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
     return layer.diff_id
 
 

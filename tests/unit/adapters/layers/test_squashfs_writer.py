@@ -48,7 +48,7 @@ async def store(tmp_path: Path) -> AsyncIterator[LayerDirectory]:
 async def image_of(store: LayerDirectory, work: Path, members: list[tars.Member]) -> Image:
     tar = tars.tar_bytes(members)
     blob = tars.blob(work, tar)
-    layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+    layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
     return (await store.mount_plan([layer.diff_id])).squashfs[0]
 
 

@@ -50,7 +50,7 @@ async def store(layers: Path) -> AsyncIterator[LayerDirectory]:
 async def imported(store: LayerDirectory, tmp_path: Path, *members: tars.Member) -> str:
     tar = tars.tar_bytes(members)
     blob = tars.blob(tmp_path, tar)
-    layer = await store.add_imported(blob, media_type=tars.TAR, diff_id=tars.diff_id(tar))
+    layer = await store.add_imported(blob, diff_id=tars.diff_id(tar))
     return layer.diff_id
 
 
@@ -196,7 +196,7 @@ async def test_a_full_disk_is_said_and_nothing_is_kept(small_disk: Path, tmp_pat
         tar = tars.tar_bytes([root(), file("big", os.urandom(4_000_000))])
         blob = tars.blob(tmp_path, tar, tars.TAR_GZIP)
         with pytest.raises(StorageFullError):
-            await store.add_imported(blob, media_type=tars.TAR_GZIP, diff_id=tars.diff_id(tar))
+            await store.add_imported(blob, diff_id=tars.diff_id(tar))
         stream = tars.stream_of(tars.guest_bytes([root(), file("big", os.urandom(4_000_000))]))
         with pytest.raises(StorageFullError):
             await store.add_delta(stream, below=[], bytes_max=1 << 30)
@@ -330,7 +330,7 @@ async def test_an_import_that_only_names_a_layer_is_refused(tmp_path: Path, wher
             shutil.rmtree(local)
         bogus = tars.blob(tmp_path, tars.tar_bytes([]))
         with pytest.raises(LayerRefused, match=f"the layer's digest is .*, not {layer}"):
-            await store.add_imported(bogus, media_type=tars.TAR, diff_id=layer)
+            await store.add_imported(bogus, diff_id=layer)
         if where == "only in the store":
             assert kept(layers) == []
         else:  # nor is it kept from removal any longer
@@ -372,7 +372,11 @@ async def test_content_that_is_not_what_its_name_says_is_refused(tmp_path: Path)
     "members",
     [
         [file("f"), file("f/below")],
-        [tars.symlink("l", "etc"), file("l/passwd")],
+        [tars.symlink("l", "l"), file("l/passwd")],
+        [tars.symlink("l", "m"), tars.symlink("m", "l/x"), file("l/passwd")],
+        [tars.symlink("l", ".wh.x"), file("l/passwd")],
+        [file("f"), tars.symlink("l", "f"), file("l/passwd")],
+        [tars.symlink("l", "n" * 256), file("l/passwd")],
         [tars.hard_link("h", "absent")],
         [directory("d"), tars.hard_link("h", "d")],
         [file("d/.wh.x/y")],
@@ -436,3 +440,34 @@ def test_the_index_cache_closes_the_oldest_that_is_not_in_use(tmp_path: Path) ->
     with pytest.raises(FileNotFoundError), cache.using([paths[0], tmp_path / "absent"]):
         pass
     cache.close()
+
+
+@pytest.mark.parametrize("target", ["etc", "/etc", "../../etc", "./etc/", "sub/../etc", "m"])
+async def test_an_import_is_written_through_a_link_of_its_own_layer(
+    store: LayerDirectory, tmp_path: Path, target: str
+) -> None:
+    """As containerd unpacks it: inside the root, and missing directories are made."""
+    members = [
+        tars.symlink("m", "etc"),
+        tars.symlink("l", target),
+        file("l/passwd", b"new"),
+        tars.hard_link("again", "l/passwd"),
+        file("l/.wh.gone"),
+    ]
+    layer = await imported(store, tmp_path, *members)
+    with store.index(layer) as index:
+        rows = {row.path: row for row in index.rows()}
+    assert rows[b"etc/passwd"].size_bytes == 3
+    assert rows[b"again"].ino == rows[b"etc/passwd"].ino
+    assert Kind(rows[b"etc/gone"].kind) is Kind.WHITEOUT
+    assert Kind(rows[b"l"].kind) is Kind.SYMLINK
+    assert b"l/passwd" not in rows
+
+
+async def test_a_link_that_became_a_directory_leads_nowhere_any_more(
+    store: LayerDirectory, tmp_path: Path
+) -> None:
+    members = [tars.symlink("l", "etc"), file("l/a"), directory("l"), file("l/b")]
+    layer = await imported(store, tmp_path, *members)
+    with store.index(layer) as index:
+        assert {row.path for row in index.rows()} == {b"", b"etc", b"etc/a", b"l", b"l/b"}

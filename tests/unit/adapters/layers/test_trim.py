@@ -35,9 +35,7 @@ async def store(tmp_path: Path, fleet: FakeBlobStore) -> AsyncIterator[LayerDire
 async def imported(store: LayerDirectory, tmp_path: Path, name: str, *, unused_s: float) -> Path:
     """Import a layer of LAYER_BYTES, last used so long ago; return its directory."""
     tar = tars.tar_bytes([root(), file(name, os.urandom(LAYER_BYTES))])
-    await store.add_imported(
-        tars.blob(tmp_path, tar), media_type=tars.TAR, diff_id=tars.diff_id(tar)
-    )
+    await store.add_imported(tars.blob(tmp_path, tar), diff_id=tars.diff_id(tar))
     directory = tmp_path / "layers" / tars.diff_id(tar).removeprefix("sha256:")
     used_at = time.time() - unused_s
     os.utime(directory, (used_at, used_at))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from contree.adapters.registry.skopeo import SkopeoImageSource
+from contree.adapters.registry.addresses import AddressPolicy
+from contree.adapters.registry.source import RegistryImageSource
 from contree.domain.errors import RegistryFailure
 from infra.images.oci_layout import ImageConfig, OciLayout
 from infra.images.registry import RunningRegistry
@@ -37,7 +38,7 @@ def _publish_index(
 
 async def test_an_index_gives_its_amd64_image(registry: RunningRegistry, tmp_path: Path) -> None:
     url = _publish_index(registry, tmp_path / "layout", "p/many", ["arm64", "amd64", "s390x"])
-    source = SkopeoImageSource(tmp_path / "work")
+    source = RegistryImageSource(tmp_path / "work", policy=AddressPolicy("127.0.0.1"))
     expected = hashlib.sha256(tar_of([("machine", b"amd64")])).hexdigest()
     async with source.pull(url, credentials=None, timeout_s=60) as image:
         assert [layer.diff_id for layer in image.layers] == [f"sha256:{expected}"]
@@ -45,8 +46,8 @@ async def test_an_index_gives_its_amd64_image(registry: RunningRegistry, tmp_pat
 
 async def test_an_index_without_amd64_is_refused(registry: RunningRegistry, tmp_path: Path) -> None:
     url = _publish_index(registry, tmp_path / "layout", "p/others", ["arm64", "s390x"])
-    source = SkopeoImageSource(tmp_path / "work")
-    with pytest.raises(RegistryFailure, match="no variant for linux/amd64"):
+    source = RegistryImageSource(tmp_path / "work", policy=AddressPolicy("127.0.0.1"))
+    with pytest.raises(RegistryFailure, match="it has linux/arm64, linux/s390x"):
         async with source.pull(url, credentials=None, timeout_s=60):
             pytest.fail("the pull succeeded")
 
@@ -57,7 +58,7 @@ async def test_a_digest_names_one_image_for_ever(registry: RunningRegistry, tmp_
     image = layout.add_image("image", [layer])
     url = registry.push(layout.root, "image", "p/pinned")
     pinned = url.removesuffix(":latest") + "@" + image.manifest.digest
-    source = SkopeoImageSource(tmp_path / "work")
+    source = RegistryImageSource(tmp_path / "work", policy=AddressPolicy("127.0.0.1"))
     async with source.pull(pinned, credentials=None, timeout_s=60) as pulled:
         assert pulled.manifest_digest == image.manifest.digest
         assert pulled.config_digest == image.config.digest
