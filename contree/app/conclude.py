@@ -18,6 +18,7 @@ from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
 from contree.domain.errors import ConflictError, NotFoundError
 from contree.domain.operation import Operation, Status
+from contree.domain.outcome import ProcessOutcome
 
 Decide = Callable[[Operation, Context], Awaitable[Sequence[Aggregate]]]
 """Decides the end on the given operation; returns the other aggregates to append with it."""
@@ -56,12 +57,20 @@ class Conclude:
         return await retry_conflicts(attempt)
 
     async def fail(
-        self, mine: Operation, error: str, *, journal_sha256: str | None = None
+        self,
+        mine: Operation,
+        error: str,
+        *,
+        outcome: ProcessOutcome | None = None,
+        journal_sha256: str | None = None,
     ) -> Status:
-        """End it as FAILED with `error`, a text for the client."""
+        """End it as FAILED with `error`, a text for the client.
+
+        `outcome` is what is known of its command, None when that had not begun.
+        """
 
         async def decide(operation: Operation, context: Context) -> Sequence[Aggregate]:
-            operation.fail(context, error=error, journal_sha256=journal_sha256)
+            operation.fail(context, error=error, outcome=outcome, journal_sha256=journal_sha256)
             return ()
 
         return await self.conclude(mine, decide, journal_sha256=journal_sha256)

@@ -2,7 +2,8 @@
 
 Order (design section 3): the output and the layer are durable before the transaction that records
 image and success; until then nothing the run did can be seen, so an attempt that is lost is simply
-run again from its immutable image.
+run again from its immutable image. When the end is a failure, what is known of the command goes
+with it: its exit code, output and usage cannot be had again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.guest.control_server import ControlServer
-from contree.app.guest.guest_command import CapturedOutput, CommandResult, Steering, run_command
+from contree.app.guest.guest_command import MainProcess, Steering, run_command
 from contree.app.guest.guest_control import GuestControl, Inbox
 from contree.app.guest.guest_processes import GuestProcesses
 from contree.app.guest.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
@@ -29,12 +30,14 @@ from contree.app.left_behind import LeftBehind, left_behind, result_image
 from contree.app.operation_history import OperationHistory
 from contree.app.operation_journal import OperationJournal
 from contree.app.reads import FileReads
+from contree.app.run_outcome import RunOutcome
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
 from contree.domain.environment import process_environment
 from contree.domain.errors import (
     ContentErasedError,
+    ContreeError,
     InvalidFieldError,
     NotFoundError,
     OperationFailure,
@@ -42,8 +45,8 @@ from contree.domain.errors import (
 )
 from contree.domain.image import Image
 from contree.domain.instance import InstanceSpec, Stdin
-from contree.domain.operation import Operation
-from contree.domain.outcome import CapturedStream, ProcessOutcome
+from contree.domain.operation import ATTEMPTS_MAX, Operation, gave_up
+from contree.domain.outcome import ProcessOutcome
 from contree.domain.subprocess import SubprocessSpec
 
 OVERHEAD_MAX_S = 4 * 3600
@@ -95,9 +98,10 @@ class RunInstance:
         OVERHEAD_MAX_S beside its timeout. Cancelling leaves the operation running in the log and
         no guest.
         """
+        main = MainProcess()
         async with OperationJournal(self._journal, self._clock, operation.id) as journal:
             try:
-                await self._in_time(operation, journal)
+                await self._in_time(operation, main, journal)
             except (
                 OperationFailure,
                 InvalidFieldError,
@@ -105,23 +109,35 @@ class RunInstance:
                 NotFoundError,
                 ContentErasedError,
             ) as failure:
-                if isinstance(failure, OperationFailure) and failure.retryable:
-                    await self._conclude.lose(
-                        operation.id, str(failure), attempt=operation.attempts
-                    )
-                else:
-                    await self._fail(operation, journal, failure)
+                await self._give_up(operation, main, journal, failure)
             except asyncio.CancelledError:
                 await journal.abandon()
                 raise
 
-    async def _fail(
-        self, operation: Operation, journal: OperationJournal, failure: Exception
+    async def _give_up(
+        self,
+        operation: Operation,
+        main: MainProcess,
+        journal: OperationJournal,
+        failure: ContreeError,
     ) -> None:
+        """Let it be run again, or end it as FAILED with all that is known of its command."""
+        error = str(failure)
+        if isinstance(failure, OperationFailure) and failure.retryable:
+            if operation.attempts < ATTEMPTS_MAX:
+                await self._conclude.lose(operation.id, error, attempt=operation.attempts)
+                return
+            error = gave_up(operation.attempts, error)
         digest = await journal.finish()
-        await self._conclude.fail(operation, str(failure), journal_sha256=digest)
+        result = main.result()
+        outcome = None
+        if result is not None:
+            outcome = await RunOutcome(self._content, operation.project_id).as_possible(result)
+        await self._conclude.fail(operation, error, outcome=outcome, journal_sha256=digest)
 
-    async def _in_time(self, operation: Operation, journal: OperationJournal) -> None:
+    async def _in_time(
+        self, operation: Operation, main: MainProcess, journal: OperationJournal
+    ) -> None:
         spec = operation.spec
         if spec is None:
             raise OperationFailure("the operation is not a run")
@@ -129,7 +145,7 @@ class RunInstance:
         deadline = asyncio.timeout(allowed_s)
         try:
             async with deadline:
-                await self._execute(operation, spec, journal)
+                await self._execute(operation, spec, main, journal)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
@@ -139,7 +155,11 @@ class RunInstance:
             ) from error
 
     async def _execute(
-        self, operation: Operation, spec: InstanceSpec, journal: OperationJournal
+        self,
+        operation: Operation,
+        spec: InstanceSpec,
+        main: MainProcess,
+        journal: OperationJournal,
     ) -> None:
         await self._content.require(operation.project_id)
         image = await self._log.load(Image, spec.image_id)
@@ -158,16 +178,20 @@ class RunInstance:
             await self._record_start(operation, guest)
             await journal.began(guest.info, hostname=spec.hostname)
             await self._put_files(guest, operation, spec)
-            result = await run_command(
+            await run_command(
                 guest,
                 _process(spec, image, preserved, request_env),
+                main=main,
                 stdin=None if spec.stdin is None else self._stdin(operation, spec.stdin),
                 close_stdin=spec.stdin is None or spec.stdin.close,
                 shell=spec.shell,
                 journal=journal,
                 steering=self._steering(operation, spec, image, preserved, request_env),
             )
-            storing = asyncio.create_task(self._outcome(operation, result))
+            result = main.result()
+            assert result is not None  # it has ended
+            made = RunOutcome(self._content, operation.project_id)
+            storing = asyncio.create_task(made.whole(result))
             try:
                 layer = await self._keep_delta(guest, image, spec)
                 outcome = await storing
@@ -254,38 +278,6 @@ class RunInstance:
             guest.capture(bytes_max=spec.max_layer_bytes),
             below=image.layers,
             bytes_max=spec.max_layer_bytes,
-        )
-
-    async def _outcome(self, operation: Operation, result: CommandResult) -> ProcessOutcome:
-        exited = result.exited
-        storing = [
-            asyncio.create_task(self._stored(operation, output))
-            for output in (result.stdout, result.stderr)
-        ]
-        try:
-            stdout, stderr = await asyncio.gather(*storing)
-        finally:  # where one fails, the other is not left behind
-            for one in storing:
-                one.cancel()
-            await asyncio.gather(*storing, return_exceptions=True)
-        return ProcessOutcome(
-            pid=exited.pid,
-            exit_code=exited.exit_code,
-            signal=exited.signal,
-            core_dumped=exited.core_dumped,
-            timed_out=exited.timed_out,
-            duration_us=exited.duration_us,
-            usage=exited.usage,
-            stdout=stdout,
-            stderr=stderr,
-        )
-
-    async def _stored(self, operation: Operation, output: CapturedOutput) -> CapturedStream:
-        content = await self._content.put_bytes(operation.project_id, bytes(output.data))
-        return CapturedStream(
-            sha256=content.sha256,
-            size_bytes=content.size_bytes,
-            dropped_bytes=output.dropped_bytes,
         )
 
     async def _record_success(

@@ -176,7 +176,11 @@ class OperationSucceeded(Event):
 
 
 class OperationFailed(Event):
-    """Recorded when we could not perform it; `error` is for the client."""
+    """Recorded when we could not perform it; `error` is for the client.
+
+    outcome  as in OperationSucceeded, of a command that had begun: what it wrote stays readable
+             whatever failed after it; exit code and signal are -1 where its end is not known
+    """
 
     TOPIC = "contree.operation.failed"
     error: str
@@ -302,7 +306,7 @@ class Operation(Aggregate):
         if self.cancellation_requested:
             self._cancelled(context)
         elif self.attempts >= ATTEMPTS_MAX:
-            self.fail(context, error=f"gave up after {self.attempts} attempts: {reason}")
+            self.fail(context, error=gave_up(self.attempts, reason))
         else:
             self._record(OperationRequeued, context, reason=reason)
 
@@ -381,6 +385,11 @@ class Operation(Aggregate):
             raise InvalidTransitionError(
                 f"operation {self.id} is {self.status.value} and cannot {what}"
             )
+
+
+def gave_up(attempts: int, reason: str) -> str:
+    """The error of an operation whose last attempt was lost because of `reason`."""
+    return f"gave up after {attempts} attempts: {reason}"
 
 
 register(

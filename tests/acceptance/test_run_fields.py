@@ -241,11 +241,13 @@ def test_a_delta_over_max_layer_bytes_fails_and_leaves_no_image(
     before = {row["uuid"] for row in api.get("/images", limit=1000)["images"]}
     ran = api.run(
         busybox,
-        "dd if=/dev/urandom of=/big bs=1M count=6 2>/dev/null",
+        "echo worked; dd if=/dev/urandom of=/big bs=1M count=6 2>/dev/null; exit 3",
         resources_limits={"max_layer_bytes": 4 * MIB},
         status="FAILED",
     )
     assert "max_layer_bytes" in ran.error
+    assert ran.want_exit(3).stdout == b"worked\n"
+    assert ran.operation["consumed_memory"] > 0
     assert ran.operation["result"] is None
     assert {row["uuid"] for row in api.get("/images", limit=1000)["images"]} == before
     fits = api.run(
@@ -255,6 +257,18 @@ def test_a_delta_over_max_layer_bytes_fails_and_leaves_no_image(
     ).want_exit()
     # The bytes of the new layer: a tar with one file of 2 MiB and little else.
     assert 2 * MIB < fits.operation["image_size"] < 2 * MIB + 16 * 1024
+
+
+def test_a_name_that_no_layer_can_hold_costs_the_image_and_not_the_result(
+    api: Api, busybox: str
+) -> None:
+    ran = api.run(busybox, "touch /.wh.a; echo worked >&2; exit 4", status="FAILED")
+    assert ".wh.a" in ran.error
+    assert ran.operation["result"] is None
+    assert ran.want_exit(4).stderr == b"worked\n"
+    assert [event["type"] for event in api.events(ran.uuid)] == [
+        "init", "spawn", "stderr", "exit", "shutdown", "completion",
+    ]  # fmt: skip
 
 
 def test_a_command_that_cannot_be_started_fails_and_says_why(api: Api, busybox: str) -> None:

@@ -28,6 +28,7 @@ from contree.app.guest.microvm import (
 from contree.app.operation_journal import OperationJournal
 from contree.domain.errors import GuestFailure, OperationFailure
 from contree.domain.operation import MAIN_SPID
+from contree.domain.outcome import NOT_EXITED
 
 EXIT_GRACE_S = 15.0
 """How long after the command's own timeout the guest may take to say that it has ended."""
@@ -61,12 +62,22 @@ class Steering:
     server: Callable[[Inbox, GuestProcesses], ControlServer]
 
 
-class _MainProcess:
-    """What the main process does, from the stream of all events."""
+class MainProcess:
+    """What is known of the main process, from the stream of all events.
+
+    Made by the caller, so that it outlives a failure of whatever comes after it.
+    """
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
         self.captured = {stream: CapturedOutput() for stream in Stream}
+        self._pid: int | None = None
+        self._spawned_at_s = 0.0
+        self._timeout_s = 0.0
+
+    def spawned(self, pid: int, *, timeout_s: float) -> None:
+        self._pid, self._timeout_s = pid, timeout_s
+        self._spawned_at_s = asyncio.get_running_loop().time()
 
     def seen(self, event: ProcessEvent) -> None:
         if event.spid != MAIN_SPID:
@@ -78,29 +89,54 @@ class _MainProcess:
         elif not self.ended.done():
             self.ended.set_result(event)
 
+    def result(self) -> CommandResult | None:
+        """Return how it ended and what it wrote; None when it was not started.
+
+        Where the guest has not reported its end, exit code and signal are both NOT_EXITED.
+        """
+        if self.ended.done():
+            exited = self.ended.result()
+        elif self._pid is None:
+            return None
+        else:
+            ran_s = asyncio.get_running_loop().time() - self._spawned_at_s
+            exited = Exited(
+                spid=MAIN_SPID,
+                pid=self._pid,
+                exit_code=NOT_EXITED,
+                signal=NOT_EXITED,
+                core_dumped=False,
+                timed_out=ran_s >= self._timeout_s > 0,
+                duration_us=round(ran_s * 1_000_000),
+            )
+        return CommandResult(
+            exited=exited, stdout=self.captured[Stream.STDOUT], stderr=self.captured[Stream.STDERR]
+        )
+
 
 async def run_command(
     guest: Guest,
     spec: ProcessSpec,
     *,
+    main: MainProcess,
     stdin: AsyncIterator[bytes] | None,
     close_stdin: bool,
     shell: bool,
     journal: OperationJournal,
     steering: Steering,
-) -> CommandResult:
+) -> None:
     """Start `spec` as the main process, feed it `stdin`, and return when it has ended.
 
-    With `close_stdin`, end of file follows `stdin`. Clients' commands are taken from the moment
+    `main` then has its result; after a failure it has what was seen until then. With `close_stdin`, end of file follows `stdin`. Clients' commands are taken from the moment
     that the journal shows the process. Raises OperationFailure when the command cannot be started
     and GuestFailure when the guest does not report its end within EXIT_GRACE_S after its timeout.
     """
-    processes, main = GuestProcesses(guest, journal), _MainProcess()
+    processes = GuestProcesses(guest, journal)
     observing = asyncio.create_task(processes.observe(main.seen))
     try:
         async with steering.inbox as inbox:
             try:
-                await processes.spawn(
+                pid = await processes.spawn(
                     MAIN_SPID, spec, shell=shell, stdin=stdin, close_stdin=close_stdin
                 )
             except SpawnRefused as refusal:
@@ -108,6 +144,7 @@ async def run_command(
                 raise OperationFailure(
                     f"command '{spec.argv[0]}' could not be started: {refusal.reason}"
                 ) from refusal
+            main.spawned(pid, timeout_s=spec.timeout_ms / 1000)
             server = steering.server(inbox, processes)
             serving = asyncio.create_task(server.serve())
             settle_s = SETTLE_S
@@ -129,13 +166,10 @@ async def run_command(
         await asyncio.wait({observing})
         await processes.aclose()
     await journal.ended("timeout" if exited.timed_out else "job_complete")
-    return CommandResult(
-        exited=exited, stdout=main.captured[Stream.STDOUT], stderr=main.captured[Stream.STDERR]
-    )
 
 
 async def _end_of_main(
-    main: _MainProcess,
+    main: MainProcess,
     observing: asyncio.Task[None],
     serving: asyncio.Task[None],
     spec: ProcessSpec,

@@ -27,7 +27,7 @@ from contree.domain.operation import Operation, Status
 from tests.fakes.microvm import FakeMicroVM
 from tests.unit.adapters.microvm import scripted_agent as say
 from tests.unit.adapters.microvm.scripted_agent import SLOW, ScriptedAgent
-from tests.unit.app.world import World
+from tests.unit.app.world import PROJECT, World
 
 INFO = GuestInfo(
     accelerator="none",
@@ -140,6 +140,12 @@ async def test_it_fails_its_operation_with_the_reason_and_the_worker_lives(
     assert len(shown) <= OUTPUT_MAX < EVENT_BUFFER_BYTES_MAX
     if play is garble:
         assert shown in {"", "so far so good\n"}
+    # So it does in the result, of a command that is known to have begun, with an end nobody knows.
+    assert (row.outcome is not None) == ("spawn" in [e.type for e in entries])
+    if row.outcome is not None:
+        assert (row.outcome["exit_code"], row.outcome["signal"]) == (-1, -1)
+        kept = await world.content.read_bytes(PROJECT, row.outcome["stdout"]["sha256"])
+        assert kept.decode() == shown
     assert entries[0].type == "init"
     assert len(entries) < OUTPUT_MAX // 20
 
@@ -174,6 +180,8 @@ async def test_a_guest_that_drips_its_delta_fails_its_operation_at_once() -> Non
     assert row.status is Status.FAILED
     assert row.error is not None
     assert "its capture is too slow" in row.error
+    assert row.outcome is not None
+    assert (row.outcome["exit_code"], row.outcome["pid"]) == (0, 77)
 
 
 async def test_no_attempt_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,3 +193,5 @@ async def test_no_attempt_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
         "the run was given up after 1.2 s: its command had 1 s,"
         " and its guest did not come to an end"
     )
+    assert row.outcome is not None
+    assert row.outcome["exit_code"] == 0

@@ -79,7 +79,7 @@ async def test_where_one_output_is_not_stored_the_other_is_not_left_behind(
     stored = []
 
     async def put_bytes(_: UUID, data: bytes) -> None:
-        if data:
+        if data or stored:
             raise StorageFullError("no room for standard output")
         stored.append("begun")
         try:
@@ -93,8 +93,7 @@ async def test_where_one_output_is_not_stored_the_other_is_not_left_behind(
         row = await world.ran(base, "env")
         assert row.status is Status.FAILED
         assert "no room" in row.error
-        assert stored == ["begun", "ended"] * (len(stored) // 2)
-        assert stored
+        assert stored == ["begun", "ended"]
 
 
 async def test_a_run_that_writes_nothing_returns_its_source_image_whatever_the_exit_code() -> None:
