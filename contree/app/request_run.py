@@ -20,12 +20,14 @@ from contree.domain.environment import is_secret, masked
 from contree.domain.errors import InvalidFieldError, NotFoundError
 from contree.domain.instance import (
     HOSTNAME_DEFAULT,
+    MAX_LAYER_BYTES_MIN,
     OUTPUT_BYTES_DEFAULT,
     FilePlacement,
     InstanceSpec,
     Stdin,
 )
 from contree.domain.operation import Operation
+from contree.domain.placement import normalised
 from contree.domain.tag import parse_tag
 from contree.domain.token import Permission
 
@@ -158,12 +160,13 @@ class RequestRun:
                 "resources_limits.max_layer_bytes",
                 order.max_layer_bytes,
                 default=self._limits.instance_max_layer_bytes,
+                low=MAX_LAYER_BYTES_MIN,
                 high=self._limits.instance_max_layer_bytes,
             ),
             disposable=order.disposable,
             preserve_env=order.preserve_env,
             preserve_cwd=order.preserve_cwd,
-            files=order.files,
+            files=normalised(order.files),
             networking=order.networking,
         )
 
@@ -180,9 +183,9 @@ class RequestRun:
             known.add(placement.file_id)
 
 
-def _bounded(field_name: str, value: int | None, *, default: int, high: int) -> int:
+def _bounded(field_name: str, value: int | None, *, default: int, low: int = 1, high: int) -> int:
     if value is None:
         return default
-    if not 1 <= value <= high:
-        raise InvalidFieldError(field_name, f"is {value}, allowed are 1 to {high}")
+    if not low <= value <= high:
+        raise InvalidFieldError(field_name, f"is {value}, allowed are {low} to {high}")
     return value

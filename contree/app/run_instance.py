@@ -45,7 +45,7 @@ from contree.domain.errors import (
 )
 from contree.domain.image import Image
 from contree.domain.instance import InstanceSpec, Stdin
-from contree.domain.operation import ATTEMPTS_MAX, Operation, gave_up
+from contree.domain.operation import ATTEMPTS_MAX, GAVE_UP, Operation
 from contree.domain.outcome import ProcessOutcome
 from contree.domain.subprocess import SubprocessSpec
 
@@ -127,7 +127,7 @@ class RunInstance:
             if operation.attempts < ATTEMPTS_MAX:
                 await self._conclude.lose(operation.id, error, attempt=operation.attempts)
                 return
-            error = gave_up(operation.attempts, error)
+            error = GAVE_UP.format(error)
         digest = await journal.finish()
         result = main.result()
         outcome = None

@@ -9,11 +9,15 @@ from uuid import UUID
 
 from contree.domain.environment import check_environment
 from contree.domain.errors import InvalidFieldError
-from contree.domain.guest_path import parse_guest_path
+from contree.domain.guest_path import PATH_BYTES_MAX, parse_guest_path
+from contree.domain.placement import check_files, check_new_path, normalised
 
 OUTPUT_BYTES_DEFAULT = 1024 * 1024
 OUTPUT_BYTES_MAX = 10 * 1024 * 1024
 MAX_LAYER_BYTES_DEFAULT = 12 * 1024**3
+MAX_LAYER_BYTES_MIN = 4096
+"""What a guest sends of a run that changed nothing fits in."""
+
 HOSTNAME_DEFAULT = "linuxkit"
 HOSTNAME_CHARS_MAX = 64
 ARGS_MAX = 4096
@@ -81,6 +85,11 @@ def check_process(spec: ProcessFields) -> None:
             raise InvalidFieldError(name, "has a NUL byte")
         if len(text.encode("utf-8", "surrogateescape")) >= ARG_BYTES_MAX:
             raise InvalidFieldError(name, f"longer than {ARG_BYTES_MAX - 1} bytes")
+    if not spec.shell and len(spec.command.encode("utf-8", "surrogateescape")) >= PATH_BYTES_MAX:
+        raise InvalidFieldError(
+            "command",
+            f"names an executable, at most {PATH_BYTES_MAX - 1} bytes; shell: true runs a script",
+        )
     check_environment(spec.env)
     if spec.cwd:
         parse_guest_path(spec.cwd, field="cwd")
@@ -138,19 +147,20 @@ class InstanceSpec:
         check_process(self)
         if not 1 <= len(self.hostname) <= HOSTNAME_CHARS_MAX or "\0" in self.hostname:
             raise InvalidFieldError("hostname", f"must have 1 to {HOSTNAME_CHARS_MAX} characters")
-        if not 1 <= self.max_layer_bytes <= 2**53:
+        if not MAX_LAYER_BYTES_MIN <= self.max_layer_bytes <= 2**53:
             raise InvalidFieldError(
                 "resources_limits.max_layer_bytes",
-                f"is {self.max_layer_bytes}, allowed are 1 to {2**53}",
+                f"is {self.max_layer_bytes}, allowed are {MAX_LAYER_BYTES_MIN} to {2**53}",
             )
+        if self.cwd:
+            check_new_path(self.cwd, field="cwd", keeps_image=not self.disposable)
         self._check_files()
 
     def _check_files(self) -> None:
         if len(self.files) > FILES_MAX:
             raise InvalidFieldError("files", f"has {len(self.files)} entries, at most {FILES_MAX}")
+        check_files(normalised(self.files), directories=(), keeps_image=not self.disposable)
         for path, placement in self.files.items():
-            if parse_guest_path(path, field=f"files['{path}']") == "/":
-                raise InvalidFieldError(f"files['{path}']", "names the root, name a file")
             for name, value, high in (
                 ("uid", placement.uid, ID_MAX),
                 ("gid", placement.gid, ID_MAX),

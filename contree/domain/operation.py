@@ -32,6 +32,7 @@ MAIN_SPID = 1
 
 ATTEMPTS_MAX = 3
 """A machine that fails this often under one operation is the operation's fault."""
+GAVE_UP = f"gave up after {ATTEMPTS_MAX} attempts: {{}}"
 
 
 class Status(StrEnum):
@@ -176,11 +177,7 @@ class OperationSucceeded(Event):
 
 
 class OperationFailed(Event):
-    """Recorded when we could not perform it; `error` is for the client.
-
-    outcome  as in OperationSucceeded, of a command that had begun: what it wrote stays readable
-             whatever failed after it; exit code and signal are -1 where its end is not known
-    """
+    """Recorded when we could not perform it; `error` is for the client, `outcome` its command's."""
 
     TOPIC = "contree.operation.failed"
     error: str
@@ -306,7 +303,7 @@ class Operation(Aggregate):
         if self.cancellation_requested:
             self._cancelled(context)
         elif self.attempts >= ATTEMPTS_MAX:
-            self.fail(context, error=gave_up(self.attempts, reason))
+            self.fail(context, error=GAVE_UP.format(reason))
         else:
             self._record(OperationRequeued, context, reason=reason)
 
@@ -385,11 +382,6 @@ class Operation(Aggregate):
             raise InvalidTransitionError(
                 f"operation {self.id} is {self.status.value} and cannot {what}"
             )
-
-
-def gave_up(attempts: int, reason: str) -> str:
-    """The error of an operation whose last attempt was lost because of `reason`."""
-    return f"gave up after {attempts} attempts: {reason}"
 
 
 register(

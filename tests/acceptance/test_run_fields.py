@@ -275,6 +275,7 @@ def test_a_command_that_cannot_be_started_fails_and_says_why(api: Api, busybox: 
     orders: dict[str, dict[str, Any]] = {
         "no-such-program": {"command": "no-such-program", "args": []},
         "/etc/passwd": {"command": "/etc/passwd", "args": []},
+        "shell: true": {"command": "echo a b", "args": []},
         "/no/shell": {"command": "true", "env": {"SHELL": "/no/shell"}},
     }
     for word, ran in api.run_all(busybox, orders, status="FAILED").items():
@@ -335,6 +336,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "files['/a'].uuid": {"files": {"/a": {"uuid": UNKNOWN}}},
     "files['/../a']": {"files": {"/../a": {"uuid": UNKNOWN}}},
     "files['a']": {"files": {"a": {"uuid": UNKNOWN}}},
+    "files['/proc/a']": {"files": {"/proc/a": {"uuid": UNKNOWN}}},
+    "files['/a/.wh.b']": {"files": {"/a/.wh.b": {"uuid": UNKNOWN}}},
     "image": {"image": "busybox:latest"},
     "disposable": {"disposable": "yes"},
 }

@@ -19,7 +19,7 @@ from contree.app.guest.guest_control import (
     ReceivedCommand,
 )
 from contree.app.guest.guest_processes import GuestProcesses
-from contree.app.guest.microvm import ProcessSpec, SpawnRefused
+from contree.app.guest.microvm import ProcessSpec, SpawnRefused, why_refused
 from contree.app.operation_history import OperationHistory
 from contree.domain.errors import InvalidTransitionError, NotFoundError, UnavailableError
 from contree.domain.instance import Stdin
@@ -126,7 +126,8 @@ class ControlServer:
             async with self._spawn_turn:
                 spid = await self._spawn_next(command, spec, sealed)
         except SpawnRefused as refusal:
-            text = f"could not be started: {refusal.reason}"
+            why = why_refused(refusal, spec.command, shell=spec.shell)
+            text = f"could not be started: {why}"
             await self._answer(received, Outcome.REFUSED, text=text, field="command")
             return
         await self._answer(received, Outcome.DONE, spid=spid)

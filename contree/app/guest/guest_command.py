@@ -24,6 +24,7 @@ from contree.app.guest.microvm import (
     SpawnRefused,
     Stream,
     Truncated,
+    why_refused,
 )
 from contree.app.operation_journal import OperationJournal
 from contree.domain.errors import GuestFailure, OperationFailure
@@ -141,8 +142,9 @@ async def run_command(
                 )
             except SpawnRefused as refusal:
                 await journal.ended("spawn_failed")
+                why = why_refused(refusal, spec.argv[0], shell=shell)
                 raise OperationFailure(
-                    f"command '{spec.argv[0]}' could not be started: {refusal.reason}"
+                    f"command '{spec.argv[0]}' could not be started: {why}"
                 ) from refusal
             main.spawned(pid, timeout_s=spec.timeout_ms / 1000)
             server = steering.server(inbox, processes)

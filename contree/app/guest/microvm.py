@@ -118,16 +118,27 @@ class Exited:
 ProcessEvent = Output | Truncated | Exited
 
 
+EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE, EXIT_NOT_STARTED = 127, 126, 125
+"""As shells have it."""
+
+
 class SpawnRefused(Exception):  # noqa: N818 - a refusal with data, not a fault
     """The guest could not start the command: not found, not executable, bad directory.
 
-    exit_code  127 not found, 126 not executable, 125 otherwise, as shells have it
+    exit_code  EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE, or EXIT_NOT_STARTED for another reason
     """
 
     def __init__(self, *, exit_code: int, reason: str) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
         self.reason = reason
+
+
+def why_refused(refusal: SpawnRefused, command: str, *, shell: bool) -> str:
+    """Return the reason; with what to do where a command line was taken for a name."""
+    if shell or refusal.exit_code != EXIT_NOT_FOUND or " " not in command.strip():
+        return refusal.reason
+    return f"{refusal.reason} (shell: true runs a command line; else arguments go into args)"
 
 
 class Guest(Protocol):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from contree.app.limits import Limits
-from contree.domain.instance import HOSTNAME_CHARS_MAX, ID_MAX, OUTPUT_BYTES_MAX
+from contree.domain.instance import (
+    HOSTNAME_CHARS_MAX,
+    ID_MAX,
+    MAX_LAYER_BYTES_MIN,
+    OUTPUT_BYTES_MAX,
+)
 from contree.domain.tag import TAG_CHARS_MAX
 from contree.http.decode import MODE_MAX
 from contree.http.openapi.schemas import (
@@ -121,7 +126,7 @@ def _run_request(limits: Limits) -> dict[str, Schema]:
     argument = STRING | {"pattern": NO_NUL}
     user = INTEGER | {"minimum": 0, "maximum": ID_MAX, "default": 0}
     path = {"pattern": PATH_PATTERN}
-    layer_bytes = {"minimum": 1, "maximum": limits.instance_max_layer_bytes}
+    layer_bytes = {"minimum": MAX_LAYER_BYTES_MIN, "maximum": limits.instance_max_layer_bytes}
     flag = BOOLEAN | {"default": False}
     mode = {
         "anyOf": [

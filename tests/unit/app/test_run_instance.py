@@ -1,6 +1,7 @@
 """Runs from the order to the image they leave behind, with a worker over in-memory parts."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from contree.domain.operation import (
     Status,
 )
 from contree.domain.token import Permission
-from tests.fakes.microvm import FakeProcess
+from tests.fakes.microvm import FakeFile, FakeProcess
 from tests.unit.app.world import PROJECT, World, a_caller
 
 
@@ -49,7 +50,12 @@ async def _talk(process: FakeProcess) -> int:
     return 0
 
 
-PROGRAMS = {"talk": _talk, "env": _env, "where": _where, "lose-guest": _lose_guest}
+async def _grow(process: FakeProcess) -> int:
+    process.guest.files["/big"] = FakeFile(bytes(4096))
+    return 0
+
+
+PROGRAMS = {"grow": _grow, "talk": _talk, "env": _env, "where": _where, "lose-guest": _lose_guest}
 
 
 async def output(world: World, row) -> str:
@@ -260,14 +266,49 @@ async def test_a_command_that_cannot_be_started_fails_by_its_name() -> None:
     assert [e.entry.type for e in entries] == ["init", "shutdown"]
 
 
-async def test_more_written_than_allowed_fails_with_the_reason() -> None:
-    world = World()
+async def test_a_command_line_without_a_shell_is_told_of_it() -> None:
+    world = World(PROGRAMS | {"sh": _env})
     async with world.working():
         base = await world.imported()
-        row = await world.ran(base, "touch", "/big", max_layer_bytes=1)
+        errors = {
+            command: (await world.ran(base, command)).error for command in ("ls -l /tmp", "ls")
+        }
+        assert (await world.ran(base, "ls -l /tmp", shell=True)).status is Status.SUCCESS
+    assert errors == {
+        "ls -l /tmp": "command 'ls -l /tmp' could not be started: ls -l /tmp: No such file or"
+        " directory (shell: true runs a command line; else arguments go into args)",
+        "ls": "command 'ls' could not be started: ls: No such file or directory",
+    }
+
+
+async def test_paths_of_files_are_made_plain_at_the_door() -> None:
+    world = World()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"payload"
+
+    uploaded = await world.uploads.upload(a_caller(), chunks())
+    placement = FilePlacement(file_id=uploaded.file_id)
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "echo", files={"//opt/./a//x/": placement})
+        assert row.request["files"].keys() == {"/opt/a/x"}
+        with pytest.raises(InvalidFieldError) as refused:
+            await world.ran(base, "echo", files={"/a/b": placement, "/a//b": placement})
+    assert (refused.value.field, refused.value.problem) == (
+        "files['/a//b']",
+        "is the same path as '/a/b'",
+    )
+
+
+async def test_more_written_than_allowed_fails_with_the_reason() -> None:
+    world = World(PROGRAMS)
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "grow", max_layer_bytes=4096)
     assert row.status is Status.FAILED
     assert row.error is not None
-    assert "1 bytes" in row.error
+    assert "4096 bytes" in row.error
 
 
 async def test_the_journal_tells_the_run_and_the_log_holds_its_digest() -> None:

@@ -159,7 +159,10 @@ def test_an_outcome_survives_its_recorded_form() -> None:
         ("uid", {"uid": -1}),
         ("gid", {"gid": 2**32 - 1}),
         ("truncate_output_at", {"output_bytes_max": 10 * 1024**2 + 1}),
-        ("resources_limits.max_layer_bytes", {"max_layer_bytes": 0}),
+        ("command", {"command": "/" + "x" * 4095}),
+        ("cwd", {"cwd": "/" + "x" * 256}),
+        ("cwd", {"cwd": "/a/.wh.b"}),
+        ("resources_limits.max_layer_bytes", {"max_layer_bytes": 4095}),
         ("files['rel']", {"files": {"rel": FilePlacement(file_id=IMAGE)}}),
         ("files['/']", {"files": {"/": FilePlacement(file_id=IMAGE)}}),
         ("files['/f'].mode", {"files": {"/f": FilePlacement(file_id=IMAGE, mode=0o10000)}}),
@@ -182,9 +185,37 @@ def test_a_spec_at_its_bounds_is_accepted() -> None:
         hostname="x" * 64,
         uid=2**32 - 2,
         output_bytes_max=0,
-        max_layer_bytes=1,
+        max_layer_bytes=4096,
         files={"/f": FilePlacement(file_id=IMAGE, mode=0o7777)},
     ).check()
+
+
+@pytest.mark.parametrize(
+    ("field", "paths"),
+    [
+        ("files['/']", ["/"]),
+        ("files['/dev']", ["/dev"]),
+        ("files['/proc/x']", ["/proc/x"]),
+        ("files['/sys']", ["/sys"]),
+        ("files['/a/.wh.b/c']", ["/a/.wh.b/c"]),
+        (f"files['/{'n' * 256}']", [f"/{'n' * 256}"]),
+        ("files['/a/b/c']", ["/a/b/c", "/d", "/a"]),
+        ("files['/a/b']", ["/a", "/a/b"]),
+        ("files['//a']", ["/a", "//a"]),
+    ],
+)
+def test_what_no_guest_could_take_is_refused_naming_the_path(field: str, paths: list[str]) -> None:
+    with pytest.raises(InvalidFieldError) as refused:
+        a_spec(IMAGE, files={path: FilePlacement(file_id=IMAGE) for path in paths}).check()
+    assert refused.value.field == field
+
+
+def test_what_some_guest_could_take_is_left_to_it() -> None:
+    paths = ["/dev/shm/a", "/process", "/a", "/ab/c", "/a.wh.b", f"/{'n' * 255}", "/ab/d"]
+    a_spec(IMAGE, files={path: FilePlacement(file_id=IMAGE) for path in paths}).check()
+    # Where no image is left, any name will do.
+    kept = {"/.wh.a": FilePlacement(file_id=IMAGE)}
+    a_spec(IMAGE, files=kept, cwd="/.wh.b", disposable=True).check()
 
 
 def test_shell_mode_runs_the_guests_shell_and_ignores_args() -> None:

@@ -23,10 +23,17 @@ from contree.adapters.microvm.agent.process_events import (
     truncated_event,
 )
 from contree.adapters.microvm.agent.process_ledger import LiveProcess, ProcessLedger
-from contree.app.guest.microvm import GuestInfo, ProcessEvent, ProcessSpec, SpawnRefused
+from contree.app.guest.microvm import (
+    EXIT_NOT_EXECUTABLE,
+    EXIT_NOT_FOUND,
+    EXIT_NOT_STARTED,
+    GuestInfo,
+    ProcessEvent,
+    ProcessSpec,
+    SpawnRefused,
+)
 from contree.domain.errors import GuestFailure, NotFoundError, OperationFailure
 
-EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE, EXIT_NOT_STARTED = 127, 126, 125
 _NOT_EXECUTABLE = {
     errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.ENOTDIR, errno.E2BIG, errno.ELOOP,
     errno.ENAMETOOLONG, errno.EPERM, errno.ETXTBSY, errno.ELIBBAD,
