@@ -171,16 +171,16 @@ class RequestRun:
         )
 
     async def _check_files_exist(self, caller: Caller, spec: InstanceSpec) -> None:
-        known: set[UUID] = set()
+        if not spec.files:
+            return
+        wanted = {placement.file_id for placement in spec.files.values()}
+        known = await self._files.many(caller.project_id, tuple(wanted))
         for path, placement in spec.files.items():
-            if placement.file_id in known:
-                continue
-            if await self._files.get(caller.project_id, placement.file_id) is None:
+            if placement.file_id not in known:
                 raise InvalidFieldError(
                     f"files['{path}'].uuid",
                     f"file '{placement.file_id}' is not known, upload it with POST /v1/files",
                 )
-            known.add(placement.file_id)
 
 
 def _bounded(field_name: str, value: int | None, *, default: int, low: int = 1, high: int) -> int:

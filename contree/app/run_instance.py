@@ -29,7 +29,7 @@ from contree.app.journal import Journal
 from contree.app.left_behind import LeftBehind, left_behind, result_image
 from contree.app.operation_history import OperationHistory
 from contree.app.operation_journal import OperationJournal
-from contree.app.reads import FileReads
+from contree.app.place_files import PlaceFiles
 from contree.app.run_outcome import RunOutcome
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
@@ -65,7 +65,7 @@ class RunInstance:
         self,
         *,
         log: EventLog,
-        files: FileReads,
+        files: PlaceFiles,
         content: ProjectContent,
         environment: ProjectEnvironment,
         layers: LayerStore,
@@ -177,7 +177,7 @@ class RunInstance:
         async with self._microvm.start(guest_spec) as guest:
             await self._record_start(operation, guest)
             await journal.began(guest.info, hostname=spec.hostname)
-            await self._put_files(guest, operation, spec)
+            await self._files.place(guest, operation.project_id, spec)
             await run_command(
                 guest,
                 _process(spec, image, preserved, request_env),
@@ -224,20 +224,6 @@ class RunInstance:
             network=NETWORK,
         )
         await self._conclude.append_unless_cancelled(operation)
-
-    async def _put_files(self, guest: Guest, operation: Operation, spec: InstanceSpec) -> None:
-        for path, placement in spec.files.items():
-            row = await self._files.get(operation.project_id, placement.file_id)
-            if row is None:
-                raise NotFoundError("file", placement.file_id)
-            await guest.put_file(
-                path,
-                self._content.read(operation.project_id, row.sha256),
-                size_bytes=row.size_bytes,
-                uid=placement.uid,
-                gid=placement.gid,
-                mode=placement.mode,
-            )
 
     def _stdin(self, operation: Operation, stdin: Stdin) -> AsyncIterator[bytes]:
         return self._content.read(operation.project_id, stdin.sha256)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.trim import TrimLayers
+from contree.adapters.layers.unpacking.unpacker import ArchiveUnpacker
 from contree.adapters.microvm.boot.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.registry.source import RegistryImageSource
@@ -19,6 +20,7 @@ from contree.app.content.drop_layers import DropLayers
 from contree.app.content.remove_content import RemovalDuty, RemoveContent
 from contree.app.content.remove_layers import RemoveLayers
 from contree.app.images.import_image import ImportImage
+from contree.app.place_files import PlaceFiles
 from contree.app.recover import Recover
 from contree.app.run_instance import RunInstance
 from contree.bootstrap.deployment import Core
@@ -124,7 +126,11 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
     async with duties_kept(duties(core), core.leadership), host_duties(core):
         run_instance = RunInstance(
             log=core.log,
-            files=core.files,
+            files=PlaceFiles(
+                files=core.files,
+                content=core.content,
+                archives=ArchiveUnpacker(settings.data_dir / "cache" / "unpacking"),
+            ),
             content=core.content,
             environment=core.environment,
             layers=core.layers,

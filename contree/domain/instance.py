@@ -22,19 +22,24 @@ HOSTNAME_DEFAULT = "linuxkit"
 HOSTNAME_CHARS_MAX = 64
 ARGS_MAX = 4096
 ARG_BYTES_MAX = 128 * 1024
-FILES_MAX = 4096
+FILES_MAX = 20_000
 ID_MAX = 2**32 - 2
 FILE_MODE_MASK = 0o7777
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePlacement:
-    """An uploaded file to put into the guest before the command starts."""
+    """An uploaded file to put into the guest before the command starts.
+
+    unpack  the file is an archive, and its entries go below the path; `mode` means nothing then,
+            and `uid` and `gid` are the archive's unless they are given here and not 0
+    """
 
     file_id: UUID
     uid: int = 0
     gid: int = 0
     mode: int = 0o644
+    unpack: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +164,9 @@ class InstanceSpec:
     def _check_files(self) -> None:
         if len(self.files) > FILES_MAX:
             raise InvalidFieldError("files", f"has {len(self.files)} entries, at most {FILES_MAX}")
-        check_files(normalised(self.files), directories=(), keeps_image=not self.disposable)
+        files = normalised(self.files)
+        unpacked = {path for path, placement in files.items() if placement.unpack}
+        check_files(files, directories=unpacked, keeps_image=not self.disposable)
         for path, placement in self.files.items():
             for name, value, high in (
                 ("uid", placement.uid, ID_MAX),

@@ -77,6 +77,7 @@ class _File(msgspec.Struct):
     uid: Number | None = None
     gid: Number | None = None
     mode: str | Number | None = None
+    unpack: bool | None = None
 
 
 class _Exec(msgspec.Struct):
@@ -273,7 +274,10 @@ def _files(sent: Mapping[str, msgspec.Raw]) -> dict[str, FilePlacement]:
             uid=_whole(file.uid, f"{field}.uid") or 0,
             gid=_whole(file.gid, f"{field}.gid") or 0,
             mode=_mode(file.mode, field=f"{field}.mode"),
+            unpack=bool(file.unpack),
         )
+        if file.unpack and file.mode is not None:
+            raise InvalidFieldError(f"{field}.mode", "leave it out: the archive has the modes")
     return placements
 
 

@@ -65,6 +65,12 @@ class SqlFileReads:
     async def get(self, project_id: UUID, file_id: UUID) -> FileRow | None:
         return await self._one(Query(SELECT, project_id=project_id, file_id=file_id))
 
+    async def many(self, project_id: UUID, file_ids: Sequence[UUID]) -> Mapping[UUID, FileRow]:
+        query = Query(SELECT, project_id=project_id)
+        query.where("file_id = ANY({}::uuid[])", file_ids)
+        rows = await self._database.fetch(query.text(), *query.arguments)
+        return {row["file_id"]: _file_row(row) for row in rows}
+
     async def by_sha256(self, project_id: UUID, sha256: str) -> FileRow | None:
         return await self._one(Query(SELECT, project_id=project_id, sha256=sha256))
 

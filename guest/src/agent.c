@@ -142,6 +142,8 @@ static int on_spawn(uint8_t *payload, size_t length, struct error *err)
 
     if (!decode_spawn(payload, length, &m))
         return error_set(err, ERROR_BAD_FRAME, 0, "malformed SPAWN");
+    if (!agent.transfer.open)
+        transfer_forget(&agent.transfer);
     if (agent.state != STATE_CONFIGURED || agent.capturing)
         send_spawn_failed(&channel.out, m.spid, STAGE_STATE, ENOTCONN);
     else

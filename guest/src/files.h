@@ -8,7 +8,11 @@ struct transfer {
     bool open;   /* between FILE_BEGIN and FILE_END */
     bool failed; /* err says why; the rest of the transfer is swallowed */
     struct error err;
-    int fd, parent_fd; /* -1 when closed */
+    int fd; /* -1 when closed */
+    /* Of the latest file's directory, which the next one mostly is in too; -1 when not known. */
+    int parent_fd;
+    size_t parent_length;
+    char parent[MAX_PATH_BYTES + 1];
     struct file_begin file;
     const char *leaf;  /* inside file.path */
     uint64_t received;
@@ -19,5 +23,7 @@ void transfer_init(struct transfer *t);
 void transfer_begin(struct transfer *t, int root_fd);
 void transfer_data(struct transfer *t, const uint8_t *data, size_t length);
 int transfer_end(struct transfer *t, struct error *err);
+/* Somebody else may move directories from now on. */
+void transfer_forget(struct transfer *t);
 
 #endif

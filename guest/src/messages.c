@@ -60,14 +60,40 @@ static void read_path(struct reader *r, char *path)
     path[s.length] = '\0';
 }
 
+static void read_target(struct reader *r, enum file_kind kind, char *target)
+{
+    struct span s;
+
+    if (kind == FILE_HARD_LINK) {
+        read_path(r, target);
+        return;
+    }
+    s = read_str(r, MAX_PATH_BYTES);
+    if (r->bad || (kind == FILE_SYMLINK) != (s.length > 0)) {
+        r->bad = true;
+        return;
+    }
+    memcpy(target, s.data, s.length);
+    target[s.length] = '\0';
+}
+
 bool decode_file_begin(struct reader *r, struct file_begin *m)
 {
+    uint32_t kind;
+
     m->uid = read_u32(r);
     m->gid = read_u32(r);
     m->mode = read_u32(r);
+    kind = read_u32(r);
+    if (kind > FILE_HARD_LINK)
+        return false;
+    m->kind = (enum file_kind)kind;
     m->size = read_u64(r);
+    m->mtime_s = (int64_t)read_u64(r);
     read_path(r, m->path);
-    return read_done(r) && m->mode <= 07777 && m->size <= INT64_MAX;
+    read_target(r, m->kind, m->target);
+    return read_done(r) && m->mode <= 07777 && m->size <= INT64_MAX &&
+           (m->kind == FILE_REGULAR || m->size == 0);
 }
 
 /* Terminates each blob in place: its u32 length field makes room for a byte after the one before.

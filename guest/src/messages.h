@@ -28,8 +28,11 @@ struct configure {
 
 struct file_begin {
     uint32_t uid, gid, mode;
+    enum file_kind kind;
     uint64_t size;
+    int64_t mtime_s; /* MTIME_ARRIVAL: none */
     char path[MAX_PATH_BYTES + 1];
+    char target[MAX_PATH_BYTES + 1]; /* of links */
 };
 
 /* argv and envp are NULL-terminated and live in static storage until the next decode. */

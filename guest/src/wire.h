@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 3,
+    PROTOCOL_VERSION = 4,
     HEADER_BYTES = 8,
     MAX_GUEST_PAYLOAD_BYTES = 65536,
     MAX_HOST_PAYLOAD_BYTES = 1048576,
@@ -24,6 +24,9 @@ enum {
     OUTPUT_GRACE_MS = 100,
     MAX_MESSAGE_BYTES = 1024,
 };
+
+/* FILE_BEGIN's mtime that stands for the time of arrival. */
+static const int64_t MTIME_ARRIVAL = INT64_MIN;
 
 /* Layer i begins at (i + 1) * LAYER_ROOM_BYTES of its disk. */
 static const uint64_t LAYER_ROOM_BYTES = 1ULL << 36;
@@ -85,6 +88,8 @@ enum spawn_stage {
     STAGE_STDIO = 7,
     STAGE_EXEC = 8,
 };
+
+enum file_kind { FILE_REGULAR = 0, FILE_DIRECTORY = 1, FILE_SYMLINK = 2, FILE_HARD_LINK = 3 };
 
 enum { CONFIGURE_OTHER_SCRATCH = 1 };
 enum { SPAWN_STDIN_OPEN = 1 };

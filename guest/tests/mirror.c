@@ -85,8 +85,9 @@ static void print_frame(const struct frame *f)
         print_pci("scratch", &prepare.scratch_disk);
     } else if (f->type == FRAME_FILE_BEGIN) {
         CHECK(decode_file_begin(&r, &file));
-        (void)printf(" %u %u %o %llu %s", file.uid, file.gid, file.mode,
-                     (unsigned long long)file.size, file.path);
+        (void)printf(" %u %u %o %d %llu %lld %s %s", file.uid, file.gid, file.mode,
+                     (int)file.kind, (unsigned long long)file.size, (long long)file.mtime_s,
+                     file.path, file.target);
     } else if (f->type == FRAME_SPAWN) {
         CHECK(decode_spawn(f->payload, f->length, &spawn));
         (void)printf(" %u %u %u %d %u %llu %llu %s", spawn.spid, spawn.uid, spawn.gid,

@@ -14,6 +14,7 @@ import pytest
 from contree.app.guest.microvm import MicroVM, SpawnRefused, Stream
 from contree.domain.errors import LayerRefused, NotFoundError, OperationFailure
 from tests.fakes.microvm import FakeMicroVM
+from tests.support.guest_files import put_file
 from tests.vm.conversation import Conversation, chunks
 from tests.vm.fixtures import MIB, guest_spec
 
@@ -138,13 +139,13 @@ async def test_output_within_its_cap_is_not_called_truncated(shared: Conversatio
 
 async def test_a_file_is_refused_where_a_directory_stands(shared: Conversation) -> None:
     with pytest.raises(OperationFailure, match="/etc"):
-        await shared.guest.put_file("/etc", chunks(b"x"), size_bytes=1, uid=0, gid=0, mode=0o644)
+        await put_file(shared.guest, "/etc", chunks(b"x"), size_bytes=1, uid=0, gid=0, mode=0o644)
 
 
 async def test_a_file_that_is_not_of_its_size_is_refused(shared: Conversation) -> None:
     with pytest.raises(OperationFailure, match="5 bytes"):
-        await shared.guest.put_file(
-            "/short", chunks(b"four"), size_bytes=5, uid=0, gid=0, mode=0o644
+        await put_file(
+            shared.guest, "/short", chunks(b"four"), size_bytes=5, uid=0, gid=0, mode=0o644
         )
 
 
@@ -153,8 +154,8 @@ async def test_capture_kills_what_runs_and_yields_what_was_written(
 ) -> None:
     async with machine.start(guest_spec(*layers)) as guest:
         talk = Conversation(guest)
-        await guest.put_file(
-            "/etc/given", chunks(b"con", b"tent"), size_bytes=7, uid=7, gid=8, mode=0o640
+        await put_file(
+            guest, "/etc/given", chunks(b"con", b"tent"), size_bytes=7, uid=7, gid=8, mode=0o640
         )
         await talk.end(await talk.spawn("touch", "/made"))
         running = await talk.spawn("sleep", "60")
@@ -186,7 +187,7 @@ async def test_a_capture_over_its_bound_is_refused(
 ) -> None:
     async with machine.start(guest_spec(*layers)) as guest:
         big = b"x" * 65536
-        await guest.put_file("/big", chunks(big), size_bytes=65536, uid=0, gid=0, mode=0o644)
+        await put_file(guest, "/big", chunks(big), size_bytes=65536, uid=0, gid=0, mode=0o644)
         with pytest.raises(LayerRefused):
             async for _ in guest.capture(bytes_max=60_000):
                 pass

@@ -341,3 +341,21 @@ async def test_a_file_keeps_its_creation_time_when_it_arrives_again(reads: Reads
     assert row is not None
     assert (row.file_id, row.size_bytes) == (file.id, 9)
     assert (row.created_at, row.updated_at) == (EPOCH, clock.now())
+
+
+async def test_many_files_are_asked_for_at_once_and_only_the_projects_own_are_given(
+    reads: Reads,
+) -> None:
+    clock, mine, theirs = FakeClock(), IDS.new_id(), IDS.new_id()
+    files = [
+        File.upload(context_at(clock, project), sha256=digest_of(text), size_bytes=size)
+        for size, (project, text) in enumerate([(mine, "a"), (mine, "b"), (theirs, "c")])
+    ]
+    for file in files:
+        await reads.log.append(file)
+    found = await reads.files.many(mine, [*(file.id for file in files), IDS.new_id()])
+    assert {file_id: row.size_bytes for file_id, row in found.items()} == {
+        files[0].id: 0,
+        files[1].id: 1,
+    }
+    assert await reads.files.many(mine, []) == {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import tarfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -19,6 +20,8 @@ from uuid import UUID
 
 from contree.app.guest.microvm import (
     Exited,
+    FileKind,
+    GuestFile,
     GuestInfo,
     GuestSpec,
     Output,
@@ -127,6 +130,7 @@ class FakeGuest:
             started_at=datetime.now(UTC),
         )
         self.files: dict[str, FakeFile] = {}
+        self.placed: list[GuestFile] = []
         self.lost: GuestFailure | None = None
         self._programs = programs
         self._processes: dict[int, FakeProcess] = {}
@@ -146,23 +150,29 @@ class FakeGuest:
             process.kill(SIGKILL)
         self._events.put_nowait(None)
 
-    async def put_file(
-        self,
-        path: str,
-        content: AsyncIterator[bytes],
-        *,
-        size_bytes: int,
-        uid: int,
-        gid: int,
-        mode: int,
-    ) -> None:
+    async def put_files(self, items: AsyncIterator[GuestFile | bytes]) -> None:
         self._check()
-        data = b"".join([chunk async for chunk in content])
-        if len(data) != size_bytes:
-            raise OperationFailure(f"file {path}: content is not of its {size_bytes} bytes")
+        file, data = None, b""
+        async for item in items:
+            if isinstance(item, bytes):
+                data += item
+            else:
+                self._put(file, data)
+                file, data = item, b""
+        self._put(file, data)
+
+    def _put(self, file: GuestFile | None, data: bytes) -> None:
+        if file is None:
+            return
+        path = os.fsdecode(file.path)
+        if len(data) != file.size_bytes:
+            raise OperationFailure(f"{file.name}: content is not of its {file.size_bytes} bytes")
+        self.placed.append(file)
+        if file.kind is FileKind.DIRECTORY:
+            return
         if path in ("/bin", "/etc") or any(name.startswith(f"{path}/") for name in self.files):
-            raise OperationFailure(f"file {path}: a directory stands there")
-        self.files[path] = FakeFile(data, uid, gid, mode)
+            raise OperationFailure(f"{file.name}: a directory stands there")
+        self.files[path] = FakeFile(data, file.uid, file.gid, file.mode)
 
     async def spawn(self, spid: int, spec: ProcessSpec) -> int:
         self._check()

@@ -256,6 +256,10 @@ class FakeFileReads:
         found = self._files().get(file_id)
         return found[1] if found is not None and found[0] == project_id else None
 
+    async def many(self, project_id: UUID, file_ids: Sequence[UUID]) -> Mapping[UUID, FileRow]:
+        found = {file_id: await self.get(project_id, file_id) for file_id in file_ids}
+        return {file_id: row for file_id, row in found.items() if row is not None}
+
     async def by_sha256(self, project_id: UUID, sha256: str) -> FileRow | None:
         for project, row in self._files().values():
             if project == project_id and row.sha256 == sha256:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contree.adapters.microvm.agent import commands
-from contree.adapters.microvm.agent.commands import Configure, HostFrameType, PciAddress
+from contree.adapters.microvm.agent.commands import Configure, FileKind, HostFrameType, PciAddress
 from contree.adapters.microvm.agent.frames import PROTOCOL_VERSION, FrameDecoder
 from contree.adapters.microvm.agent.messages import (
     AgentState,
@@ -163,19 +163,30 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
         built,
         commands.spawn(spawn)
         + commands.file_begin(path=b"/a/b", uid=5, gid=6, mode=0o4755, size=7)
-        + commands.file_data(b"1234567"),
+        + commands.file_data(b"1234567")
+        + commands.file_begin(
+            path=b"/l",
+            uid=0,
+            gid=0,
+            mode=0o777,
+            size=0,
+            kind=FileKind.SYMLINK,
+            mtime_s=-2,
+            target=b"../x",
+        ),
     )
     assert lines == [
         f"0006 4000000000 1 2 1 3 4 {2**64 - 1} /w [cat] [] [a b] {{A=1}} {{B=}}",
-        "0003 5 6 4755 7 /a/b",
+        f"0003 5 6 4755 0 7 {-(2**63)} /a/b ",
         f"0004 payload={b'1234567'.hex()}",
+        "0003 0 0 777 2 0 -2 /l ../x",
     ]
 
 
 @pytest.mark.parametrize(
     ("frame", "line"),
     [
-        (commands.hello(), "0001 payload=03000000"),
+        (commands.hello(), f"0001 payload={PROTOCOL_VERSION:02x}000000"),
         (commands.file_end(), "0005 payload="),
         (commands.stdin(258, b"x"), "0007 payload=0201000078"),
         (commands.stdin_eof(1), "0008 payload=01000000"),

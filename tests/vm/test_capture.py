@@ -12,6 +12,7 @@ import pytest
 
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.microvm.runner import LibvirtMicroVM
+from tests.support.guest_files import put_file
 from tests.vm.conversation import Conversation, chunks
 from tests.vm.fixtures import MIB, guest_spec, squash
 
@@ -173,7 +174,7 @@ async def test_twenty_layers_are_seen_in_their_order(
 async def test_an_image_of_no_layer_can_be_written_to(microvm: LibvirtMicroVM) -> None:
     async with microvm.start(guest_spec()) as guest:
         talk = Conversation(guest)
-        await guest.put_file("/a/b", chunks(b"c"), size_bytes=1, uid=0, gid=0, mode=0o644)
+        await put_file(guest, "/a/b", chunks(b"c"), size_bytes=1, uid=0, gid=0, mode=0o644)
         tar = await captured(talk)
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         assert archive.getnames() == [".", "a", "a/b"]

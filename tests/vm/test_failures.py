@@ -17,6 +17,7 @@ from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.app.guest.microvm import GuestSpec
 from contree.app.images.layer_store import FilePart
 from contree.domain.errors import GuestFailure, LayerRefused, OperationFailure
+from tests.support.guest_files import put_file
 from tests.vm.conversation import Conversation, chunks
 from tests.vm.fixtures import MIB, TEST_DEADLINES, guest_spec
 
@@ -113,8 +114,8 @@ async def test_a_full_scratch_disk_is_the_command_s_and_the_file_s_problem(
         done = await talk.sh("dd if=/dev/zero of=/fill bs=1M")
         assert (done.code, b"No space left" in done.stderr) == (1, True)
         with pytest.raises(OperationFailure, match=r"/more.*[Nn]o space"):
-            await guest.put_file(
-                "/more", chunks(bytes(MIB)), size_bytes=MIB, uid=0, gid=0, mode=0o644
+            await put_file(
+                guest, "/more", chunks(bytes(MIB)), size_bytes=MIB, uid=0, gid=0, mode=0o644
             )
         await talk.sh("rm /fill; touch '/.wh.trick'")
         with pytest.raises(LayerRefused, match=r"\.wh\."):

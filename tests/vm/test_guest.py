@@ -12,6 +12,7 @@ import pytest
 
 from contree.app.guest.microvm import Output, ProcessSpec, SpawnRefused
 from contree.domain.errors import NotFoundError, OperationFailure
+from tests.support.guest_files import put_file
 from tests.vm.conversation import Conversation, chunks
 from tests.vm.fixtures import MIB
 
@@ -55,7 +56,8 @@ async def test_uid_gid_and_a_directory_made_for_it(box: Conversation) -> None:
 async def test_files_keep_owner_and_mode_and_replace_what_stood_there(box: Conversation) -> None:
     content = os.urandom(3 * MIB + 17)
     await box.sh("mkdir /files; ln -s /etc/motd /files/data")
-    await box.guest.put_file(
+    await put_file(
+        box.guest,
         "/files/data",
         chunks(content[:MIB], b"", content[MIB:]),
         size_bytes=len(content),
@@ -72,14 +74,14 @@ async def test_files_keep_owner_and_mode_and_replace_what_stood_there(box: Conve
 
 async def test_a_file_that_fails_leaves_the_next_one_unharmed(box: Conversation) -> None:
     with pytest.raises(OperationFailure, match=r"/files-2/\.\./x"):
-        await box.guest.put_file(
-            "/files-2/../x", chunks(b""), size_bytes=0, uid=0, gid=0, mode=0o644
+        await put_file(
+            box.guest, "/files-2/../x", chunks(b""), size_bytes=0, uid=0, gid=0, mode=0o644
         )
     with pytest.raises(OperationFailure, match="/bin"):
-        await box.guest.put_file(
-            "/bin", chunks(b"x" * MIB), size_bytes=MIB, uid=0, gid=0, mode=0o644
+        await put_file(
+            box.guest, "/bin", chunks(b"x" * MIB), size_bytes=MIB, uid=0, gid=0, mode=0o644
         )
-    await box.guest.put_file("/empty", chunks(), size_bytes=0, uid=0, gid=0, mode=0o600)
+    await put_file(box.guest, "/empty", chunks(), size_bytes=0, uid=0, gid=0, mode=0o600)
     assert (await box.sh("stat -c '%s %a' /empty")).text == "0 600\n"
 
 

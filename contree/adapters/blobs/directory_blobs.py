@@ -61,6 +61,8 @@ class DirectoryBlobStore:
             while piece := await asyncio.to_thread(os.pread, descriptor, READ_CHUNK_BYTES, offset):
                 yield piece
                 offset += len(piece)
+                if len(piece) < READ_CHUNK_BYTES:
+                    break  # only the end of a file gives less: most are read in one hop
         finally:
             os.close(descriptor)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Protocol
 from uuid import UUID
 
@@ -75,6 +75,35 @@ class ProcessSpec:
     stdin_open: bool = False
     timeout_ms: int = 0
     output_bytes_max: int = 1024 * 1024
+
+
+class FileKind(Enum):
+    FILE = auto()
+    DIRECTORY = auto()
+    SYMLINK = auto()
+    HARD_LINK = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestFile:
+    """Something to put into a guest's file system before the command starts.
+
+    path        absolute and plain, bytes as Linux has them
+    name        what errors call it
+    size_bytes  of a file; 0 of all else
+    mtime_s     seconds since 1970 UTC; None: the time of arrival
+    target      a symbolic link's text; the absolute path of a hard link's file, which came before
+    """
+
+    path: bytes
+    name: str
+    kind: FileKind = FileKind.FILE
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o644
+    size_bytes: int = 0
+    mtime_s: int | None = None
+    target: bytes = b""
 
 
 class Stream(StrEnum):
@@ -146,19 +175,13 @@ class Guest(Protocol):
 
     info: GuestInfo
 
-    async def put_file(
-        self,
-        path: str,
-        content: AsyncIterator[bytes],
-        *,
-        size_bytes: int,
-        uid: int,
-        gid: int,
-        mode: int,
-    ) -> None:
-        """Write a file, parents created (root, 0755), an existing one replaced.
+    async def put_files(self, items: AsyncIterator[GuestFile | bytes]) -> None:
+        """Put files in place, in their order; the bytes of each follow it in pieces.
 
-        Raises OperationFailure when the guest refuses it (no room, a directory stands there).
+        Parents are made (root, 0755). What is there is replaced, but no directory by anything
+        else; a directory, or a symbolic link to one, stays where a directory is put. Many are
+        under way at once. Raises OperationFailure naming the first that the guest refuses (no
+        room, a directory stands there) or whose bytes are not of its size, and what `items` does.
         """
         ...
 

@@ -88,8 +88,10 @@ class RequestReplay:
     async def _check_inputs(self, project_id: UUID, spec: InstanceSpec) -> None:
         if await self._images.get(project_id, spec.image_id) is None:
             raise NotFoundError("image", spec.image_id)
+        wanted = {placement.file_id for placement in spec.files.values()}
+        rows = await self._files.many(project_id, tuple(wanted)) if wanted else {}
         for path, placement in spec.files.items():
-            row = await self._files.get(project_id, placement.file_id)
+            row = rows.get(placement.file_id)
             if row is None or not await self._content.has(project_id, row.sha256):
                 raise InvalidFieldError(f"files['{path}']", "is no longer kept: no replay")
         stdin = spec.stdin

@@ -152,6 +152,7 @@ def request_value(spec: InstanceSpec, stdin: Mapping[str, Any]) -> dict[str, Any
                 "uid": placement.uid,
                 "gid": placement.gid,
                 "mode": f"{placement.mode:04o}",
+                "unpack": placement.unpack,
             }
             for path, placement in spec.files.items()
         },

@@ -134,7 +134,17 @@ def _run_request(limits: Limits) -> dict[str, Schema]:
             {"type": "integer", "minimum": 0, "maximum": MODE_MAX},
         ]
     }
-    placement = body({"uuid": UUID, "uid": user, "gid": user, "mode": mode}, required=("uuid",))
+    owned = {"uuid": UUID, "uid": user, "gid": user}
+    placement = {
+        "anyOf": [
+            body({**owned, "mode": mode, "unpack": {"const": False}}, required=("uuid",)),
+            body(
+                {**owned, "mode": {"type": "null"}, "unpack": {"const": True}},
+                required=("uuid", "unpack"),
+            )
+            | {"description": "an archive (tar, tar.gz, tar.zst, zip), unpacked at the path"},
+        ]
+    }
     return {
         **_process_request(),
         "image": STRING | {"pattern": IMAGE_PATTERN, "maxLength": TAG_CHARS_MAX + 4},

@@ -168,7 +168,8 @@ def _operation_schemas() -> dict[str, Schema]:
 
 def _run_schemas() -> dict[str, Schema]:
     flags = ("shell", "disposable", "preserve_env", "preserve_cwd")
-    placement = answer({"uuid": UUID, "uid": INTEGER, "gid": INTEGER, "mode": STRING})
+    owner = {"uid": INTEGER, "gid": INTEGER}
+    placement = answer({"uuid": UUID, **owner, "mode": STRING, "unpack": BOOLEAN})
     request: dict[str, Schema] = {
         **dict.fromkeys(("command", "cwd", "hostname"), STRING),
         **dict.fromkeys(("uid", "gid", "timeout", "truncate_output_at"), INTEGER),

@@ -18,6 +18,7 @@ from contree.app.guest.steer_instance import SteerInstance
 from contree.app.images.import_image import ImportImage
 from contree.app.images.request_import import ImportOrder, RequestImport
 from contree.app.limits import Limits
+from contree.app.place_files import PlaceFiles
 from contree.app.reads import OperationRow, TokenRow
 from contree.app.recover import Recover
 from contree.app.replay.compare_replay import CompareReplay
@@ -29,6 +30,7 @@ from contree.domain.operation import Kind, Operation, Status
 from contree.domain.token import Permission
 from contree.worker.loop import Capacity, Worker
 from contree.worker.room import Admission, FixedAdmission
+from tests.fakes.archives import FakeArchives
 from tests.fakes.blob_store import FakeBlobStore
 from tests.fakes.clock import EPOCH, FakeClock, FakeIds
 from tests.fakes.event_log import FakeEventLog
@@ -81,6 +83,7 @@ class World:
         self.content = ProjectContent(keys=keys, blobs=self.blobs)
         self.environment = ProjectEnvironment(keys)
         self.source, self.microvm = FakeImageSource(), FakeMicroVM(programs)
+        self.archives = FakeArchives()
         self.sealer = FakeSealer()
         self.control = FakeGuestControl()
         self.images = FakeImageReads(self.log)
@@ -162,7 +165,7 @@ class World:
     def worker(self) -> Worker:
         run = RunInstance(
             log=self.log,
-            files=self.files,
+            files=PlaceFiles(files=self.files, content=self.content, archives=self.archives),
             content=self.content,
             environment=self.environment,
             layers=self.layers,

@@ -85,7 +85,9 @@ async def test_long_stdin_is_echoed_up_to_a_bound_and_says_so(api: Api, world: W
 async def test_files_are_echoed_with_octal_modes(api: Api, world: World) -> None:
     uuid = (await (await api.post("/v1/files", data=b"x")).json())["uuid"]
     answer = await start(api, world, files={"/a": {"uuid": uuid, "mode": "0o100755"}})
-    assert answer["files"] == {"/a": {"uuid": uuid, "uid": 0, "gid": 0, "mode": "0755"}}
+    assert answer["files"] == {
+        "/a": {"uuid": uuid, "uid": 0, "gid": 0, "mode": "0755", "unpack": False}
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A registry's compressed layer to its tar, in bounded memory and with a bound on its growth.
+"""A compressed layer or archive to its tar, in bounded memory and with a bound on its growth.
 
 Understood: no compression, gzip and zstd. The first bytes say which, as for Docker: media types in
 real manifests are sometimes wrong. The blob is hostile: a small one may expand without end.
@@ -32,7 +32,7 @@ def uncompressed(blob: Path, *, bytes_max: int) -> Iterator[bytes]:
     """Yield the tar. Raises LayerRefused when the blob is damaged or over `bytes_max`."""
     with blob.open("rb") as stream:
         total = 0
-        for piece in _pieces(stream):
+        for piece in decompressed(stream):
             total += len(piece)
             if total > bytes_max:
                 raise LayerRefused(
@@ -50,7 +50,8 @@ def uncompressed_sha256(blob: Path, *, bytes_max: int) -> str:
     return digest.hexdigest()
 
 
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+def decompressed(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the tar, without end if need be. Raises LayerRefused when its data is damaged."""
     head = stream.read(_MAGIC_BYTES)
     stream.seek(0)
     if head.startswith(_GZIP_MAGIC):
@@ -80,11 +81,11 @@ def _gzip(stream: BinaryIO) -> Iterator[bytes]:
                 elif not rest:
                     rest = stream.read(_READ_BYTES)
                     if not rest:
-                        raise LayerRefused("the layer's gzip data is cut off")
+                        raise LayerRefused("the gzip data is cut off")
             members += 1
             rest = inflater.unused_data or stream.read(_READ_BYTES)
     except zlib.error as error:
-        raise LayerRefused(f"the layer's gzip data is damaged: {error}") from error
+        raise LayerRefused(f"the gzip data is damaged: {error}") from error
 
 
 def _zstd(stream: BinaryIO) -> Iterator[bytes]:
@@ -94,4 +95,4 @@ def _zstd(stream: BinaryIO) -> Iterator[bytes]:
             while piece := reader.read(bounds.COPY_CHUNK_BYTES):
                 yield piece
     except zstandard.ZstdError as error:
-        raise LayerRefused(f"the layer's zstd data is damaged: {error}") from error
+        raise LayerRefused(f"the zstd data is damaged: {error}") from error

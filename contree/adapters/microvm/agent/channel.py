@@ -111,6 +111,10 @@ class AgentChannel:
         """As `ask`, of what was sent before there was this channel."""
         return await self._in_time(self.expect(key), key[0].name, within_s)
 
+    async def settled(self, answer: asyncio.Future[GuestFrame], key: AnswerKey) -> GuestFrame:
+        """As `ask`, of what was sent after `expect`."""
+        return await self._in_time(answer, key[0].name, self.deadlines.answer_s)
+
     def expect(self, key: AnswerKey) -> asyncio.Future[GuestFrame]:
         """Return a future of the next answer of this kind; cancelling it loses only the answer."""
         if self.failure is not None:

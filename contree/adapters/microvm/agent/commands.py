@@ -31,6 +31,7 @@ _MAX_MODE = 0o7777
 _MAX_SIGNAL = 64
 _MAX_U32 = 2**32 - 1
 _MAX_U64 = 2**64 - 1
+_MIN_I64 = -(2**63)
 _MAX_ID = 2**32 - 2  # 2**32 - 1 means "leave unchanged" to chown and setuid
 
 
@@ -50,6 +51,15 @@ class HostFrameType(IntEnum):
     SHUTDOWN = 0x000B
     PREPARE = 0x000C
     REHEARSE = 0x000D
+
+
+class FileKind(IntEnum):
+    """What FILE_BEGIN puts in place; guest-protocol.md section 3."""
+
+    FILE = 0
+    DIRECTORY = 1
+    SYMLINK = 2
+    HARD_LINK = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,17 +166,36 @@ def _configuration(request: Configure) -> bytes:
     )
 
 
-def file_begin(*, path: bytes, uid: int, gid: int, mode: int, size: int) -> bytes:
-    """Return FILE_BEGIN for `size` bytes at the absolute, normalised `path` in the guest."""
+def file_begin(
+    *,
+    path: bytes,
+    uid: int,
+    gid: int,
+    mode: int,
+    size: int,
+    kind: FileKind = FileKind.FILE,
+    mtime_s: int | None = None,
+    target: bytes = b"",
+) -> bytes:
+    """Return FILE_BEGIN for what comes to the absolute, normalised `path` in the guest.
+
+    size     bytes of a file; 0 of all else
+    mtime_s  None: the time of arrival
+    target   of links only: a symbolic link's text, the path of a hard link's file
+    """
     _check_range("uid", uid, 0, _MAX_ID)
     _check_range("gid", gid, 0, _MAX_ID)
     _check_range("mode", mode, 0, _MAX_MODE)
-    _check_range("size", size, 0, _MAX_U64)
-    components = path.split(b"/")[1:]
-    if not path.startswith(b"/") or {b"", b".", b".."} & set(components):
-        raise ValueError(f"path={path!r}: must be absolute, without empty, . or .. components")
-    fixed = struct.pack("<IIIQ", uid, gid, mode, size)
-    return _frame(HostFrameType.FILE_BEGIN, fixed + _path("path", path))
+    _check_range("size", size, 0, _MAX_U64 if kind is FileKind.FILE else 0)
+    mtime = _MIN_I64 if mtime_s is None else mtime_s
+    _check_range("mtime_s", mtime, _MIN_I64, -_MIN_I64 - 1)
+    _check_plain("path", path)
+    if kind is FileKind.HARD_LINK:
+        _check_plain("target", target)
+    is_link = kind in {FileKind.SYMLINK, FileKind.HARD_LINK}
+    _check_range("target", len(target), int(is_link), MAX_PATH_BYTES if is_link else 0)
+    fixed = struct.pack("<IIIIQq", uid, gid, mode, kind, size, mtime)
+    return _frame(HostFrameType.FILE_BEGIN, fixed + _path("path", path) + _string("target", target))
 
 
 def file_data(data: bytes) -> bytes:
@@ -270,6 +299,12 @@ def _pci(address: PciAddress) -> bytes:
 def _path(name: str, path: bytes) -> bytes:
     _check_range(name, len(path), 1, MAX_PATH_BYTES)
     return _string(name, path)
+
+
+def _check_plain(name: str, path: bytes) -> None:
+    components = path.split(b"/")[1:]
+    if not path.startswith(b"/") or {b"", b".", b".."} & set(components):
+        raise ValueError(f"{name}={path!r}: must be absolute, without empty, . or .. components")
 
 
 def _string(name: str, text: bytes) -> bytes:

@@ -37,7 +37,7 @@ from contree.adapters.microvm.agent.messages import (
     Truncated,
 )
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 MAX_GUEST_PAYLOAD_BYTES = 65_536
 MAX_OUTPUT_CHUNK_BYTES = 32_768

@@ -17,6 +17,7 @@ from contree.adapters.microvm.agent.channel import AgentChannel
 from contree.adapters.microvm.agent.commands import MAX_DATA_CHUNK_BYTES, HostFrameType
 from contree.adapters.microvm.agent.data_port import DataPort
 from contree.adapters.microvm.agent.event_buffer import EventBuffer
+from contree.adapters.microvm.agent.file_stream import FileStream
 from contree.adapters.microvm.agent.process_events import (
     exited_event,
     output_event,
@@ -27,12 +28,13 @@ from contree.app.guest.microvm import (
     EXIT_NOT_EXECUTABLE,
     EXIT_NOT_FOUND,
     EXIT_NOT_STARTED,
+    GuestFile,
     GuestInfo,
     ProcessEvent,
     ProcessSpec,
     SpawnRefused,
 )
-from contree.domain.errors import GuestFailure, NotFoundError, OperationFailure
+from contree.domain.errors import GuestFailure, NotFoundError
 
 _NOT_EXECUTABLE = {
     errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.ENOTDIR, errno.E2BIG, errno.ELOOP,
@@ -50,7 +52,6 @@ class AgentGuest:
         self.mounted = asyncio.Event()
         """Its disks are there, or never will be: then the channel has failed."""
         self._ledger = ProcessLedger()
-        self._putting = asyncio.Lock()
         self._stdin_locks: dict[int, asyncio.Lock] = {}
         self._stdin_changed = asyncio.Condition()
         self._channel: AgentChannel
@@ -61,39 +62,9 @@ class AgentGuest:
         self._data = data
         self.info = info
 
-    async def put_file(
-        self,
-        path: str,
-        content: AsyncIterator[bytes],
-        *,
-        size_bytes: int,
-        uid: int,
-        gid: int,
-        mode: int,
-    ) -> None:
-        try:
-            begin = commands.file_begin(
-                path=os.fsencode(path), uid=uid, gid=gid, mode=mode, size=size_bytes
-            )
-        except ValueError as error:
-            raise OperationFailure(f"file {path}: {error}") from error
-        async with self._putting:
-            await self.mounted.wait()
-            await self._channel.send(begin)
-            sent_bytes = 0
-            async for data in content:
-                sent_bytes += len(data)
-                if sent_bytes > size_bytes:
-                    break
-                for at in range(0, len(data), MAX_DATA_CHUNK_BYTES):
-                    await self._channel.send(
-                        commands.file_data(data[at : at + MAX_DATA_CHUNK_BYTES])
-                    )
-            answer = await self._channel.ask(commands.file_end(), (HostFrameType.FILE_END, 0))
-        if sent_bytes != size_bytes:
-            raise OperationFailure(f"file {path}: content is not of its {size_bytes} bytes")
-        if isinstance(answer, messages.GuestError):
-            raise OperationFailure(f"file {path}: {answer.message}")
+    async def put_files(self, items: AsyncIterator[GuestFile | bytes]) -> None:
+        await self.mounted.wait()
+        await FileStream(self._channel).put(items)
 
     async def spawn(self, spid: int, spec: ProcessSpec) -> int:
         try:

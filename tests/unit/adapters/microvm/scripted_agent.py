@@ -40,6 +40,10 @@ def exited(spid: int, code: int = 0) -> bytes:
     return frame(GuestFrameType.EXITED, fixed + struct.pack("<18q", *([-5] * 2 + [2**62] * 16)))
 
 
+def file_ok(size_bytes: int) -> bytes:
+    return frame(GuestFrameType.FILE_OK, struct.pack("<Q", size_bytes))
+
+
 def captured(size_bytes: int) -> bytes:
     return frame(GuestFrameType.CAPTURED, struct.pack("<QQQ", size_bytes, 1, 1))
 

@@ -18,6 +18,7 @@ from contree.adapters.microvm.agent.event_buffer import EVENT_BUFFER_BYTES_MAX
 from contree.adapters.microvm.agent.process_events import COUNT_MAX
 from contree.app.guest.microvm import Exited, GuestInfo, Output, ProcessSpec
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError
+from tests.support.guest_files import put_file
 from tests.unit.adapters.microvm import scripted_agent as say
 from tests.unit.adapters.microvm.scripted_agent import FAST, SLOW, ScriptedAgent
 
@@ -170,8 +171,8 @@ async def test_an_agent_that_does_not_read_is_given_up(fast_agent: ScriptedAgent
             yield bytes(1024**2)
 
     with pytest.raises(GuestFailure, match="reading what we write"):
-        await fast_agent.guest.put_file(
-            "/big", content(), size_bytes=2**40, uid=0, gid=0, mode=0o644
+        await put_file(
+            fast_agent.guest, "/big", content(), size_bytes=2**40, uid=0, gid=0, mode=0o644
         )
 
 

@@ -1,0 +1,1 @@
+"""Archives that clients upload, to entries for a guest."""
