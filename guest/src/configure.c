@@ -39,6 +39,8 @@ int configure_guest(const struct configure *m, bool prepared, struct workload *w
         return -1;
     if ((prepared ? settle_scratch(m, err) : prepare_guest(&disks, m->layer_count, err)) < 0)
         return -1;
+    if (m->scratch_room > 0 && bound_scratch(m->scratch_room, err) < 0)
+        return -1;
     *disks_us = monotonic_us() - started_us;
     if (m->layer_count > 0 && (disk_find(&m->layers_disk, &layers, err) < 0 ||
                                mount_layers(&layers, m->layer_count, err) < 0))

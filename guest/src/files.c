@@ -68,7 +68,9 @@ static void times_of(const struct file_begin *file, struct timespec times[2])
     bool told = file->mtime_s != MTIME_ARRIVAL;
 
     times[0] = (struct timespec){.tv_nsec = UTIME_OMIT};
-    times[1] = (struct timespec){.tv_sec = told ? file->mtime_s : 0, .tv_nsec = told ? 0 : UTIME_OMIT};
+    times[1] = (struct timespec){.tv_nsec = UTIME_OMIT};
+    if (told)
+        times[1] = (struct timespec){.tv_sec = file->mtime_s};
 }
 
 /* chown before chmod: chown clears set-id bits. Looking is cheaper than setting again what is so. */

@@ -45,6 +45,7 @@ bool decode_configure(struct reader *r, struct configure *m)
     m->layers_disk = read_pci_address(r);
     m->scratch_disk = read_pci_address(r);
     m->hostname = read_str(r, MAX_HOSTNAME_BYTES);
+    m->scratch_room = read_u64(r);
     return read_done(r) && m->hostname.length > 0;
 }
 

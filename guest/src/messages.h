@@ -22,6 +22,7 @@ struct configure {
     struct span entropy, boot_id, hostname;
     uint64_t realtime_ns;
     bool other_scratch; /* not the disk that PREPARE mounted */
+    uint64_t scratch_room; /* bytes of it that may be taken; 0: all */
     uint16_t layer_count;
     struct pci_address layers_disk, scratch_disk;
 };

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -20,6 +21,9 @@
 #define SKELETON "k" /* relative to LAYERS_DIR, like the layers' own names */
 
 enum { TTY_GROUP = 5 };
+
+static int reserve_fd = -1; /* how much of the scratch disk nobody gets: /sys/fs/ext4 */
+static struct statfs blank; /* of the scratch disk, when nothing had been written to it */
 
 struct mount_spec {
     const char *type, *target;
@@ -120,6 +124,19 @@ int mount_layers(const struct disk *layers, unsigned count, struct error *err)
     return 0;
 }
 
+/* What bounding it later needs is at hand then: a run waits for that, and for this nobody. */
+static int measure_scratch(const struct disk *scratch, struct error *err)
+{
+    char path[64];
+
+    (void)snprintf(path, sizeof(path), "/sys/fs/ext4/%s/reserved_clusters", scratch->name);
+    close_descriptor(&reserve_fd);
+    reserve_fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (reserve_fd < 0 || statfs(SCRATCH_DIR, &blank) < 0)
+        return error_set(err, ERROR_MOUNT, errno, "measure scratch: %s", strerror(errno));
+    return 0;
+}
+
 int mount_scratch(const struct disk *scratch, struct error *err)
 {
     char node[64];
@@ -129,7 +146,24 @@ int mount_scratch(const struct disk *scratch, struct error *err)
     /* The disk dies with the guest: nothing needs to reach it in order, or at all. */
     if (mount(node, SCRATCH_DIR, "ext4", MS_NOATIME, "nobarrier,noauto_da_alloc,noinit_itable") < 0)
         return error_set(err, ERROR_MOUNT, errno, "mount scratch: %s", strerror(errno));
-    return make_directory(UPPER_DIR, err) < 0 ? -1 : make_directory(WORK_DIR, err);
+    if (make_directory(UPPER_DIR, err) < 0 || make_directory(WORK_DIR, err) < 0)
+        return -1;
+    return measure_scratch(scratch, err);
+}
+
+int bound_scratch(uint64_t room_bytes, struct error *err)
+{
+    uint64_t room_blocks = room_bytes / (uint64_t)blank.f_bsize;
+    char text[32];
+    int length;
+
+    if (blank.f_bavail <= room_blocks)
+        return 0;
+    length = snprintf(text, sizeof(text), "%llu",
+                      (unsigned long long)(blank.f_bfree - room_blocks));
+    if (write(reserve_fd, text, (size_t)length) != length)
+        return error_set(err, ERROR_MOUNT, errno, "bound scratch: %s", strerror(errno));
+    return 0;
 }
 
 static int remount_scratch(unsigned long flags, struct error *err)

@@ -76,9 +76,10 @@ static void print_frame(const struct frame *f)
         print_hex("hostname", configure.hostname);
         print_pci("layers", &configure.layers_disk);
         print_pci("scratch", &configure.scratch_disk);
-        (void)printf(" ns=%llu layers=%u other_scratch=%d",
+        (void)printf(" ns=%llu layers=%u other_scratch=%d room=%llu",
                      (unsigned long long)configure.realtime_ns, configure.layer_count,
-                     configure.other_scratch);
+                     configure.other_scratch,
+                     (unsigned long long)configure.scratch_room);
     } else if (f->type == FRAME_PREPARE) {
         CHECK(decode_prepare(&r, &prepare));
         print_pci("layers", &prepare.layers_disk);

@@ -128,12 +128,14 @@ def test_configure_written_in_python_is_read_in_c(built: Path) -> None:
         layers_disk=PciAddress(domain=1, bus=2, slot=3, function=4),
         scratch_disk=PciAddress(slot=31),
         other_scratch=True,
+        scratch_room=2**63,
     )
     (line,) = decoded_in_c(built, commands.configure(request))
     assert line == (
         f"0002 entropy={bytes(range(32)).hex()} boot_id={bytes(range(16, 32)).hex()} "
         f"hostname={'höst'.encode().hex()} layers=1:2:3.4 scratch=0:0:31.0 "
-        "ns=1700000000123456789 layers=7 other_scratch=1"
+        "ns=1700000000123456789 layers=7 other_scratch=1 "
+        f"room={2**63}"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from contree.adapters.microvm.disks.scratch_disk import room_bytes
 from contree.adapters.microvm.hypervisor.connection import LibvirtConnection
 from contree.adapters.microvm.hypervisor.qemu_process import qemu_pids
 from contree.adapters.microvm.runner import LibvirtMicroVM
@@ -111,8 +112,13 @@ async def test_a_full_scratch_disk_is_the_command_s_and_the_file_s_problem(
 ) -> None:
     async with microvm.start(guest_spec(base_layer, max_layer_bytes=MIB)) as guest:
         talk = Conversation(guest)
-        done = await talk.sh("dd if=/dev/zero of=/fill bs=1M")
-        assert (done.code, b"No space left" in done.stderr) == (1, True)
+        done = await talk.sh("df -k / | tail -1; dd if=/dev/zero of=/fill bs=64k; stat -c %s /fill")
+        assert b"No space left" in done.stderr
+        # The disk has 128 MiB; what it has beyond the run's room is nobody's.
+        *_, available_kib, _, _ = done.text.splitlines()[0].split()
+        filled = int(done.text.splitlines()[-1])
+        assert 0.9 * room_bytes(MIB) < filled <= room_bytes(MIB)
+        assert 0.9 * room_bytes(MIB) < int(available_kib) * 1024 <= room_bytes(MIB)
         with pytest.raises(OperationFailure, match=r"/more.*[Nn]o space"):
             await put_file(
                 guest, "/more", chunks(bytes(MIB)), size_bytes=MIB, uid=0, gid=0, mode=0o644

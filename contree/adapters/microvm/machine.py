@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -209,8 +209,10 @@ class Machine:
         """Why the guest is lost, as far as that is known."""
         return None if self._channel is None else self._channel.failure
 
-    def configure(self, ready: messages.Ready, *, hostname: str, layer_count: int) -> None:
-        """Begin to give the guest its identity and disks.
+    def configure(
+        self, ready: messages.Ready, *, hostname: str, layer_count: int, scratch_room: int
+    ) -> None:
+        """Begin to give the guest its identity and disks, `scratch_room` bytes of the scratch disk.
 
         `guest` may be asked for something at once; it waits. When it cannot mount its disks, it is
         lost.
@@ -218,7 +220,8 @@ class Machine:
         assert self._channel is not None
         assert self._data is not None
         boot_id = UUID(bytes=os.urandom(16), version=4)
-        frame = commands.configure(self._configuration(boot_id, hostname, layer_count))
+        asked = self._configuration(boot_id, hostname, layer_count)
+        frame = commands.configure(replace(asked, scratch_room=scratch_room))
         info = GuestInfo(
             accelerator=self.spec.accelerator,
             kernel=ready.kernel_release,

@@ -25,7 +25,7 @@ from contree.adapters.microvm.agent.messages import Ready
 from contree.adapters.microvm.boot.assets import GuestAssets
 from contree.adapters.microvm.disks.layers_disk import DESCRIPTOR_NAME
 from contree.adapters.microvm.disks.scratch_disk import FORMAT_VERSION as SCRATCH_FORMAT
-from contree.adapters.microvm.disks.scratch_disk import ScratchDisks
+from contree.adapters.microvm.disks.scratch_disk import ScratchDisks, room_bytes
 from contree.adapters.microvm.guest_files import GuestFiles
 from contree.adapters.microvm.hypervisor import accelerator as accelerators
 from contree.adapters.microvm.hypervisor import qemu_process
@@ -228,7 +228,12 @@ class LibvirtMicroVM:
             except GuestFailure:
                 self._failed += 1
                 raise
-            machine.configure(ready, hostname=spec.hostname, layer_count=len(spec.mounts.squashfs))
+            machine.configure(
+                ready,
+                hostname=spec.hostname,
+                layer_count=len(spec.mounts.squashfs),
+                scratch_room=room_bytes(spec.max_layer_bytes),
+            )
             self._came_up[machine.guest.info.origin] += 1
             yield machine.guest
 

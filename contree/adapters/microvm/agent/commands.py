@@ -91,6 +91,7 @@ class Configure:
     hostname         1..MAX_HOSTNAME_BYTES bytes of UTF-8
     layer_count      0..MAX_LAYERS layers on their disk, LAYER_ROOM_BYTES apart, bottom first
     other_scratch    the scratch disk is not the one that PREPARE mounted
+    scratch_room     bytes of it that may be taken, 0 for all
     """
 
     entropy: bytes
@@ -101,6 +102,7 @@ class Configure:
     layers_disk: PciAddress
     scratch_disk: PciAddress
     other_scratch: bool = False
+    scratch_room: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,7 @@ def _configuration(request: Configure) -> bytes:
     _check_range("boot_id", len(request.boot_id), BOOT_ID_BYTES, BOOT_ID_BYTES)
     _check_range("realtime_ns", request.realtime_ns, 0, _MAX_U64)
     _check_range("layer_count", request.layer_count, 0, MAX_LAYERS)
+    _check_range("scratch_room", request.scratch_room, 0, _MAX_U64)
     hostname = request.hostname.encode()
     _check_range("hostname", len(hostname), 1, MAX_HOSTNAME_BYTES)
     fixed = struct.pack(
@@ -163,6 +166,7 @@ def _configuration(request: Configure) -> bytes:
         + _pci(request.layers_disk)
         + _pci(request.scratch_disk)
         + _string("hostname", hostname)
+        + struct.pack("<Q", request.scratch_room)
     )
 
 

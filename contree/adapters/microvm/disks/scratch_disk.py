@@ -29,13 +29,21 @@ _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _COPY_BYTES = 8 * _MIB
 
 
+def room_bytes(max_layer_bytes: int) -> int:
+    """Return how much of its disk a run may take that may leave `max_layer_bytes` behind.
+
+    A quarter is added for ext4 and what tar packs closer than blocks.
+    """
+    return max_layer_bytes * 5 // 4 + OVERHEAD_MIB * _MIB
+
+
 def bucket_mib(max_layer_bytes: int) -> int:
     """Return the size of the disk for a layer of at most `max_layer_bytes`: a power of two, MiB.
 
-    A quarter is added for ext4 and what tar packs closer than blocks. Sparse, so only what is
-    written takes room.
+    Sparse, so only what is written takes room. In what is more than `room_bytes` the guest's kernel
+    lets nobody write.
     """
-    wanted_mib = -(-max_layer_bytes * 5 // (4 * _MIB)) + OVERHEAD_MIB
+    wanted_mib = -(-room_bytes(max_layer_bytes) // _MIB)
     return max(SMALLEST_MIB, 1 << (wanted_mib - 1).bit_length())
 
 

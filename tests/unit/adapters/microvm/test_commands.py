@@ -33,11 +33,11 @@ SPAWN = Spawn(
 
 def test_configure_has_the_documented_layout() -> None:
     raw = commands.configure(CONFIGURE)
-    assert raw[:8] == bytes.fromhex("5300000002000000")
+    assert raw[:8] == bytes.fromhex("5b00000002000000")
     assert raw[8 + 32 : 8 + 40] == (1).to_bytes(8, "little")
     assert raw[8 + 60 : 8 + 62] == b"\x01\x00"
     assert raw[8 + 64 : 8 + 72] == bytes([0, 0, 0, 0, 0, 5, 0, 0])
-    assert raw[8 + 80 :] == b"\x01\x00h"
+    assert raw[8 + 80 :] == b"\x01\x00h" + bytes(8)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ def test_configure_has_the_documented_layout() -> None:
         ({"hostname": "h" * 65}, "hostname"),
         ({"hostname": "a\0b"}, "hostname"),
         ({"realtime_ns": -1}, "realtime_ns"),
+        ({"scratch_room": 2**64}, "scratch_room"),
     ],
 )
 def test_configure_names_the_field_it_refuses(change: dict[str, object], field: str) -> None:
