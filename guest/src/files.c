@@ -73,7 +73,7 @@ static void times_of(const struct file_begin *file, struct timespec times[2])
         times[1] = (struct timespec){.tv_sec = file->mtime_s};
 }
 
-/* chown before chmod: chown clears set-id bits. Looking is cheaper than setting again what is so. */
+/* chown before chmod: chown clears set-id bits. Looking is cheaper than setting what is so. */
 static int dress(int fd, const struct file_begin *file)
 {
     struct timespec times[2];
