@@ -73,7 +73,7 @@ async def _serve(settings: Settings, _: argparse.Namespace) -> None:
         bootstrap.owned_data_dir(settings),
         WorkerProcess(settings) as worker,  # it gets ready while the database does
         bootstrap.database(settings) as database,
-        bootstrap.core(settings, database) as core,
+        bootstrap.core(settings, database, make_keys=True) as core,
         _served(core, beside=worker) as url,
         worker.at_work(database),
     ):
@@ -90,7 +90,7 @@ async def _api(settings: Settings, _: argparse.Namespace) -> None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
     async with (
         bootstrap.database(settings) as database,
-        bootstrap.core(settings, database) as core,
+        bootstrap.core(settings, database, make_keys=True) as core,
         _served(core) as url,
     ):
         log.info("listening on %s", url)

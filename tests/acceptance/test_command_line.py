@@ -6,10 +6,13 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from contree import bootstrap
+from contree.config import Settings
 from tests.acceptance.api import Api
 from tests.acceptance.log_reader import query
 from tests.support.server import CONTREED, RunningServer
@@ -51,6 +54,19 @@ def alone() -> Iterator[RunningServer]:
         assert not idle.runtime_dir.exists()
     finally:
         idle.remove()
+
+
+def test_the_version_is_said() -> None:
+    done = contreed("--version")
+    assert (done.returncode, done.stdout) == (0, f"contreed {version('contree')}\n")
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "data"
+    done = contreed("serve", "--data-dir", place, "--listen", "127.0.0.1:0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"contreed: '{place}': Not a directory\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -123,7 +139,9 @@ def test_tokens_beside_a_running_server(server: RunningServer, api_of: Callable[
     assert "00000000-0000-0000-0000-000000000000" in unknown.stderr
 
 
-def test_everything_but_dsn_works_without_a_server(alone: RunningServer) -> None:
+async def test_everything_but_dsn_works_without_a_server(alone: RunningServer) -> None:
+    async with bootstrap.database(Settings(data_dir=alone.data_dir)):
+        pass  # as a `serve` that has ended left it
     secret = alone.token("early")
     assert len(secret) > 40
     assert "early" in alone.contreed("token", "list").stdout
