@@ -182,13 +182,6 @@ async def test_check_finds_a_read_model_that_was_tampered_with_and_rebuild_mends
     assert api.run(busybox, "exit 4").state["exit_code"] == 4
 
 
-def test_the_first_start_says_how_to_reach_it(server: RunningServer) -> None:
-    said = server.log_text
-    assert f'base_url="{server.url}"' in said
-    assert f"contreed token create --data-dir {server.data_dir}" in said
-    assert f"CONTREE_URL={server.url}" in said
-
-
 def test_doctor_boots_a_guest_beside_a_running_server(server: RunningServer) -> None:
     done = server.contreed("doctor")
     assert "guests started in the last 24 hours: " in done.stdout
