@@ -49,8 +49,8 @@ bench: setup ## every question of bench/, each beside its reference; then table 
 guest: setup ## build the static guest agent
 	@$(MAKE) -C guest
 
-# Two files from one pyproject.toml: all that development needs, and of that what the service needs,
-# in the same versions. What is locked stays as it is; `make lock LOCK=--upgrade` takes newer ones.
+# Three files from one pyproject.toml: all that development needs, of that what the service needs, in
+# the same versions, and the clients that are to come, in versions of their own. What is locked stays as it is; `make lock LOCK=--upgrade` takes newer ones.
 LOCK ?=
 COMPILE = .cache/lock-venv/bin/uv pip compile --quiet --generate-hashes --no-header \
     --python-version 3.11 $(LOCK)
@@ -60,6 +60,7 @@ lock: ## make requirements*.lock from pyproject.toml; LOCK=--upgrade for newer v
 	    .cache/lock-venv/bin/pip install --quiet --disable-pip-version-check uv; }
 	@$(COMPILE) --group dev --output-file requirements-dev.lock pyproject.toml
 	@$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --group next --output-file requirements-next.lock
 
 clean: ## remove what setup made in this folder
-	rm -rf .venv .cache guest/build
+	rm -rf .venv .venv-next .cache guest/build

@@ -6,11 +6,12 @@ The only reader of the environment. Names are the same everywhere: the option `-
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import socket
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from contree.worker.loop import Capacity
 from contree.worker.room import FixedAdmission, GuestAdmission
 
 PREFIX = "CONTREED_"
+CONFIG = PREFIX + "CONFIG"
 SUPERVISOR = "NOTIFY_SOCKET"
 SOURCE_TREE = Path(__file__).resolve().parent.parent
 
@@ -67,7 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoint_interval   seconds between signed checkpoints of the log, at least
     checkpoints           where they are kept: a directory, or s3://BUCKET/PREFIX; unset: below
                           data_dir. Better somewhere the database's owner cannot write
-    checkpoint_key        the private key that signs them; unset: below data_dir. Made when missing
+    checkpoint_key        the private key that signs them; unset: below data_dir. Made with
+                          the deployment, or where checkpoint_former_keys names the one before
     checkpoint_origin     the log's name in them; unset: one made from the key
     checkpoint_former_keys  public keys (`contreed audit key`) that signed before, by commas
     """
@@ -176,23 +179,41 @@ def load_settings(
     """Return the settings; `options` with value None are not given.
 
     The TOML file is `options["config"]` or `CONTREED_CONFIG`.
-    Raises InvalidFieldError naming the setting and where it came from.
+    Raises InvalidFieldError naming the setting, also one that does not exist: what was meant by it
+    would be left out silently.
     """
     env = os.environ if environment is None else environment
     values: dict[str, Any] = {}
-    file = options.get("config") or env.get(PREFIX + "CONFIG")
+    known = [field.name for field in msgspec.structs.fields(Settings)]
+    file = options.get("config") or env.get(CONFIG)
     if file:
         try:
             values.update(tomllib.loads(Path(file).read_text()))
         except (OSError, ValueError) as error:
             raise InvalidFieldError("config", f"cannot read '{file}': {error}") from error
-    known = {field.name for field in msgspec.structs.fields(Settings)}
-    values.update({n: env[PREFIX + n.upper()] for n in known if PREFIX + n.upper() in env})
+        _refuse_unknown(values, known, said=f"is no setting, in '{file}'")
+    variables = {n.removeprefix(PREFIX): v for n, v in env.items() if n.startswith(PREFIX)}
+    _refuse_unknown(
+        variables,
+        [*(name.upper() for name in known), CONFIG.removeprefix(PREFIX)],
+        prefix=PREFIX,
+        said="is no setting, in the environment",
+    )
+    values.update({n: variables[n.upper()] for n in known if n.upper() in variables})
     values.update({n: v for n, v in options.items() if n in known and v is not None})
     try:
         return msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise InvalidFieldError("settings", str(error)) from error
+
+
+def _refuse_unknown(
+    names: Iterable[str], known: Sequence[str], *, said: str, prefix: str = ""
+) -> None:
+    for name in sorted(set(names).difference(known)):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+        raise InvalidFieldError(prefix + name, f"{said}{hint}")
 
 
 def supervisor_address() -> str | None:
@@ -203,7 +224,7 @@ def supervisor_address() -> str | None:
 
 def worker_environment(settings: Settings, *, supervisor: Path) -> dict[str, str]:
     """The environment that gives a child process the same settings and another supervisor."""
-    env = {k: v for k, v in os.environ.items() if k != PREFIX + "CONFIG"}
+    env = {k: v for k, v in os.environ.items() if k != CONFIG}
     env[SUPERVISOR] = str(supervisor)
     for field in msgspec.structs.fields(Settings):
         value = getattr(settings, field.name)

@@ -1,6 +1,7 @@
 """The composition root: the only place that knows every ring, and that each adapter fits its port.
 
 database(settings)   a database to work with: the embedded one, started or joined, or the URL's
+installed_database(settings)  the same, where one has been made already
 core(settings, urls) what API, worker and command line share: pool, log, reads, stores
 services(core)       the use cases behind the HTTP API
 microvm(settings)    libvirt, and what guests are made of
@@ -17,8 +18,10 @@ from contree.bootstrap.databases import (
     DatabaseUrls,
     RebuildReport,
     database,
+    installed_database,
     owned_data_dir,
     rebuild_projections,
+    require_installation,
     running_database,
 )
 from contree.bootstrap.deployment import Core, core
@@ -34,11 +37,13 @@ __all__ = [
     "database",
     "duties",
     "host_duties",
+    "installed_database",
     "issue_tokens",
     "microvm",
     "owned_data_dir",
     "rebuild_projections",
     "replay_chain",
+    "require_installation",
     "room",
     "running_database",
     "runtime_dir",

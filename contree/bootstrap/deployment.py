@@ -55,7 +55,7 @@ from contree.app.sealing import Sealer
 from contree.app.work_queue import WorkQueue
 from contree.bootstrap.databases import DatabaseUrls
 from contree.bootstrap.history import History, history
-from contree.bootstrap.proof import Proof, open_proof
+from contree.bootstrap.proof import Proof, note_signer, open_proof
 from contree.bootstrap.stores import Check, open_stores
 from contree.config import Settings
 
@@ -97,8 +97,14 @@ class Core:
 
 
 @asynccontextmanager
-async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
-    """Open what every long-running part needs. Raises UnavailableError."""
+async def core(
+    settings: Settings, urls: DatabaseUrls, *, make_keys: bool = False
+) -> AsyncIterator[Core]:
+    """Open what every long-running part needs. Raises UnavailableError.
+
+    With `make_keys` the deployment's keys are made if its log is empty, and are wanted here if it
+    is not: its first process makes them, other hosts have copies. Raises SealingKeyError.
+    """
     async with AsyncExitStack() as stack:
         pool = await open_pool(urls.app)
         stack.push_async_callback(pool.close)
@@ -112,6 +118,11 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         operations = projections.SqlOperationReads(reads)
         data_dir = settings.data_dir
         sealer = FileSealer(data_dir / "keys")
+        if make_keys or settings.database_url is None:  # an embedded database has no other host
+            is_new = await past.recorded.head() == 0
+            sealer.prepare(make=is_new)
+            if is_new:
+                note_signer(settings, make=True)
         keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
         if settings.store is not None:
             await keys.check()

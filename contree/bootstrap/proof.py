@@ -57,8 +57,8 @@ class Proof:
     tree: LogTree
     store: CheckpointStore
 
-    def checkpoints(self, *, make_key: bool = True) -> Checkpoints:
-        """What grows the tree over the log and signs it. Raises ContreeError without a key."""
+    def checkpoints(self, *, make_key: bool = False) -> Checkpoints:
+        """What grows the tree over the log and signs it. Raises SigningKeyError without a key."""
         return Checkpoints(
             recorded=self.recorded,
             tree=self.tree,
@@ -80,7 +80,7 @@ class Proof:
         `keys` are those that are believed then. Raises ContreeError when there is none.
         """
         try:
-            checkpoints = self.checkpoints(make_key=False)
+            checkpoints = self.checkpoints()
         except SigningKeyError as error:
             sizes = await self.store.sizes()
             if not sizes:

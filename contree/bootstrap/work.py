@@ -66,7 +66,8 @@ def duties(core: Core) -> list[Duty]:
     """What one worker of the deployment does for all, beside running operations."""
     removal = RemoveContent(core, actor=f"worker:{core.settings.worker_name}")
     return [
-        core.proof.checkpoints(),
+        # Who names former keys wants a new one.
+        core.proof.checkpoints(make_key=bool(core.settings.checkpoint_former_keys)),
         core.history.follow,
         RemovalDuty(removal=removal, projects=core.projects, clock=core.clock),
     ]

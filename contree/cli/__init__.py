@@ -1,17 +1,19 @@
 """The command line: parse, load settings, run one command, turn errors into an exit status.
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 refused or found wrong,
-2 wrong usage, 130 interrupted.
+2 wrong usage, 3 nothing there to verify, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 
 from contree.config import load_settings
 from contree.domain.errors import ContreeError
@@ -27,6 +29,14 @@ EPILOGUE = """\
 Every option can also be set in a TOML file (--config) or as CONTREED_<OPTION> in the environment,
 e.g. CONTREED_DATA_DIR=/srv/contree. docs/operations.md lists all settings.
 """
+
+OF_OPERATORS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EADDRINUSE, errno.EADDRNOTAVAIL),
+}
+"""What the system refuses for a reason that an operator can mend; the rest is a defect of ours."""
+
+log = logging.getLogger(__name__)
 
 MODULES = {
     "serve": "server",
@@ -52,11 +62,24 @@ def run(argv: Sequence[str]) -> int:
         settings = load_settings(vars(arguments))
         _log_to_stderr(settings.log_level)
         return int(asyncio.run(arguments.command(settings, arguments)) or 0)
-    except ContreeError as error:
-        print(f"contreed: {error}", file=sys.stderr)  # noqa: T201 - a command line
+    except (ContreeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in OF_OPERATORS:
+            raise
+        log.debug("ended by", exc_info=True)
+        print(f"contreed: {_text_of(error)}", file=sys.stderr)  # noqa: T201 - a command line
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _text_of(error: ContreeError | OSError) -> str:
+    """What an operator can act on: the system's own errors name the file, and what to do."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    text = f"'{error.filename}': {error.strerror}"
+    if isinstance(error, PermissionError):
+        text += "; be the user who owns it, or choose another --data-dir"
+    return text
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -72,6 +95,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         epilog=EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"contreed {version('contree')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     asked = MODULES.get(argv[0]) if argv else None
     for name in dict.fromkeys([asked] if asked else MODULES.values()):

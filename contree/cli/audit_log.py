@@ -75,7 +75,7 @@ async def _log(settings: Settings, arguments: argparse.Namespace) -> None:
         if (text := _said(getattr(arguments, name)))
     }
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
         # Where no worker does it, the index is brought up to date here.
         duties_kept([core.history.follow], core.leadership),

@@ -22,6 +22,8 @@ from contree.domain.note import VerifierKey
 
 PROGRESS_S = 1.0
 SIZE_DIGITS_MAX = 19
+NOTHING_VERIFIED = 3
+"""Exit status where no event was there to be checked: neither right nor wrong."""
 
 
 def add_commands(
@@ -48,7 +50,8 @@ def add_commands(
     verify = actions.add_parser(
         "verify",
         parents=[common, stored],
-        help="check the whole log against chain, tree and checkpoints; exit 1 if it is not right",
+        help="check the whole log against chain, tree and checkpoints",
+        description="Exit status: 0 all right, 1 not right or not checked, 3 the log is empty.",
     )
     verify.add_argument(
         "--after", type=int, metavar="POSITION", help="begin behind it; default: check everything"
@@ -111,15 +114,12 @@ def _add_consistency(
 @asynccontextmanager
 async def _proof(settings: Settings) -> AsyncIterator[Proof]:
     """What proving needs, beside a running server or without one; migrates nothing that runs."""
+    await bootstrap.require_installation(settings)
     try:
         urls = bootstrap.running_database(settings)
     except UnavailableError:
-        if not (settings.data_dir / "postgres").exists():
-            raise InvalidFieldError(
-                "data-dir", f"'{settings.data_dir}' holds no database"
-            ) from None
         async with (
-            bootstrap.database(settings) as started,
+            bootstrap.installed_database(settings) as started,
             proofs.proof_of(settings, started.app) as proof,
         ):
             yield proof
@@ -129,6 +129,8 @@ async def _proof(settings: Settings) -> AsyncIterator[Proof]:
 
 
 async def _key(settings: Settings, _: argparse.Namespace) -> None:
+    if not proofs.key_path(settings).exists():
+        await bootstrap.require_installation(settings)
     sys.stdout.write(f"{proofs.note_signer(settings, make=False).key}\n")
 
 
@@ -137,6 +139,8 @@ async def _verify(settings: Settings, arguments: argparse.Namespace) -> int:
     async with _proof(settings) as proof:
         verdict = await proof.verify(keys).run(after=arguments.after, progress=_Progress())
     sys.stdout.write("\n".join(verdict_lines(verdict)) + "\n")
+    if verdict.is_of_nothing:
+        return NOTHING_VERIFIED
     return 1 if verdict.findings else 0
 
 
@@ -191,7 +195,7 @@ async def _check(_: Settings, arguments: argparse.Namespace) -> None:
 
 
 async def _rebuild(settings: Settings, _: argparse.Namespace) -> None:
-    async with bootstrap.database(settings) as database:
+    async with bootstrap.installed_database(settings) as database:
         await proofs.forget_tree(database.owner)
         async with proofs.proof_of(settings, database.app) as proof:
             size = await proof.grow()

@@ -10,6 +10,8 @@ from contree.app.proof.verify import Verdict
 
 def verdict_lines(verdict: Verdict) -> list[str]:
     """What a verification found, for people: the first line of findings is the first bad row."""
+    if verdict.is_of_nothing:
+        return ["the log is empty: there is nothing to verify"]
     lines = [str(finding) for finding in verdict.findings]
     lines.append(
         f"checked {verdict.row_count} events, up to position {verdict.position}; "

@@ -39,7 +39,7 @@ async def _lineage(settings: Settings, arguments: argparse.Namespace) -> None:
             raise InvalidFieldError(name, f"must be 1 to {SHOWN_MAX}")
     project_id = None if arguments.project is None else project_id_of(arguments.project)
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
         duties_kept([core.history.follow], core.leadership),
     ):

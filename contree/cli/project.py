@@ -64,7 +64,7 @@ def add_commands(
 @asynccontextmanager
 async def _core(settings: Settings) -> AsyncIterator[Core]:
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
         yield core

@@ -58,7 +58,7 @@ class _Progress:
 
 
 async def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
-    async with bootstrap.database(settings) as database:
+    async with bootstrap.installed_database(settings) as database:
         progress = _Progress()
         try:
             report = await bootstrap.rebuild_projections(

@@ -60,6 +60,7 @@ async def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
     if [value is not None for value in wanted] not in ([True, False, False], [False, True, True]):
         raise InvalidFieldError("OPERATION", "give one, or both --from IMAGE and --to IMAGE")
     worst = Verdict.EQUAL
+    await bootstrap.require_installation(settings)
     database = bootstrap.running_database(settings)
     async with bootstrap.core(settings, database) as core:
         chain = bootstrap.replay_chain(core)

@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import logging
 import resource
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from contree import bootstrap
@@ -28,16 +30,21 @@ log = logging.getLogger(__name__)
 WELCOME = """\
 Contree is listening on {url}
 
-First steps, in another terminal:
-  contreed token create --data-dir {data_dir} --project demo      # prints a token
-  export CONTREE_URL={url} CONTREE_TOKEN=<token>
-  contree images import docker://docker.io/library/busybox:latest # published CLI
+First steps, in another terminal, with the published client (pip install contree-cli):
+  TOKEN=$({contreed} token create --data-dir {data_dir} --project demo)
+  contree auth --type jwt --url {url} --token "$TOKEN"
+  contree images import docker://docker.io/library/busybox:latest
+  eval "$(contree use tag:busybox:latest)"
+  contree run -s -- 'uname -sr; echo hello >/greeting'
+  contree cat /greeting
 
-From Python (pip install contree-sdk):
+From Python, as who signed in there (pip install contree-sdk):
   from contree_sdk import ContreeSync
   from contree_sdk.auth import JWTAuth
   from contree_sdk.config import ContreeConfig
-  contree = ContreeSync(ContreeConfig(auth=JWTAuth(token="<token>", base_url="{url}")))
+  contree = ContreeSync(ContreeConfig(auth=JWTAuth()))
+  image = contree.images.use("busybox:latest")
+  print(image.run(shell="echo hello").wait().stdout)
 """
 
 
@@ -68,18 +75,17 @@ def add_commands(
 
 async def _serve(settings: Settings, _: argparse.Namespace) -> None:
     stop = _prepared(settings)
-    first_start = not settings.data_dir.exists()
     async with (
         bootstrap.owned_data_dir(settings),
         WorkerProcess(settings) as worker,  # it gets ready while the database does
         bootstrap.database(settings) as database,
-        bootstrap.core(settings, database) as core,
+        bootstrap.core(settings, database, make_keys=True) as core,
         _served(core, beside=worker) as url,
         worker.at_work(database),
     ):
         log.info("listening on %s", url)
-        if first_start:
-            sys.stderr.write("\n" + WELCOME.format(url=url, data_dir=settings.data_dir) + "\n")
+        if not await core.tokens.list():  # nobody has taken the first step yet
+            sys.stderr.write(f"\n{_welcome(url, settings)}\n")
         await worker.started(unless=stop)
         await _until(stop)
 
@@ -90,11 +96,19 @@ async def _api(settings: Settings, _: argparse.Namespace) -> None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
     async with (
         bootstrap.database(settings) as database,
-        bootstrap.core(settings, database) as core,
+        bootstrap.core(settings, database, make_keys=True) as core,
         _served(core) as url,
     ):
         log.info("listening on %s", url)
         await _until(stop)
+
+
+def _welcome(url: str, settings: Settings) -> str:
+    """What to type first, as it can be typed in any directory."""
+    program = Path(sys.argv[0]).absolute()
+    contreed = [sys.executable, "-m", "contree"] if program.suffix == ".py" else [str(program)]
+    data_dir = shlex.quote(str(settings.data_dir))
+    return WELCOME.format(url=url, contreed=shlex.join(contreed), data_dir=data_dir)
 
 
 def _prepared(settings: Settings) -> asyncio.Event:

@@ -46,7 +46,7 @@ async def _create(settings: Settings, arguments: argparse.Namespace) -> None:
             raise InvalidFieldError("expires-in-days", "must be 1 or more")
         expires_at = datetime.now(UTC) + timedelta(days=arguments.expires_in_days)
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
         secret = await bootstrap.issue_tokens(core).issue(
@@ -57,7 +57,7 @@ async def _create(settings: Settings, arguments: argparse.Namespace) -> None:
 
 async def _list(settings: Settings, _: argparse.Namespace) -> None:
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
         rows = await core.tokens.list()
@@ -79,7 +79,7 @@ async def _revoke(settings: Settings, arguments: argparse.Namespace) -> None:
     except ValueError:
         raise InvalidFieldError("TOKEN_ID", f"'{arguments.token_id}' is not a UUID") from None
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
         await bootstrap.issue_tokens(core).revoke(token_id)

@@ -64,7 +64,7 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
             settings = msgspec.structs.replace(settings, database_url=url)
         async with (
             bootstrap.database(settings) as database,
-            bootstrap.core(settings, database) as core,
+            bootstrap.core(settings, database, make_keys=True) as core,
             bootstrap.worker(core, machines) as worker,
             _measured(core, worker, machines),
         ):

@@ -1,14 +1,15 @@
 #!/bin/bash
 # `make setup`: brings a bare Debian 12 to where everything else can run. It only installs: system
 # packages (infra/system-packages.txt, the one list), packages unpacked below .cache/packages/, the
-# virtual environment .venv from requirements-dev.lock, the guest agent. It starts nothing, and
-# does nothing when nothing is missing.
+# virtual environments .venv and .venv-next from requirements-{dev,next}.lock, the guest agent. It
+# starts nothing, and does nothing when nothing is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 PYTHON=${PYTHON:-python3}
 PACKAGES_DIR=.cache/packages
-VENV_STAMP=.venv/.installed-from
+STAMP=.installed-from # in an environment: what it was made from
+PIP_INSTALL=(-m pip --disable-pip-version-check --no-input install)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() {
@@ -91,30 +92,43 @@ unpack() {
     mv -T "$work/tree" "$PACKAGES_DIR/$name"
 }
 
-# What the environment was made from; anything else means that it must be brought up to date.
-venv_origin() {
+# What an environment was made from; anything else means that it must be brought up to date.
+origin() {
     printf '%s\n' "$PWD"
     "$PYTHON" -c 'import sys; print(sys.version)'
-    sha256sum requirements-dev.lock pyproject.toml
+    sha256sum "$@"
+}
+
+# environment DIRECTORY LOCK: bring it to what LOCK lists. That is all there is to install: pip must not
+# resolve again, since it would look past the lock for the newest version of what has extras.
+environment() {
+    local directory=$1 lock=$2 python=$1/bin/python
+    # An environment that was moved here, or whose Python is gone, cannot be mended by pip.
+    if [[ ! -x $python || "$("$python" -c 'import sys; print(sys.prefix)' 2>/dev/null)" != "$PWD/$directory" ]]; then
+        say "creating $directory"
+        rm -rf "$directory"
+        "$PYTHON" -m venv "$directory"
+    fi
+    say "installing Python packages from $lock (a minute or two the first time)"
+    "$python" "${PIP_INSTALL[@]}" --progress-bar off --no-deps --require-hashes -r "$lock"
 }
 
 install_python_packages() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$PYTHON is older than 3.11; name a newer one: make setup PYTHON=..."
-    if [[ -e $VENV_STAMP && "$(<"$VENV_STAMP")" == "$(venv_origin)" ]]; then
-        return
+    local wanted
+    wanted=$(origin requirements-dev.lock pyproject.toml)
+    if [[ ! -e .venv/$STAMP || "$(<".venv/$STAMP")" != "$wanted" ]]; then
+        environment .venv requirements-dev.lock
+        .venv/bin/python "${PIP_INSTALL[@]}" --quiet --no-deps --no-build-isolation -e .
+        printf '%s\n' "$wanted" >".venv/$STAMP"
     fi
-    # An environment that was moved here, or whose Python is gone, cannot be mended by pip.
-    if [[ ! -x .venv/bin/python || "$(.venv/bin/python -c 'import sys; print(sys.prefix)' 2>/dev/null)" != "$PWD/.venv" ]]; then
-        say "creating .venv"
-        rm -rf .venv
-        "$PYTHON" -m venv .venv
+    # Clients that are to come: they cannot be beside the present ones.
+    wanted=$(origin requirements-next.lock)
+    if [[ ! -e .venv-next/$STAMP || "$(<".venv-next/$STAMP")" != "$wanted" ]]; then
+        environment .venv-next requirements-next.lock
+        printf '%s\n' "$wanted" >".venv-next/$STAMP"
     fi
-    local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input install)
-    say "installing Python packages from requirements-dev.lock (a minute or two the first time)"
-    "${pip[@]}" --progress-bar off --require-hashes -r requirements-dev.lock
-    "${pip[@]}" --quiet --no-deps --no-build-isolation -e .
-    venv_origin >"$VENV_STAMP"
 }
 
 mapfile -t to_install < <(missing_installs)

@@ -6,10 +6,13 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from contree import bootstrap
+from contree.config import Settings
 from tests.acceptance.api import HELD, Api
 from tests.acceptance.log_reader import history, query
 from tests.support.server import CONTREED, RunningServer
@@ -52,6 +55,19 @@ def alone() -> Iterator[RunningServer]:
         assert not idle.runtime_dir.exists()
     finally:
         idle.remove()
+
+
+def test_the_version_is_said() -> None:
+    done = contreed("--version")
+    assert (done.returncode, done.stdout) == (0, f"contreed {version('contree')}\n")
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "data"
+    done = contreed("serve", "--data-dir", place, "--listen", "127.0.0.1:0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"contreed: '{place}': Not a directory\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -159,7 +175,9 @@ async def test_the_operator_sees_what_runs_and_stops_it(
     assert "project 'nobody' was not found" in nobody.stderr
 
 
-def test_everything_but_dsn_works_without_a_server(alone: RunningServer) -> None:
+async def test_everything_but_dsn_works_without_a_server(alone: RunningServer) -> None:
+    async with bootstrap.database(Settings(data_dir=alone.data_dir)):
+        pass  # as a `serve` that has ended left it
     secret = alone.token("early")
     assert len(secret) > 40
     assert "early" in alone.contreed("token", "list").stdout
@@ -198,13 +216,6 @@ async def test_check_finds_a_read_model_that_was_tampered_with_and_rebuild_mends
     assert api.get("/images", tagged=1)["images"][0]["tag"] == "busybox:latest"
     assert server.contreed("projections", "rebuild", "--check").returncode == 0
     assert api.run(busybox, "exit 4").state["exit_code"] == 4
-
-
-def test_the_first_start_says_how_to_reach_it(server: RunningServer) -> None:
-    said = server.log_text
-    assert f'base_url="{server.url}"' in said
-    assert f"contreed token create --data-dir {server.data_dir}" in said
-    assert f"CONTREE_URL={server.url}" in said
 
 
 def test_doctor_boots_a_guest_beside_a_running_server(server: RunningServer) -> None:

@@ -94,6 +94,11 @@ def dsn_of(runtime_dir: Path, *, user: str = OWNER) -> str:
     return f"postgresql://{user}@/{DATABASE}?host={quote(str(runtime_dir), safe='')}"
 
 
+def is_made(data_dir: Path) -> bool:
+    """Whether `data_dir` has a database: a whole one, which may run or not."""
+    return (data_dir / "postgres").is_dir()
+
+
 def running_dsn(data_dir: Path, *, user: str = OWNER) -> str | None:
     """The connection URL of the server that runs on `data_dir` now, None when none does."""
     cluster = data_dir.resolve() / "postgres"

@@ -32,6 +32,10 @@ from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
 FEEDS: web.AppKey[Feeds] = web.AppKey("feeds", Feeds)
 
 NUMBER_MAX = 2**53
+
+NOTHING_SEEN = -1
+"""What a client names that has seen no event: the first one is numbered 0."""
+
 WRITE_BYTES_MAX = 64 * 1024
 """Written at once; with the socket's own buffers, all that a follower who does not read holds."""
 
@@ -133,16 +137,17 @@ def _require_spawn(request: web.Request) -> None:
 
 def _wanted(request: web.Request) -> _Wanted:
     """Read the query; the `Last-Event-Id` header wins over `since`. Raises InvalidFieldError."""
-    since, spid = (_number(name, request.query.get(name)) for name in ("since", "spid"))
-    last_seen = _number("Last-Event-Id", request.headers.get("Last-Event-Id"))
+    since = _number("since", request.query.get("since"), low=NOTHING_SEEN)
+    spid = _number("spid", request.query.get("spid"), low=0)
+    last_seen = _number("Last-Event-Id", request.headers.get("Last-Event-Id"), low=NOTHING_SEEN)
     after = since if last_seen is None else last_seen
     return _Wanted(
-        follow=flag_of(request, "follow"), after=-1 if after is None else after, spid=spid
+        follow=flag_of(request, "follow"), after=NOTHING_SEEN if after is None else after, spid=spid
     )
 
 
-def _number(field: str, text: str | None) -> int | None:
-    return None if text is None else whole_number(text, field=field, low=0, high=NUMBER_MAX)
+def _number(field: str, text: str | None, *, low: int) -> int | None:
+    return None if text is None else whole_number(text, field=field, low=low, high=NUMBER_MAX)
 
 
 async def _present(
