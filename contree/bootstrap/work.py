@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.trim import TrimLayers
@@ -33,8 +34,13 @@ Machines = LibvirtMicroVM
 
 
 @asynccontextmanager
-async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator[LibvirtMicroVM]:
+async def microvm(
+    settings: Settings, *, reprobe: bool = False, kvm_record: Path | None = None
+) -> AsyncIterator[LibvirtMicroVM]:
     """Connect to libvirt with the guest's kernel and agent at hand; it needs no database.
+
+    `reprobe` asks about KVM anew, whatever is recorded, and records the answer: in `kvm_record`
+    instead of below the data directory, if given.
 
     Raises GuestFailure, UnavailableError.
     """
@@ -51,6 +57,8 @@ async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator
             cache_dir=settings.data_dir / "cache",
             assets=assets,
             accelerator=settings.accelerator,
+            kvm_probe_timeout_s=settings.kvm_probe_timeout,
+            kvm_record=kvm_record,
             memory_mib=settings.guest_memory_mib,
             vcpu_count=settings.guest_vcpu_count,
             max_layer_bytes=settings.limits.instance_max_layer_bytes,
