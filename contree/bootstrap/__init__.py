@@ -6,6 +6,7 @@ services(core)       the use cases behind the HTTP API
 microvm(settings)    libvirt, and what guests are made of
 worker(core, microvm)  the use cases that carry operations out
 host_duties(core)    what each host does for itself
+private_data_dir(settings)  where everything else lies, closed to others
 runtime_dir(settings)  where sockets lie
 
 `proof` and `history` put together what proves the log and what answers questions about it,
@@ -13,6 +14,7 @@ runtime_dir(settings)  where sockets lie
 """
 
 from contree.bootstrap.api import issue_tokens, replay_chain, services
+from contree.bootstrap.data_dir import private_data_dir
 from contree.bootstrap.databases import (
     DatabaseUrls,
     RebuildReport,
@@ -23,7 +25,15 @@ from contree.bootstrap.databases import (
 )
 from contree.bootstrap.deployment import Core, core
 from contree.bootstrap.runtime_dir import runtime_dir
-from contree.bootstrap.work import Machines, duties, host_duties, microvm, room, waiting, worker
+from contree.bootstrap.work import (
+    Machines,
+    duties,
+    host_duties,
+    microvm,
+    room,
+    waiting,
+    worker,
+)
 
 __all__ = [
     "Core",
@@ -37,6 +47,7 @@ __all__ = [
     "issue_tokens",
     "microvm",
     "owned_data_dir",
+    "private_data_dir",
     "rebuild_projections",
     "replay_chain",
     "room",

@@ -88,6 +88,7 @@ async def _api(settings: Settings, _: argparse.Namespace) -> None:
     stop = _prepared(settings)
     if settings.database_url is None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
+    bootstrap.private_data_dir(settings)
     async with (
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database) as core,

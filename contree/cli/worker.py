@@ -56,6 +56,7 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
     log.debug("to answer scrapes on %s", settings.metrics_address)  # raises before all else
     if settings.database_url is None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
+    bootstrap.private_data_dir(settings)
     async with bootstrap.microvm(settings) as machines:
         if settings.database_url == FROM_STDIN:
             url = await _first_line(unless=stop)

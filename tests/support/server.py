@@ -126,7 +126,8 @@ class RunningServer:
         while not (made := [p for p in theirs.glob("templates/*") if p.suffix != ".partial"]):
             assert time.monotonic() < deadline, f"no template was made:\n{other._tail()}"
             time.sleep(POLL_S)
-        (ours / "templates").mkdir(parents=True, mode=0o700)
+        for place in (self.data_dir, ours, ours / "templates"):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copy(theirs / "accelerator.json", ours)
         copy = ["cp", "--archive", "--sparse=always", *made, ours / "templates"]
         subprocess.run(copy, check=True, timeout=START_TIMEOUT_S)
