@@ -6,6 +6,7 @@ services(core)       the use cases behind the HTTP API
 microvm(settings)    libvirt, and what guests are made of
 worker(core, microvm)  the use cases that carry operations out
 host_duties(core)    what each host does for itself
+host_watch(on_change)  whether this host has the programs that a worker starts
 private_data_dir(settings)  where everything else lies, closed to others
 runtime_dir(settings)  where sockets lie
 
@@ -29,6 +30,7 @@ from contree.bootstrap.work import (
     Machines,
     duties,
     host_duties,
+    host_watch,
     microvm,
     room,
     waiting,
@@ -44,6 +46,7 @@ __all__ = [
     "database",
     "duties",
     "host_duties",
+    "host_watch",
     "issue_tokens",
     "microvm",
     "owned_data_dir",

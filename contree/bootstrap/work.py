@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from contree import programs
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.trim import TrimLayers
 from contree.adapters.microvm.boot.assets import prepare_assets
@@ -27,6 +28,7 @@ from contree.bootstrap.runtime_dir import runtime_dir
 from contree.config import Settings
 from contree.domain.operation import Kind
 from contree.worker.duties import Duty, duties_kept
+from contree.worker.host_watch import HostWatch
 from contree.worker.loop import Worker
 from contree.worker.room import Room
 
@@ -90,6 +92,11 @@ def waiting(settings: Settings) -> int:
     return settings.guests(LinuxHost(), lambda: 0).waiting(settings.warm_guests)
 
 
+def host_watch(on_change: Callable[[str | None], None]) -> HostWatch:
+    """Whether this host has the programs that a worker starts; see HostWatch."""
+    return HostWatch(programs.lacking, on_change=on_change)
+
+
 @asynccontextmanager
 async def host_duties(core: Core) -> AsyncIterator[None]:
     """Do what one process of each host does for its data directory."""
@@ -118,7 +125,7 @@ async def host_duties(core: Core) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
+async def worker(core: Core, machines: LibvirtMicroVM, host: HostWatch) -> AsyncIterator[Worker]:
     """A worker that is ready to run, on `machines`, and the duties of the deployment."""
     settings = core.settings
     keep_holes_out()
@@ -165,5 +172,6 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
             clock=core.clock,
             ids=core.ids,
             store=core.check_store,
+            host=host,
             waiting=lambda: guests.waiting(settings.warm_guests),
         )

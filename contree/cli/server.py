@@ -143,12 +143,12 @@ async def _until(stop: asyncio.Event) -> None:
 
 
 def _ready_with(services: Services, worker: WorkerProcess) -> Services:
-    """The same services, ready only once the worker beside them has been."""
+    """The same services, ready only while the worker beside them can work."""
 
     async def ready() -> None:
         await services.ready()
-        if not worker.is_ready:
-            raise UnavailableError("the worker is not ready yet")
+        if worker.problem is not None:
+            raise UnavailableError(worker.problem)
 
     return replace(services, ready=ready)
 

@@ -30,7 +30,7 @@ from contree.adapters.microvm.guest_files import GuestFiles
 from contree.adapters.microvm.hypervisor import accelerator as accelerators
 from contree.adapters.microvm.hypervisor import qemu_process
 from contree.adapters.microvm.hypervisor.accelerator import Choice, KvmProbe
-from contree.adapters.microvm.hypervisor.connection import EMULATOR, MACHINE, LibvirtConnection
+from contree.adapters.microvm.hypervisor.connection import MACHINE, LibvirtConnection
 from contree.adapters.microvm.hypervisor.domain_xml import NAME_PREFIX, DomainSpec, Role
 from contree.adapters.microvm.hypervisor.runtime_dir import RuntimeDir
 from contree.adapters.microvm.live_machines import LiveMachines
@@ -43,6 +43,7 @@ from contree.app.guest.microvm import Guest, GuestSpec, Origin
 from contree.app.images.layer_store import FilePart, MountPlan
 from contree.app.worker_standing import GuestStarts
 from contree.domain.errors import GuestFailure
+from contree.programs import QEMU
 
 MEMORY_MIB_DEFAULT = 512
 VCPU_COUNT_DEFAULT = 1
@@ -117,7 +118,8 @@ class LibvirtMicroVM:
         max_layer_bytes   what guests are usually allowed: the template has such a scratch disk
         templates    False: boot every guest from cold
 
-        Raises GuestFailure with what is missing, also when another process has `runtime_dir`.
+        Raises GuestFailure with what is missing, also when another process has `runtime_dir`, and
+        UnavailableError when QEMU is not installed.
         """
         runtime = RuntimeDir(runtime_dir, scratch=cache_dir / "scratch", uri=uri)
         runtime.lock()
@@ -142,7 +144,7 @@ class LibvirtMicroVM:
                 record=kvm_record or cache_dir / "accelerator.json",
                 timeout_s=kvm_probe_timeout_s,
             )
-            host = accelerators.host_key(Path(EMULATOR))
+            host = accelerators.host_key(Path(QEMU.path()))
             microvm.chosen = await probe.choose(accelerator, host=host, anew=reprobe)
             if templates:
                 await microvm.use_templates(cache_dir / "templates", uri=uri)
@@ -192,7 +194,7 @@ class LibvirtMicroVM:
 
     async def use_templates(self, directory: Path, *, uri: str | None) -> None:
         """Open the template of our guests, below `directory`, or begin to build it."""
-        host = await asyncio.to_thread(accelerators.host_key, Path(EMULATOR))
+        host = await asyncio.to_thread(accelerators.host_key, Path(QEMU.path()))
         facts = [
             await asyncio.to_thread(self._assets.digest),
             await self._connection.version(),
@@ -347,7 +349,7 @@ class LibvirtMicroVM:
             accelerator=accelerator or self.chosen.accelerator,
             memory_mib=self._memory_mib,
             vcpu_count=self._vcpu_count,
-            emulator=EMULATOR,
+            emulator=QEMU.path(),
             machine=MACHINE,
             kernel=self._assets.kernel if template is None else template.kernel,
             initramfs=self._assets.initramfs if template is None else template.initrd,

@@ -27,6 +27,7 @@ from contree.adapters.registry.manifest import read_pulled_image
 from contree.adapters.registry.reference import RegistryReference, parse_reference
 from contree.app.images.image_source import Credentials, PulledImage
 from contree.domain.errors import RegistryFailure
+from contree.programs import SETPRIV, SKOPEO, Program
 
 IMAGE_BYTES_MAX = 32 * 1024**3
 """Compressed. Bounds what a registry can make this worker write before anything is checked."""
@@ -56,7 +57,7 @@ class SkopeoImageSource:
         work_dir: Path,
         *,
         environment: Mapping[str, str] | None = None,
-        skopeo: str = "skopeo",
+        skopeo: Program = SKOPEO,
         image_bytes_max: int = IMAGE_BYTES_MAX,
     ) -> None:
         self._work_dir = work_dir
@@ -99,8 +100,6 @@ class SkopeoImageSource:
         credentials: Credentials | None,
         timeout_s: float,
     ) -> None:
-        if shutil.which(self._skopeo, path=self._environment.get("PATH")) is None:
-            raise RegistryFailure("skopeo is not installed on this worker")
         authfile = private / "auth.json"
         _write_authfile(authfile, reference.host, credentials)
         process = await _started(
@@ -139,8 +138,8 @@ class SkopeoImageSource:
         lookaside = private / "registries.d"
         lookaside.mkdir()
         return [
-            *("setpriv", "--pdeathsig", "KILL", "--"),  # a killed worker leaves no pull behind
-            self._skopeo,
+            *(SETPRIV.path(), "--pdeathsig", "KILL", "--"),  # a killed worker leaves no pull behind
+            self._skopeo.path(),
             *("--policy", str(policy), "--registries-conf", str(registries)),
             *("--registries.d", str(lookaside), "--tmpdir", str(private)),
             *("--override-os", "linux", "--override-arch", "amd64"),

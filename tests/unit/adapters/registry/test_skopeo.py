@@ -13,7 +13,8 @@ import pytest
 
 from contree.adapters.registry.skopeo import SkopeoImageSource
 from contree.app.images.image_source import Credentials
-from contree.domain.errors import RegistryFailure, StorageFullError
+from contree.domain.errors import RegistryFailure, StorageFullError, UnavailableError
+from contree.programs import SETPRIV, SKOPEO, Program
 
 LOCAL = "docker://127.0.0.1:5000/a/b"
 REMOTE = "docker://registry.test/a/b"
@@ -42,7 +43,7 @@ def scripted(
     return SkopeoImageSource(
         work_dir,
         environment={"PATH": os.environ["PATH"], "SECRET": "s3cret", "NO_PROXY": "x.test"},
-        skopeo=str(script),
+        skopeo=Program(name=str(script), package="none", purpose="a script"),
         image_bytes_max=image_bytes_max,
     )
 
@@ -199,10 +200,13 @@ async def test_success_without_an_image_is_a_failure(work_dir: Path, out: Path) 
     assert list(work_dir.iterdir()) == []
 
 
-async def test_a_missing_program_is_named(work_dir: Path) -> None:
-    source = SkopeoImageSource(work_dir, skopeo="no-such-program")
-    with pytest.raises(RegistryFailure, match="skopeo is not installed"):
-        await pull(source)
+async def test_a_missing_program_is_named_and_the_registry_not_blamed(
+    work_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnavailableError) as missing:
+        await pull(SkopeoImageSource(work_dir))
+    assert str(missing.value) in {SETPRIV.absence, SKOPEO.absence}
 
 
 async def test_a_user_name_that_the_protocol_cannot_carry_is_refused(
