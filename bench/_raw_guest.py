@@ -34,7 +34,7 @@ from contree.adapters.microvm.agent.messages import (
 from contree.adapters.microvm.boot.assets import GuestAssets
 from contree.adapters.microvm.disks.layers_disk import write_layers_disk
 from contree.adapters.microvm.disks.scratch_disk import copy_sparsely
-from contree.adapters.microvm.hypervisor.connection import EMULATOR, MACHINE
+from contree.adapters.microvm.hypervisor.connection import MACHINE
 from contree.adapters.microvm.hypervisor.domain_xml import (
     KERNEL_COMMAND_LINE,
     LAYERS_SLOT,
@@ -43,6 +43,7 @@ from contree.adapters.microvm.hypervisor.domain_xml import (
 from contree.adapters.microvm.hypervisor.migration import load_state
 from contree.adapters.microvm.templates.template import Template
 from contree.app.images.layer_store import FilePart
+from contree.programs import QEMU
 
 PATIENCE_S = 120.0
 READ_BYTES = 1024**2
@@ -309,7 +310,7 @@ def qemu_command(
         backend = f"memory-backend-file,id=ram,{size},mem-path={template.memory_file},share=off"
         kernel, initrd, incoming = template.kernel, template.initrd, ["-incoming", "defer"]
     return [
-        EMULATOR, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        QEMU.path(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", f"{MACHINE},accel={setup.accelerator},usb=off,memory-backend=ram",
         "-object", backend,
         "-cpu", "host" if setup.accelerator == "kvm" else "max", "-m", str(setup.memory_mib),

@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_owner_url    the role that may migrate and rebuild; unset: database_url
     libvirt_uri           unset: QEMU's embedded driver inside the worker
     accelerator           auto boots a probe guest under KVM and falls back to TCG
+    kvm_probe_timeout     seconds that the probe guest may take; unset: 10, or 30 where
+                          accelerator is kvm
     guest_kernel_dir      an unpacked kernel package: boot/vmlinuz-*, lib/modules/*
     guest_agent           the static agent binary
     worker_name           stable over restarts of the same worker
@@ -85,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_owner_url: str | None = None
     libvirt_uri: str | None = None
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    kvm_probe_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
     guest_kernel_dir: Path = SOURCE_TREE / ".cache/packages/linux-image-cloud-amd64"
     guest_agent: Path = SOURCE_TREE / "guest/build/agent"
     guest_memory_mib: int = 512

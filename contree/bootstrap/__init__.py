@@ -7,6 +7,8 @@ services(core)       the use cases behind the HTTP API
 microvm(settings)    libvirt, and what guests are made of
 worker(core, microvm)  the use cases that carry operations out
 host_duties(core)    what each host does for itself
+host_watch(on_change)  whether this host has the programs that a worker starts
+private_data_dir(settings)  where everything else lies, closed to others
 runtime_dir(settings)  where sockets lie
 
 `proof` and `history` put together what proves the log and what answers questions about it,
@@ -14,6 +16,7 @@ runtime_dir(settings)  where sockets lie
 """
 
 from contree.bootstrap.api import issue_tokens, replay_chain, services
+from contree.bootstrap.data_dir import private_data_dir
 from contree.bootstrap.databases import (
     DatabaseUrls,
     RebuildReport,
@@ -26,7 +29,16 @@ from contree.bootstrap.databases import (
 )
 from contree.bootstrap.deployment import Core, core
 from contree.bootstrap.runtime_dir import runtime_dir
-from contree.bootstrap.work import Machines, duties, host_duties, microvm, room, waiting, worker
+from contree.bootstrap.work import (
+    Machines,
+    duties,
+    host_duties,
+    host_watch,
+    microvm,
+    room,
+    waiting,
+    worker,
+)
 
 __all__ = [
     "Core",
@@ -37,10 +49,12 @@ __all__ = [
     "database",
     "duties",
     "host_duties",
+    "host_watch",
     "installed_database",
     "issue_tokens",
     "microvm",
     "owned_data_dir",
+    "private_data_dir",
     "rebuild_projections",
     "replay_chain",
     "require_installation",

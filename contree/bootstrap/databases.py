@@ -14,6 +14,7 @@ from contree.adapters.postgres.embedded import EmbeddedPostgres, is_made, runnin
 from contree.adapters.postgres.migrate import is_migrated
 from contree.adapters.postgres.pool import APP_ROLE
 from contree.adapters.postgres.rebuild import Progress, compare, rebuild
+from contree.bootstrap.data_dir import private_data_dir
 from contree.bootstrap.history import compare_audit_index, migrate_all, reset_audit_index
 from contree.bootstrap.runtime_dir import runtime_dir
 from contree.config import Settings
@@ -40,8 +41,11 @@ class DatabaseUrls:
 
 @asynccontextmanager
 async def owned_data_dir(settings: Settings) -> AsyncIterator[None]:
-    """Hold the data directory: one `serve` each. Raises UnavailableError when one runs."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Hold the data directory: one `serve` each.
+
+    Raises UnavailableError when one runs, and as `private_data_dir`.
+    """
+    private_data_dir(settings)
     descriptor = os.open(settings.data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+from contree import programs
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.trim import TrimLayers
 from contree.adapters.microvm.boot.assets import prepare_assets
@@ -26,6 +28,7 @@ from contree.bootstrap.runtime_dir import runtime_dir
 from contree.config import Settings
 from contree.domain.operation import Kind
 from contree.worker.duties import Duty, duties_kept
+from contree.worker.host_watch import HostWatch
 from contree.worker.loop import Worker
 from contree.worker.room import Room
 
@@ -33,8 +36,13 @@ Machines = LibvirtMicroVM
 
 
 @asynccontextmanager
-async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator[LibvirtMicroVM]:
+async def microvm(
+    settings: Settings, *, reprobe: bool = False, kvm_record: Path | None = None
+) -> AsyncIterator[LibvirtMicroVM]:
     """Connect to libvirt with the guest's kernel and agent at hand; it needs no database.
+
+    `reprobe` asks about KVM anew, whatever is recorded, and records the answer: in `kvm_record`
+    instead of below the data directory, if given.
 
     Raises GuestFailure, UnavailableError.
     """
@@ -51,6 +59,8 @@ async def microvm(settings: Settings, *, reprobe: bool = False) -> AsyncIterator
             cache_dir=settings.data_dir / "cache",
             assets=assets,
             accelerator=settings.accelerator,
+            kvm_probe_timeout_s=settings.kvm_probe_timeout,
+            kvm_record=kvm_record,
             memory_mib=settings.guest_memory_mib,
             vcpu_count=settings.guest_vcpu_count,
             max_layer_bytes=settings.limits.instance_max_layer_bytes,
@@ -83,6 +93,11 @@ def waiting(settings: Settings) -> int:
     return settings.guests(LinuxHost(), lambda: 0).waiting(settings.warm_guests)
 
 
+def host_watch(on_change: Callable[[str | None], None]) -> HostWatch:
+    """Whether this host has the programs that a worker starts; see HostWatch."""
+    return HostWatch(programs.lacking, on_change=on_change)
+
+
 @asynccontextmanager
 async def host_duties(core: Core) -> AsyncIterator[None]:
     """Do what one process of each host does for its data directory."""
@@ -111,7 +126,7 @@ async def host_duties(core: Core) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
+async def worker(core: Core, machines: LibvirtMicroVM, host: HostWatch) -> AsyncIterator[Worker]:
     """A worker that is ready to run, on `machines`, and the duties of the deployment."""
     settings = core.settings
     keep_holes_out()
@@ -158,5 +173,6 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
             clock=core.clock,
             ids=core.ids,
             store=core.check_store,
+            host=host,
             waiting=lambda: guests.waiting(settings.warm_guests),
         )

@@ -20,7 +20,7 @@ from contree.app.audit.ask_audit import AskAudit, AskedSpan
 from contree.app.audit.audit_reads import AuditEntry, AuditFilter, Span
 from contree.app.audit.audit_types import wanted_types
 from contree.app.audit.cloud_event import cloud_event
-from contree.app.audit.lineage_tree import CONTROL
+from contree.app.tree_text import UNSEEN
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 from contree.domain.project import project_id_of
@@ -176,10 +176,10 @@ def _line(entry: AuditEntry) -> str:
     """Position, time, who, what, about what, and what else there is to say, on one line."""
     event = cloud_event(entry)
     data = {name: value for name, value in event["data"].items() if value is not None}
-    text = orjson.dumps(data).decode().translate(CONTROL)
+    text = orjson.dumps(data).decode().translate(UNSEEN)
     if len(text) > SHOWN_CHARS_MAX:
         text = text[: SHOWN_CHARS_MAX - 3] + "..."
-    actor = event["actor"].translate(CONTROL)
+    actor = event["actor"].translate(UNSEEN)
     return (
         f"{event['id']:>8}  {entry.event.recorded_at:%Y-%m-%d %H:%M:%S.%f}Z  {actor}  "
         f"{event['type'].removeprefix('contree.')}  {event['subject']}  {text}\n"

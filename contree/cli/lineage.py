@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,7 @@ def add_commands(
     lineage.add_argument("--project", metavar="NAME")
     lineage.add_argument("--depth", type=int, default=100, metavar="N", help="default 100")
     lineage.add_argument("--limit", type=int, default=1000, metavar="N", help="default 1000")
+    lineage.add_argument("--whole-ids", action="store_true", help="not the beginning of each")
     lineage.set_defaults(command=_lineage)
 
 
@@ -53,7 +55,10 @@ async def _lineage(settings: Settings, arguments: argparse.Namespace) -> None:
             limit=arguments.limit,
             query={"image": arguments.image},
         )
-    sys.stdout.write("".join(f"{line}\n" for line in draw_lineage(found)))
+    # Into a pipe it is written whole, whatever terminal there is.
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines = draw_lineage(found, columns=columns, whole_ids=arguments.whole_ids)
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 async def _image_id(core: bootstrap.Core, text: str, project_id: UUID | None) -> UUID:

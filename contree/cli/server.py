@@ -94,6 +94,7 @@ async def _api(settings: Settings, _: argparse.Namespace) -> None:
     stop = _prepared(settings)
     if settings.database_url is None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
+    bootstrap.private_data_dir(settings)
     async with (
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database, make_keys=True) as core,
@@ -156,12 +157,12 @@ async def _until(stop: asyncio.Event) -> None:
 
 
 def _ready_with(services: Services, worker: WorkerProcess) -> Services:
-    """The same services, ready only once the worker beside them has been."""
+    """The same services, ready only while the worker beside them can work."""
 
     async def ready() -> None:
         await services.ready()
-        if not worker.is_ready:
-            raise UnavailableError("the worker is not ready yet")
+        if worker.problem is not None:
+            raise UnavailableError(worker.problem)
 
     return replace(services, ready=ready)
 

@@ -16,7 +16,13 @@ from typing import Any
 import msgspec
 
 from contree import bootstrap
-from contree.cli.supervision import READY, STOPPING, stop_on_signals, tell_supervisor
+from contree.cli.supervision import (
+    READY,
+    STOPPING,
+    stop_on_signals,
+    tell_status,
+    tell_supervisor,
+)
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 from contree.worker.loop import Worker
@@ -56,6 +62,10 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
     log.debug("to answer scrapes on %s", settings.metrics_address)  # raises before all else
     if settings.database_url is None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
+    bootstrap.private_data_dir(settings)
+    host = bootstrap.host_watch(tell_status)
+    if not await host.until_complete(unless=stop):
+        return
     async with bootstrap.microvm(settings) as machines:
         if settings.database_url == FROM_STDIN:
             url = await _first_line(unless=stop)
@@ -65,7 +75,7 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
         async with (
             bootstrap.database(settings) as database,
             bootstrap.core(settings, database, make_keys=True) as core,
-            bootstrap.worker(core, machines) as worker,
+            bootstrap.worker(core, machines, host) as worker,
             _measured(core, worker, machines),
         ):
             log.info("worker %s is ready", settings.worker_name)

@@ -59,6 +59,13 @@ class WorkerProcess:
         """Whether a worker has been ready; one that died since is being started again."""
         return self._heard.told.is_set()
 
+    @property
+    def problem(self) -> str | None:
+        """Why runs do not get on just now, None when nothing is known to be wrong."""
+        if self._heard.problem:
+            return f"the worker takes on nothing: {self._heard.problem}"
+        return None if self.is_ready else "the worker is not ready yet"
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             sockets = stack.enter_context(bootstrap.runtime_dir(self._settings))
@@ -105,6 +112,7 @@ class WorkerProcess:
 
     async def _start(self) -> asyncio.subprocess.Process:
         parent = os.getpid()
+        self._heard.problem = ""  # what an earlier one lacked
 
         def die_with_parent() -> None:
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contree.app.projection import Projection
 from contree.projections.audit_reads import SqlAuditReads
 from contree.projections.files import FilesProjection, SqlFileReads
+from contree.projections.guest_starts import SqlGuestStarts
 from contree.projections.images import ImagesProjection, SqlImageReads
 from contree.projections.operation_reads import SqlOperationReads
 from contree.projections.operations import OperationsProjection
@@ -33,6 +34,7 @@ __all__ = [
     "ALL",
     "SqlAuditReads",
     "SqlFileReads",
+    "SqlGuestStarts",
     "SqlImageReads",
     "SqlOperationReads",
     "SqlPastReads",

@@ -4,6 +4,7 @@
     woken by the log (NOTIFY) or every POLL_S: cancellations, claim
     every LEASE_S / 3: renew own leases, requeue those of lost workers
     nothing queued or running: let guests be made that wait for runs to come
+    the host lacks what operations need: claim nothing until it has it again
     stop: claim no more; what runs is given DRAIN_S, then put back into the queue
 
 One task an operation. A task that is cancelled leaves its operation running in the log; the loop
@@ -29,6 +30,7 @@ from contree.domain.context import Context
 from contree.domain.errors import ConflictError, ContreeError, StorageFullError, UnavailableError
 from contree.domain.operation import Kind, Operation
 from contree.domain.project import NAMESPACE
+from contree.worker.host_watch import HostWatch
 from contree.worker.room import Admission
 
 LEASE_S = 60.0
@@ -56,6 +58,7 @@ class Worker:
 
     name     stable over restarts of the same installation
     store    raises UnavailableError while what operations need beside the database is away
+    host     whether this host has what operations need
     waiting  how many guests may wait, by now, for runs that are not known yet
     """
 
@@ -72,9 +75,11 @@ class Worker:
         clock: Clock,
         ids: IdSource,
         store: Callable[[], Awaitable[None]],
+        host: HostWatch | None = None,
         waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self._name = name
+        self._host = host or HostWatch()
         self._waiting = waiting
         self._queue = queue
         self._execute = execute
@@ -104,7 +109,7 @@ class Worker:
 
     def free(self) -> Mapping[Kind, int]:
         """How many more operations it would take on now."""
-        if self._stranded:
+        if self._stranded or self._host.lack:
             return dict.fromkeys(self._capacity, 0)
         rooms = {
             kind: one.here.room(self._running_of(kind)) for kind, one in self._capacity.items()
@@ -123,6 +128,7 @@ class Worker:
         if swept or requeued:
             log.warning("an earlier life left %d guests and %d operations", swept, requeued)
         helpers = [
+            asyncio.create_task(self._host.keep_looking(), name="host"),
             asyncio.create_task(self._follow(), name="follow"),
             asyncio.create_task(self._serve_queue(on_ready), name="queue"),
             asyncio.create_task(self._keep_leases(), name="leases"),
@@ -150,6 +156,8 @@ class Worker:
                 # Woken by every event, mostly for nothing: so one question, and no sum of room.
                 found = await self._queue.look(worker=self._name)
                 self._stop_unwanted(found.unwanted)
+                if self._host.lack:
+                    continue
                 for kind in self._execute:
                     if kind in found.pending:
                         await self._claim(kind)
@@ -221,7 +229,8 @@ class Worker:
         except UnavailableError as error:
             # What the log cannot take now, the lease brings back later.
             log.warning("operation %s: what it needs is away: %s", operation.id, error)
-            await self._lose_with_store(operation, "the database or the store was lost")
+            lost = self._host.look() or "the database or the store was lost"
+            await self._lose_with_store(operation, lost)
         except ContreeError as error:
             log.exception("operation %s failed", operation.id)
             await self._lose_with_store(operation, str(error))
@@ -244,12 +253,14 @@ class Worker:
                 await asyncio.sleep(POLL_S)
 
     async def _lose_with_store(self, operation: Operation, reason: str) -> None:
-        """Not before the store is back: no attempt is spent on waiting for it."""
+        """Not before the store, or what the host lacked, is back: that costs no attempt."""
         self._stranded.add(operation.id)
         try:
             while True:
                 try:
                     await self._store()
+                    if lack := self._host.look():
+                        raise UnavailableError(lack)
                     break
                 except UnavailableError as error:
                     log.warning("operation %s: no other attempt yet: %s", operation.id, error)

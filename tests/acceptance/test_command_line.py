@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -218,12 +220,61 @@ async def test_check_finds_a_read_model_that_was_tampered_with_and_rebuild_mends
     assert api.run(busybox, "exit 4").state["exit_code"] == 4
 
 
-def test_doctor_boots_a_guest_beside_a_running_server(server: RunningServer) -> None:
+async def test_doctor_starts_a_guest_beside_a_running_server_and_counts_its_guests(
+    server: RunningServer, api: Api, busybox: str
+) -> None:
+    api.run(busybox, "true")
     done = server.contreed("doctor")
-    assert "guests started in the last 24 hours: " in done.stdout
+    [counted] = re.findall(r"^ok      database: .*24 hours: (.*)$", done.stdout, re.MULTILINE)
+    started = sum(int(number) for number in re.findall(r"(\d+) (?:from|booted)", counted))
+    rows = await query(
+        server,
+        "SELECT count(*) AS started FROM public.stored_events WHERE topic = $1 "
+        "AND convert_from(state, 'UTF8') LIKE '%\"origin\"%'",
+        "contree.operation.started",
+    )
+    assert started == rows[0]["started"] > 0
     assert "MISSING" not in done.stdout
-    assert "guest: booted Linux" in done.stdout
-    assert "this machine can run guests" in done.stdout
+    assert "\nok      guest: from template, Linux " in done.stdout
+    assert done.stdout.endswith("\nthis machine can run guests\n")
+
+
+def test_doctor_mends_a_wrong_verdict_on_kvm(server: RunningServer) -> None:
+    record = server.data_dir / "cache" / "accelerator.json"
+    verdict = json.loads(record.read_text())
+    try:
+        record.write_text(json.dumps({**verdict, "kvm_works": not verdict["kvm_works"]}))
+        server.contreed("doctor")
+        mended = json.loads(record.read_text())
+        assert (mended["host"], mended["kvm_works"]) == (verdict["host"], verdict["kvm_works"])
+    finally:
+        record.write_text(json.dumps(verdict))
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(
+    alone: RunningServer, tmp_path: Path
+) -> None:
+    done = contreed("doctor", "--data-dir", alone.data_dir, PATH=str(tmp_path))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    at = lines.index("MISSING sqfstar: not found; it makes the layer of a waiting guest")
+    assert lines[at + 1] == "        apt-get install squashfs-tools"
+    assert "warn    guest: not tried, for want of what is missing above" in lines
+    assert lines[-1] == "see what is missing above"
+    assert not alone.data_dir.exists()
+
+
+def test_doctor_names_a_guest_agent_that_is_missing(alone: RunningServer) -> None:
+    done = contreed("doctor", "--data-dir", alone.data_dir, CONTREED_GUEST_AGENT="/no/such/agent")
+    assert done.returncode == 1
+    assert done.stdout.endswith(
+        "MISSING guest: /no/such/agent is missing: run `make -C guest`\nsee what is missing above\n"
+    )
+
+
+def test_the_help_of_doctor_tells_its_exit_statuses() -> None:
+    told = " ".join(contreed("doctor", "--help").stdout.split())
+    assert "Exit status: 0 guests can run (there may be warnings), 1 something is missing" in told
 
 
 def test_the_log_is_checked_beside_a_running_server(server: RunningServer) -> None:

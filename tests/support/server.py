@@ -23,7 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ GONE_TIMEOUT_S = 120.0
 COMMAND_TIMEOUT_S = 300.0
 """Bounds on a hang, none on a speed: a busy machine may take many times what an idle one does."""
 ANY_PORT = "127.0.0.1:0"
+UMASK = 0o022
 LIBVIRTS_OWN = {"qemu.conf", "driver.pid"}
 """Its settings and its pid: not of any run, removed at the end."""
 POLL_S = 0.05
@@ -51,9 +52,19 @@ class Process:
     pid: int
     command: str
 
+    @property
+    def program(self) -> str:
+        """The name of what it runs."""
+        return Path(self.command.partition(" ")[0]).name
+
 
 class RunningServer:
-    """One server below `directory`; `environment` adds CONTREED_* settings."""
+    """One server below `directory`; `environment` adds CONTREED_* settings.
+
+    Every command runs behind `prefix`, and with the umask that most systems have.
+    """
+
+    prefix: Sequence[str] = ()
 
     def __init__(
         self,
@@ -102,19 +113,30 @@ class RunningServer:
 
         Raises AssertionError with its log.
         """
+        with self.starting() as notices:
+            assert self._process is not None
+            wait_until_ready(self._process, notices, self._tail)
+        self.url = listening_url(self.log_text)
+        assert self.is_ready(), f"it says that it is ready, but is not:\n{self._tail()}"
+
+    @contextmanager
+    def starting(self) -> Iterator[socket.socket]:
+        """Start `serve`; yield what hears when it is ready."""
         with supervisor() as (notices, variables):
             with self.log.open("ab") as output:
                 self._process = subprocess.Popen(
-                    [CONTREED, "serve", "--data-dir", self.data_dir, "--listen", ANY_PORT],
+                    [
+                        *(*self.prefix, CONTREED, "serve"),
+                        *("--data-dir", self.data_dir, "--listen", ANY_PORT),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**self._environment, **variables},
                     start_new_session=True,
+                    umask=UMASK,
                 )
-            wait_until_ready(self._process, notices, self._tail)
-        self.url = listening_url(self.log_text)
-        assert self.is_ready(), f"it says that it is ready, but is not:\n{self._tail()}"
+            yield notices
 
     def learn_from(self, other: RunningServer) -> None:
         """Before the first start: take over what the other's worker found out and made for guests.
@@ -127,7 +149,8 @@ class RunningServer:
         while not (made := [p for p in theirs.glob("templates/*") if p.suffix != ".partial"]):
             assert time.monotonic() < deadline, f"no template was made:\n{other._tail()}"
             time.sleep(POLL_S)
-        (ours / "templates").mkdir(parents=True, mode=0o700)
+        for place in (self.data_dir, ours, ours / "templates"):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copy(theirs / "accelerator.json", ours)
         copy = ["cp", "--archive", "--sparse=always", *made, ours / "templates"]
         subprocess.run(copy, check=True, timeout=START_TIMEOUT_S)
@@ -223,19 +246,20 @@ class RunningServer:
         return found
 
     def qemus(self) -> list[Process]:
-        return [p for p in self.processes() if p.command.startswith("/usr/bin/qemu-system")]
+        return [p for p in self.processes() if p.program.startswith("qemu-system")]
 
     def contreed(
         self, *arguments: str | Path, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run `contreed ... --data-dir OURS`. Raises AssertionError when `check` and it fails."""
         done = subprocess.run(
-            [CONTREED, *arguments, "--data-dir", self.data_dir],
+            [*self.prefix, CONTREED, *arguments, "--data-dir", self.data_dir],
             check=False,
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,
             env=self._environment,
+            umask=UMASK,
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done
@@ -263,7 +287,7 @@ class RunningServer:
         deadline = time.monotonic() + GONE_TIMEOUT_S
         while (left := self.processes()) and time.monotonic() < deadline:
             for process in left:
-                if process.command.startswith("/usr/bin/qemu-system"):
+                if process.program.startswith("qemu-system"):
                     try:
                         os.kill(process.pid, signal.SIGKILL)
                     except ProcessLookupError:
@@ -341,11 +365,18 @@ def running_server(
     """
     directory = Path(tempfile.mkdtemp(prefix="contree-test-"))
     server = RunningServer(directory, data_dir=data_dir, environment=environment)
+    with started(server, after=after):
+        yield server
+
+
+@contextmanager
+def started(server: RunningServer, *, after: RunningServer | None = None) -> Iterator[None]:
+    """Start `server`, stop it at the end and want nothing left; its log is shown on failure."""
     try:
         if after is not None:
             server.learn_from(after)
         server.start()
-        yield server
+        yield
         server.stop()
     except BaseException:
         if server.log.exists():

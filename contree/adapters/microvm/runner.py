@@ -29,8 +29,8 @@ from contree.adapters.microvm.disks.scratch_disk import ScratchDisks
 from contree.adapters.microvm.guest_files import GuestFiles
 from contree.adapters.microvm.hypervisor import accelerator as accelerators
 from contree.adapters.microvm.hypervisor import qemu_process
-from contree.adapters.microvm.hypervisor.accelerator import PROBE_TIMEOUT_S
-from contree.adapters.microvm.hypervisor.connection import EMULATOR, MACHINE, LibvirtConnection
+from contree.adapters.microvm.hypervisor.accelerator import Choice, KvmProbe
+from contree.adapters.microvm.hypervisor.connection import MACHINE, LibvirtConnection
 from contree.adapters.microvm.hypervisor.domain_xml import NAME_PREFIX, DomainSpec, Role
 from contree.adapters.microvm.hypervisor.runtime_dir import RuntimeDir
 from contree.adapters.microvm.live_machines import LiveMachines
@@ -43,6 +43,7 @@ from contree.app.guest.microvm import Guest, GuestSpec, Origin
 from contree.app.images.layer_store import FilePart, MountPlan
 from contree.app.worker_standing import GuestStarts
 from contree.domain.errors import GuestFailure
+from contree.programs import QEMU
 
 MEMORY_MIB_DEFAULT = 512
 VCPU_COUNT_DEFAULT = 1
@@ -72,7 +73,7 @@ class LibvirtMicroVM:
         deadlines: Deadlines,
         max_layer_bytes: int = LAYER_BYTES_DEFAULT,
     ) -> None:
-        self.accelerator = accelerators.TCG
+        self.chosen = Choice(accelerator=accelerators.TCG)
         self._connection = connection
         self._runtime = runtime
         self._files = GuestFiles(scratch, max_layer_bytes=max_layer_bytes)
@@ -97,6 +98,8 @@ class LibvirtMicroVM:
         cache_dir: Path,
         assets: GuestAssets,
         accelerator: str = accelerators.AUTO,
+        kvm_probe_timeout_s: float | None = None,
+        kvm_record: Path | None = None,
         memory_mib: int = MEMORY_MIB_DEFAULT,
         vcpu_count: int = VCPU_COUNT_DEFAULT,
         max_layer_bytes: int = LAYER_BYTES_DEFAULT,
@@ -108,12 +111,15 @@ class LibvirtMicroVM:
 
         uri          None for a libvirt of our own in this process; else qemu:///session, ...
         runtime_dir  short (unix sockets lie below it), private, on this host
-        accelerator  auto, kvm or tcg; `reprobe` ignores an earlier verdict
+        accelerator  auto, kvm or tcg
+        kvm_probe_timeout_s, kvm_record   see accelerator.py; the record is below `cache_dir`
+                     unless given; `reprobe` does not believe it, and replaces it
         memory_mib, vcpu_count   of each guest
         max_layer_bytes   what guests are usually allowed: the template has such a scratch disk
         templates    False: boot every guest from cold
 
-        Raises GuestFailure with what is missing, also when another process has `runtime_dir`.
+        Raises GuestFailure with what is missing, also when another process has `runtime_dir`, and
+        UnavailableError when QEMU is not installed.
         """
         runtime = RuntimeDir(runtime_dir, scratch=cache_dir / "scratch", uri=uri)
         runtime.lock()
@@ -133,13 +139,13 @@ class LibvirtMicroVM:
             max_layer_bytes=max_layer_bytes,
         )
         try:
-            microvm.accelerator = await accelerators.choose(
-                accelerator,
-                record=cache_dir / "accelerator.json",
-                host=accelerators.host_key(Path(EMULATOR)),
-                probe_kvm=microvm.probe_kvm,
-                reprobe=reprobe,
+            probe = KvmProbe(
+                microvm.probe_kvm,
+                record=kvm_record or cache_dir / "accelerator.json",
+                timeout_s=kvm_probe_timeout_s,
             )
+            host = accelerators.host_key(Path(QEMU.path()))
+            microvm.chosen = await probe.choose(accelerator, host=host, anew=reprobe)
             if templates:
                 await microvm.use_templates(cache_dir / "templates", uri=uri)
         except BaseException:
@@ -178,17 +184,17 @@ class LibvirtMicroVM:
             await asyncio.to_thread(self._runtime.remove_guest, key)
         return len(left)
 
-    async def probe_kvm(self) -> None:
+    async def probe_kvm(self, within_s: float) -> None:
         """Boot a guest of no layers under KVM. Raises GuestFailure when it does not get ready."""
         machine = self._machine(_PROBE.run_id, accelerator=accelerators.KVM)
         async with self._machines.owned(machine):
             await machine.prepare(self._files.write(machine.spec, _PROBE))
             await machine.create()
-            await machine.connect(within_s=PROBE_TIMEOUT_S)
+            await machine.connect(within_s=within_s)
 
     async def use_templates(self, directory: Path, *, uri: str | None) -> None:
         """Open the template of our guests, below `directory`, or begin to build it."""
-        host = await asyncio.to_thread(accelerators.host_key, Path(EMULATOR))
+        host = await asyncio.to_thread(accelerators.host_key, Path(QEMU.path()))
         facts = [
             await asyncio.to_thread(self._assets.digest),
             await self._connection.version(),
@@ -340,10 +346,10 @@ class LibvirtMicroVM:
         directory = self._runtime.guest_dir(key)
         domain = DomainSpec(
             name=name,
-            accelerator=accelerator or self.accelerator,
+            accelerator=accelerator or self.chosen.accelerator,
             memory_mib=self._memory_mib,
             vcpu_count=self._vcpu_count,
-            emulator=EMULATOR,
+            emulator=QEMU.path(),
             machine=MACHINE,
             kernel=self._assets.kernel if template is None else template.kernel,
             initramfs=self._assets.initramfs if template is None else template.initrd,

@@ -229,7 +229,7 @@ class EmbeddedPostgres:
                 f"runtime_dir: '{self._runtime_dir}' is too long for a unix socket, which may have "
                 f"{SOCKET_PATH_BYTES_MAX} bytes in all; choose a shorter directory"
             )
-        self._cluster.parent.mkdir(parents=True, exist_ok=True)
+        self._cluster.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = self._runtime_dir.lstat()
         if status.st_uid != os.geteuid() or self._runtime_dir.is_symlink():

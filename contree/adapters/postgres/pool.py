@@ -121,6 +121,11 @@ class PostgresDatabase:
             row: Mapping[str, Any] | None = await self._pool.fetchrow(statement, *arguments)
             return row
 
+    async def version(self) -> str:
+        """Return what the server is, such as `PostgreSQL 18.1`."""
+        row = await self.fetchrow("SELECT version() AS version")
+        return "" if row is None else str(row["version"]).split(" on ")[0]
+
     async def check(self) -> None:
         """Raise UnavailableError unless the database answers, with read models of this release."""
         await self.fetch(self._guard)

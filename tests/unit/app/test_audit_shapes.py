@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -123,18 +124,38 @@ def test_a_lineage_is_drawn_with_its_branches() -> None:
     )
     assert shortened(draw_lineage(lineage)) == [
         "o 1  [base, busybox]",
-        "* 2  run make  exit 0  1.25 s  <- here",
-        "|\\",
-        "| o 3  run a?[31m?b  exit 3  1.25 s",
-        "| o 5  run deep  1.25 s",
-        "o 4  [winner]  run test  exit 0  1.25 s",
-        f"o 6  run {'x' * (COMMAND_CHARS_MAX - 3)}...  exit 0  1.25 s",
+        "* 2  <- here  run make  exit 0  1.25 s",
+        "├─ o 3  run a?[31m?b  exit 3  1.25 s",
+        "│  o 5  run deep  1.25 s",
+        "└─ o 4  [winner]  run test  exit 0  1.25 s",
+        f"   o 6  run {'x' * (COMMAND_CHARS_MAX - 3)}...  exit 0  1.25 s",
         "(there are more: raise --depth or --limit)",
     ]
 
 
+def test_ids_are_as_short_as_tells_them_apart_and_lines_as_the_terminal() -> None:
+    ids = [UUID(int=0xAAAA_0000 << 96), UUID(int=0xBBBB_0000 << 96), UUID(int=0xBBBB_0001 << 96)]
+    images = [replace(related(n, None, n, None), image_id=id_) for n, id_ in enumerate(ids)]
+    images = [replace(i, parent_image_id=ids[0] if i.depth else None) for i in images]
+    apart = Lineage(image_id=ids[0], project_id=UUID(int=5), images=images, truncated=False)
+    assert draw_lineage(apart) == [
+        "* aaaa0000  <- here  2026-01-02 03:04:05",
+        "├─ o bbbb0000  2026-01-02 03:04:05",
+        "└─ o bbbb0001  2026-01-02 03:04:05",
+    ]
+    assert draw_lineage(apart, columns=20, whole_ids=True) == [
+        "* aaaa0000-0000-000…",
+        "├─ o bbbb0000-0000-…",
+        "└─ o bbbb0001-0000-…",
+    ]
+    alike = replace(
+        apart, images=[replace(images[0], image_id=UUID(int=ids[1].int + 1)), images[1]]
+    )
+    assert draw_lineage(alike)[0] == f"o {UUID(int=ids[1].int + 1)}  2026-01-02 03:04:05"
+
+
 def test_a_chain_may_be_longer_than_pythons_stack() -> None:
-    chain = [related(n, n - 1 or None, n - 1, None) for n in range(1, 5000)]
+    chain = [related(n, n - 1 or None, n - 1, None) for n in range(1, 10_001)]
     lineage = Lineage(image_id=UUID(int=1), project_id=UUID(int=5), images=chain, truncated=False)
     lines = draw_lineage(lineage)
     assert len(lines) == len(chain)

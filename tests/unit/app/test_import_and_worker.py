@@ -13,7 +13,7 @@ from contree.domain.errors import InvalidFieldError, PermissionMissingError
 from contree.domain.image import ImageImported
 from contree.domain.operation import Kind, OperationAssigned, OperationRequeued, Status
 from contree.domain.token import Permission
-from contree.worker import loop
+from contree.worker import host_watch, loop
 from contree.worker.room import FixedAdmission, Room
 from tests.fakes.image_source import PublishedImage
 from tests.support.registry import tar_of
@@ -175,6 +175,83 @@ async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
         assert (await world.end_of(first)).status is Status.SUCCESS
         assert (await world.end_of(second)).status is Status.SUCCESS
     assert len([e for e in world.log.events if isinstance(e, OperationRequeued)]) == 1
+
+
+async def looks_of(world: World, count: int) -> None:
+    """Wait until the worker has looked at its host so many times more."""
+    seen, enough = 0, asyncio.Event()
+    lacking = world.host._lacking
+
+    def counted() -> str | None:
+        nonlocal seen
+        seen += 1
+        if seen > count:
+            enough.set()
+        return lacking()
+
+    world.host._lacking = counted
+    await enough.wait()
+    world.host._lacking = lacking
+
+
+async def test_while_the_host_lacks_a_program_nothing_is_taken_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    monkeypatch.setattr(host_watch, "LOOK_S", 0.01)
+    world, said = World(), []
+    world.host.on_change = said.append
+    async with world.working(), asyncio.timeout(10):
+        order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
+        world.lack = "mkfs.ext4 is not installed"
+        await looks_of(world, 1)
+        waiting, _ = await world.runs.request(a_caller(), order)
+        await looks_of(world, 20)
+        assert (await world.row(waiting)).status is Status.PENDING
+        world.lack = None
+        assert (await world.end_of(waiting)).status is Status.SUCCESS
+    assert said == ["mkfs.ext4 is not installed", None]
+    assert not [e for e in world.log.events if isinstance(e, OperationRequeued)]
+
+
+async def test_a_program_that_vanishes_costs_one_attempt_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    monkeypatch.setattr(host_watch, "LOOK_S", 0.01)
+    world = World()
+    async with world.working(), asyncio.timeout(10):
+        order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
+        world.blobs.away = True  # as what starts a program that is gone, it says Unavailable
+        run, _ = await world.runs.request(a_caller(), order)
+        await world.blobs.missed.get()
+        world.lack = "mkfs.ext4 is not installed"
+        world.blobs.away = False
+        await looks_of(world, 20)
+        assert (await world.row(run)).status is Status.EXECUTING
+        world.lack = None
+        assert (await world.end_of(run)).status is Status.SUCCESS
+    assert len([e for e in world.log.events if isinstance(e, OperationRequeued)]) == 1
+
+
+async def test_a_worker_that_starts_waits_for_what_its_host_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_watch, "LOOK_S", 0.01)
+    world, stop, said = World(), asyncio.Event(), []
+    world.host.on_change = said.append
+    assert await world.host.until_complete(unless=stop)
+    world.lack = "rg"
+    complete = asyncio.create_task(world.host.until_complete(unless=stop))
+    async with asyncio.timeout(10):
+        await looks_of(world, 3)
+        assert not complete.done()
+        world.lack = None
+        assert await complete
+    world.lack = "rg"
+    stop.set()
+    assert not await world.host.until_complete(unless=stop)
+    assert said == ["rg", None, "rg"]
 
 
 async def test_a_worker_tells_what_it_does_and_what_it_has_room_for(

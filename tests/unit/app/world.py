@@ -27,6 +27,7 @@ from contree.app.request_run import RequestRun, RunOrder
 from contree.app.run_instance import RunInstance
 from contree.domain.operation import Kind, Operation, Status
 from contree.domain.token import Permission
+from contree.worker.host_watch import HostWatch
 from contree.worker.loop import Capacity, Worker
 from contree.worker.room import Admission, FixedAdmission
 from tests.fakes.blob_store import FakeBlobStore
@@ -74,6 +75,8 @@ class World:
     ) -> None:
         self.per_project = per_project
         self.waiting = 0
+        self.lack: str | None = None
+        self.host = HostWatch(lambda: self.lack)
         self.admission = admission or FixedAdmission(most=2, setting="here")
         self.log = log or FakeEventLog()
         self.clock, self.ids = FakeClock(), FakeIds()
@@ -196,6 +199,7 @@ class World:
             clock=self.clock,
             ids=self.ids,
             store=self.blobs.check,
+            host=self.host,
             waiting=lambda: self.waiting,
         )
 

@@ -13,13 +13,14 @@ import os
 from pathlib import Path
 
 from contree.domain.errors import GuestFailure, StorageFullError
+from contree.programs import MKFS_EXT4
 
 _MIB = 1024**2
 FORMAT_VERSION = 1
-"""Part of the images' names: raise it when MKFS changes."""
+"""Part of the images' names: raise it when MKFS_OPTIONS changes."""
 
-MKFS = (
-    "mkfs.ext4", "-q", "-F", "-b", "4096", "-i", "8192", "-m", "0", "-O", "^has_journal",
+MKFS_OPTIONS = (
+    "-q", "-F", "-b", "4096", "-i", "8192", "-m", "0", "-O", "^has_journal",
     # The file is sparse, so its inode tables are zero already.
     "-E", "lazy_itable_init=1,nodiscard,assume_storage_prezeroed=1",
 )  # fmt: skip
@@ -47,7 +48,10 @@ class ScratchDisks:
         self._making = asyncio.Lock()
 
     async def copy_to(self, target: Path, *, max_layer_bytes: int) -> None:
-        """Make `target` a blank disk. Raises GuestFailure (mkfs), StorageFullError."""
+        """Make `target` a blank disk. Raises GuestFailure (mkfs), StorageFullError.
+
+        Raises UnavailableError when mkfs.ext4 is not installed.
+        """
         blank = await self._blank(bucket_mib(max_layer_bytes))
         await asyncio.to_thread(copy_sparsely, blank, target)
 
@@ -65,7 +69,7 @@ class ScratchDisks:
             with partial.open("wb") as file:
                 file.truncate(size_mib * _MIB)
             mkfs = await asyncio.create_subprocess_exec(
-                *MKFS, str(partial), stdin=asyncio.subprocess.DEVNULL,
+                MKFS_EXT4.path(), *MKFS_OPTIONS, str(partial), stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
                 env={**os.environ, "MKE2FS_CONFIG": "/dev/null"},
             )  # fmt: skip
