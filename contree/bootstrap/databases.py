@@ -129,6 +129,11 @@ def running_database(settings: Settings) -> DatabaseUrls:
     return running
 
 
+def is_installed(settings: Settings) -> bool:
+    """Whether there is a database to ask: a configured one, or one that `serve` has made."""
+    return settings.database_url is not None or is_made(settings.data_dir)
+
+
 def _require_data_dir(settings: Settings) -> None:
     if not is_made(settings.data_dir):
         raise NoInstallationError(

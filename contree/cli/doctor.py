@@ -197,8 +197,7 @@ async def _database(settings: Settings) -> Finding:
     """The configured database, the running embedded one, or a trial of the embedded one."""
     try:
         with _aside(settings) as trial:
-            given = settings.database_url is not None or settings.data_dir.exists()
-            chosen = settings if given else trial
+            chosen = settings if bootstrap.is_installed(settings) else trial
             async with bootstrap.database(chosen) as urls, bootstrap.core(chosen, urls) as core:
                 version = await core.database.version()
                 started = await core.history.starts.since(core.clock.now() - COUNTED)
