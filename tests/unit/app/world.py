@@ -144,6 +144,7 @@ class World:
         )
         self.comparison = CompareReplay(
             log=self.log,
+            images=self.images,
             operations=self.operations,
             content=self.content,
             layers=self.layers,
@@ -162,6 +163,7 @@ class World:
     def worker(self) -> Worker:
         run = RunInstance(
             log=self.log,
+            images=self.images,
             files=self.files,
             content=self.content,
             environment=self.environment,
