@@ -9,8 +9,9 @@ refers to the image below for the rest. The whole list of layers is a read model
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from uuid import UUID, uuid5
 
 from contree.domain.aggregate import Aggregate, Created, register
@@ -32,6 +33,20 @@ def imported_image_id(project_id: UUID, config_digest: str) -> UUID:
 def committed_image_id(operation_id: UUID) -> UUID:
     """The id of what an operation leaves behind: fixed by it, so a repeat cannot fork."""
     return uuid5(operation_id, "image")
+
+
+def chain_id_of(diff_ids: Iterable[str], *, below: str | None = None) -> str | None:
+    """Return the chain id (OCI image-spec, config.md) of layers on those of the chain id `below`.
+
+    It is a digest of the whole stack; None for no layers at all.
+    """
+    chain_id = below
+    for diff_id in diff_ids:
+        if chain_id is None:
+            chain_id = diff_id
+        else:
+            chain_id = f"sha256:{sha256(f'{chain_id} {diff_id}'.encode()).hexdigest()}"
+    return chain_id
 
 
 def require_depth_below_limit(image_id: UUID, depth: int) -> None:
@@ -80,6 +95,7 @@ class ImageCommitted(Created):
 
     layer                 the delta's diff_id, None when only environment or workdir changed
     depth                 number of runs from the import up to this image: 1 for the first
+    chain_id              of the whole stack: with it, a stack that is read elsewhere is proved
     environment_image_id  the image whose event records the environment: this one when the run
                           stored one, else the one that the parent refers to
     preserved_env, preserved_env_sealed
@@ -92,6 +108,7 @@ class ImageCommitted(Created):
     parent_image_id: UUID
     layer: str | None
     depth: int
+    chain_id: str | None
     environment_image_id: UUID
     preserved_env: dict[str, str]
     preserved_env_sealed: str | None
@@ -103,6 +120,7 @@ class Image(Aggregate):
     """What one image adds to the image below it; an import has nothing below.
 
     own_layers            bottom to top: all of an import, at most one of a run
+    chain_id              of the whole stack of layers (`chain_id_of`)
     environment_image_id  the image whose `env`, `preserved_env` and `preserved_env_sealed` apply
     env                   imported ENV as the registry has it: never sealed. What a run stored with
                           `preserve_env` takes its place, so it is empty for a run
@@ -120,6 +138,7 @@ class Image(Aggregate):
         layers: list[str] | None = None,
         layer: str | None = None,
         depth: int = 0,
+        chain_id: str | None = None,
         env: dict[str, str] | None = None,
         environment_image_id: UUID | None = None,
         parent_image_id: UUID | None = None,
@@ -128,6 +147,7 @@ class Image(Aggregate):
     ) -> None:
         self.own_layers = layers or ([] if layer is None else [layer])
         self.depth = depth
+        self.chain_id = chain_id_of(self.own_layers) if parent_image_id is None else chain_id
         self.environment_image_id = environment_image_id or self.id
         self.env = env or {}
         self.preserved_env = preserved_env or {}
@@ -190,6 +210,7 @@ class Image(Aggregate):
             parent_image_id=self.id,
             layer=layer,
             depth=self.depth + 1,
+            chain_id=chain_id_of([] if layer is None else [layer], below=self.chain_id),
             environment_image_id=self.environment_image_id if preserved is None else image_id,
             preserved_env={} if preserved is None else dict(preserved.env),
             preserved_env_sealed=None if preserved is None else preserved.sealed,

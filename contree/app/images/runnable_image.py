@@ -8,8 +8,8 @@ from uuid import UUID
 
 from contree.app.event_log import EventLog
 from contree.app.reads import ImageReads
-from contree.domain.errors import NotFoundError
-from contree.domain.image import Image
+from contree.domain.errors import NotFoundError, OperationFailure
+from contree.domain.image import Image, chain_id_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +37,18 @@ class RunnableImage:
 async def runnable_image(
     log: EventLog, images: ImageReads, project_id: UUID, image_id: UUID
 ) -> RunnableImage:
-    """Read it. Three reads, at any depth. Raises NotFoundError."""
+    """Read it. Three reads, at any depth.
+
+    The stack comes from a read model, but what runs is what the log says: Raises OperationFailure
+    when they differ, and NotFoundError.
+    """
     layers = await images.stack(project_id, image_id)
     image = await _loaded(log, image_id)
+    if chain_id_of(layers) != image.chain_id:
+        raise OperationFailure(
+            f"the read model shows other layers of image '{image_id}' than the log records: "
+            "the operator must run 'contreed projections rebuild'"
+        )
     own = image.environment_image_id == image.id
     environment = image if own else await _loaded(log, image.environment_image_id)
     return RunnableImage(image=image, environment=environment, layers=layers)

@@ -1,6 +1,7 @@
 """Runs from the order to the image they leave behind, with a worker over in-memory parts."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -71,6 +72,28 @@ async def test_a_run_that_writes_leaves_a_new_image_with_one_more_layer() -> Non
     assert len(image.own_layers) == 1
     assert (image.parent_image_id, image.depth) == (base, 1)
     assert row.image_size_bytes == image.size_bytes > 0
+
+
+async def test_what_runs_is_the_stack_that_the_log_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "touch", "/new")
+        assert row.result_image_id is not None
+        below = await world.images.stack(PROJECT, base)
+
+        async def without_the_topmost(project_id: UUID, image_id: UUID) -> Sequence[str]:
+            return below
+
+        monkeypatch.setattr(world.images, "stack", without_the_topmost)
+        started = sum(isinstance(e, OperationStarted) for e in world.log.events)
+        refused = await world.ran(row.result_image_id, "touch", "/new")
+    assert refused.status is Status.FAILED
+    assert refused.error is not None
+    assert "other layers of image" in refused.error
+    assert sum(isinstance(e, OperationStarted) for e in world.log.events) == started
 
 
 async def test_where_one_output_is_not_stored_the_other_is_not_left_behind(

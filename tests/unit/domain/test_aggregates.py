@@ -17,6 +17,7 @@ from contree.domain.file import File, file_id_of
 from contree.domain.image import (
     Image,
     PreservedEnvironment,
+    chain_id_of,
     committed_image_id,
     imported_image_id,
 )
@@ -61,6 +62,7 @@ def test_a_run_puts_its_layer_on_top_and_inherits_the_rest() -> None:
     )
     assert image.id == committed_image_id(operation_id)
     assert (image.own_layers, image.depth, image.workdir) == (["sha256:b"], 1, "/x")
+    assert image.chain_id == chain_id_of(["sha256:a", "sha256:b"])
     assert (image.parent_image_id, image.operation_id) == (source.id, operation_id)
     assert (source.own_layers, source.depth) == (["sha256:a"], 0)
 
@@ -110,6 +112,16 @@ def test_an_image_of_changed_metadata_alone_has_no_new_layer() -> None:
         size_bytes=0,
     )
     assert (image.own_layers, image.depth) == ([], 1)
+    assert image.chain_id == an_image().chain_id == "sha256:a"
+
+
+def test_a_chain_id_is_the_one_of_the_oci_image_spec() -> None:
+    """The second one by `printf '%s %s' sha256:a sha256:b | sha256sum`."""
+    assert chain_id_of([]) is None
+    assert chain_id_of(["sha256:a"]) == "sha256:a"
+    two = chain_id_of(["sha256:a", "sha256:b"])
+    assert two == "sha256:970a948bffa8de94d6e22d747ba8c95030e6e546909f98f54e99a13005e173a8"
+    assert chain_id_of(["sha256:b"], below="sha256:a") == two
 
 
 def test_a_tag_moves_is_removed_and_comes_back() -> None:
