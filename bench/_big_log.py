@@ -106,7 +106,6 @@ def _templates(project_id: UUID) -> list[tuple[UUID, int, str, bytes]]:
         context,
         operation_id=OPERATION,
         layer="sha256:1",
-        preserved_env={},
         workdir="/",
         size_bytes=9,
     )

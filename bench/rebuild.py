@@ -171,7 +171,6 @@ def _runs(space: int) -> Iterator[tuple[Aggregate, ...]]:
             context,
             operation_id=id_,
             layer=f"sha256:{number:064x}",
-            preserved_env={},
             workdir="/",
             size_bytes=number,
         )

@@ -27,7 +27,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRow:
-    """One (image, tag) pair; an untagged image is one row with tag None."""
+    """One (image, tag) pair; an untagged image is one row with tag None.
+
+    depth  number of runs from the import up to the image; 0 for an import
+    """
 
     image_id: UUID
     project_id: UUID
@@ -35,7 +38,7 @@ class ImageRow:
     created_at: datetime
     operation_id: UUID | None
     parent_image_id: UUID | None
-    layers: tuple[str, ...]
+    depth: int
     size_bytes: int
 
 
@@ -115,6 +118,10 @@ class ImageReads(Protocol):
         ...
 
     async def by_tag(self, project_id: UUID, tag: str) -> ImageRow | None: ...
+
+    async def stack(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
+        """The diff_ids of all layers of the image, bottom to top. Raises NotFoundError."""
+        ...
 
     async def tags_of(self, project_id: UUID, image_id: UUID) -> Sequence[str]: ...
 

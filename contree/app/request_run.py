@@ -14,10 +14,11 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.limits import Limits
-from contree.app.reads import FileReads, ImageReads
+from contree.app.reads import FileReads, ImageReads, ImageRow
 from contree.app.sealing import Sealer
 from contree.domain.environment import is_secret, masked
 from contree.domain.errors import InvalidFieldError, NotFoundError
+from contree.domain.image import require_depth_below_limit
 from contree.domain.instance import (
     HOSTNAME_DEFAULT,
     OUTPUT_BYTES_DEFAULT,
@@ -98,7 +99,10 @@ class RequestRun:
         """
         caller.require(Permission.SPAWN_DISPOSABLE if order.disposable else Permission.SPAWN)
         secrets = {n: v for n, v in order.env.items() if v is not None and is_secret(n)}
-        spec = self._spec(order, await self._resolve_image(caller, order.image), secrets)
+        image = await self._resolve_image(caller, order.image)
+        if not order.disposable:
+            require_depth_below_limit(image.image_id, image.depth)
+        spec = self._spec(order, image.image_id, secrets)
         replace(spec, env=order.env).check()  # the real values, before the secrets are masked
         await self._check_files_exist(caller, spec)
         if order.stdin is not None:
@@ -119,7 +123,7 @@ class RequestRun:
         await self._log.append(operation, seal=sealed)
         return operation.id, spec
 
-    async def _resolve_image(self, caller: Caller, reference: str) -> UUID:
+    async def _resolve_image(self, caller: Caller, reference: str) -> ImageRow:
         if reference.startswith(TAG_PREFIX):
             tag = parse_tag(reference.removeprefix(TAG_PREFIX), field="image")
             row = await self._images.by_tag(caller.project_id, tag)
@@ -133,7 +137,7 @@ class RequestRun:
             row = await self._images.get(caller.project_id, image_id)
         if row is None:
             raise NotFoundError("image", reference)
-        return row.image_id
+        return row
 
     def _spec(self, order: RunOrder, image_id: UUID, secrets: Mapping[str, str]) -> InstanceSpec:
         return InstanceSpec(

@@ -24,11 +24,12 @@ from contree.app.guest.guest_control import GuestControl, Inbox
 from contree.app.guest.guest_processes import GuestProcesses
 from contree.app.guest.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
 from contree.app.images.layer_store import Layer, LayerStore
+from contree.app.images.runnable_image import RunnableImage, runnable_image
 from contree.app.journal import Journal
 from contree.app.left_behind import LeftBehind, left_behind, result_image
 from contree.app.operation_history import OperationHistory
 from contree.app.operation_journal import OperationJournal
-from contree.app.reads import FileReads
+from contree.app.reads import FileReads, ImageReads
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
@@ -36,11 +37,11 @@ from contree.domain.environment import process_environment
 from contree.domain.errors import (
     ContentErasedError,
     InvalidFieldError,
+    LimitExceededError,
     NotFoundError,
     OperationFailure,
     StorageFullError,
 )
-from contree.domain.image import Image
 from contree.domain.instance import InstanceSpec, Stdin
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome
@@ -62,6 +63,7 @@ class RunInstance:
         self,
         *,
         log: EventLog,
+        images: ImageReads,
         files: FileReads,
         content: ProjectContent,
         environment: ProjectEnvironment,
@@ -75,6 +77,7 @@ class RunInstance:
         conclude: Conclude,
     ) -> None:
         self._log = log
+        self._images = images
         self._files = files
         self._content = content
         self._environment = environment
@@ -101,6 +104,7 @@ class RunInstance:
             except (
                 OperationFailure,
                 InvalidFieldError,
+                LimitExceededError,
                 StorageFullError,
                 NotFoundError,
                 ContentErasedError,
@@ -142,11 +146,9 @@ class RunInstance:
         self, operation: Operation, spec: InstanceSpec, journal: OperationJournal
     ) -> None:
         await self._content.require(operation.project_id)
-        image = await self._log.load(Image, spec.image_id)
-        if image is None:
-            raise NotFoundError("image", spec.image_id)
+        image = await runnable_image(self._log, self._images, operation.project_id, spec.image_id)
         spec = await self._environment.opened(operation.project_id, spec)
-        preserved = await self._environment.preserved(image)
+        preserved = await self._environment.preserved(image.environment)
         request_env = await self._request_environment(operation, spec)
         guest_spec = GuestSpec(
             run_id=self._ids.new_id(),
@@ -222,7 +224,7 @@ class RunInstance:
         self,
         operation: Operation,
         spec: InstanceSpec,
-        image: Image,
+        image: RunnableImage,
         preserved: Mapping[str, str],
         request_env: Mapping[str, str | None],
     ) -> Steering:
@@ -247,7 +249,9 @@ class RunInstance:
 
         return Steering(inbox=self._control.open(operation.id), server=server)
 
-    async def _keep_delta(self, guest: Guest, image: Image, spec: InstanceSpec) -> Layer | None:
+    async def _keep_delta(
+        self, guest: Guest, image: RunnableImage, spec: InstanceSpec
+    ) -> Layer | None:
         if spec.disposable:
             return None
         return await self._layers.add_delta(
@@ -291,7 +295,7 @@ class RunInstance:
     async def _record_success(
         self,
         operation: Operation,
-        image: Image,
+        image: RunnableImage,
         left: LeftBehind,
         layer: Layer | None,
         outcome: ProcessOutcome,
@@ -306,7 +310,7 @@ class RunInstance:
                 outcome=outcome,
                 journal_sha256=journal_sha256,
             )
-            return () if result is None or result is image else (result,)
+            return () if result is None or result is image.image else (result,)
 
         await self._conclude.conclude(operation, decide, journal_sha256=journal_sha256)
 
@@ -321,7 +325,7 @@ class RunInstance:
 
 def _process(
     spec: InstanceSpec,
-    image: Image,
+    image: RunnableImage,
     preserved: Mapping[str, str],
     request_env: Mapping[str, str | None],
 ) -> ProcessSpec:
@@ -346,7 +350,7 @@ def _process(
 def _subprocess(
     wanted: SubprocessSpec,
     spec: InstanceSpec,
-    image: Image,
+    image: RunnableImage,
     preserved: Mapping[str, str],
     env: Mapping[str, str | None],
 ) -> ProcessSpec:

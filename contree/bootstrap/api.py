@@ -88,6 +88,7 @@ def compare_replay(core: Core) -> CompareReplay:
     """What compares a replay with its original."""
     return CompareReplay(
         log=core.log,
+        images=core.images,
         operations=core.operations,
         content=core.content,
         layers=core.comparer,

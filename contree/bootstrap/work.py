@@ -140,6 +140,7 @@ async def worker(core: Core, machines: LibvirtMicroVM, host: HostWatch) -> Async
     async with duties_kept(duties(core), core.leadership), host_duties(core):
         run_instance = RunInstance(
             log=core.log,
+            images=core.images,
             files=core.files,
             content=core.content,
             environment=core.environment,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from contree.domain.aggregate import Aggregate, Created, Event, register
@@ -70,14 +70,8 @@ class InstanceRequested(Created):
     """Recorded when a client asks for a run, or (`replay_of`) for the repetition of one."""
 
     TOPIC = "contree.operation.instance_requested"
-    class_version: ClassVar[int] = 2
-    spec: dict[str, Any]  # InstanceSpec.to_fact; version 1 had no `env_sealed`
+    spec: dict[str, Any]  # InstanceSpec.to_fact
     replay_of: UUID | None
-
-    @staticmethod
-    def upcast_v1_v2(state: dict[str, Any]) -> None:
-        state["spec"]["env_sealed"] = None
-        state["replay_of"] = None
 
 
 class OperationAssigned(Event):
@@ -129,18 +123,13 @@ class SubprocessSpawned(Event):
     """Recorded when a client's further process has started in the guest; the actor is the client.
 
     spid  2, 3, ...: never used twice in an operation; `pid` is the guest's
-    spec  SubprocessSpec.to_fact; standard input is a digest; version 1 had no `env_sealed`
+    spec  SubprocessSpec.to_fact; standard input is a digest
     """
 
     TOPIC = "contree.operation.subprocess_spawned"
-    class_version: ClassVar[int] = 2
     spid: int
     pid: int
     spec: dict[str, Any]
-
-    @staticmethod
-    def upcast_v1_v2(state: dict[str, Any]) -> None:
-        state["spec"]["env_sealed"] = None
 
     def apply(self, aggregate: Operation) -> None:
         aggregate.last_spid = self.spid

@@ -18,6 +18,7 @@ from contree.adapters.postgres.pool import PostgresDatabase
 from contree.app.event_log import EventLog
 from contree.app.reads import FileReads, ImageReads, OperationReads, Page, TokenReads
 from contree.domain.aggregate import Aggregate
+from contree.domain.errors import NotFoundError
 from contree.domain.file import File
 from contree.domain.image import Image
 from contree.domain.operation import Kind, Operation, Status
@@ -103,6 +104,7 @@ async def answers_about(reads: Reads, project_id: UUID, aggregate: Aggregate) ->
         case Image():
             return [
                 await reads.images.get(project_id, aggregate.id),
+                await reads.images.stack(aggregate.project_id, aggregate.id),
                 await reads.images.tags_of(project_id, aggregate.id),
                 await reads.images.list(project_id, Page(), image_id=aggregate.id),
             ]
@@ -174,7 +176,6 @@ async def test_lists_have_a_row_for_each_image_and_tag_newest_image_first(reads:
         (named.id, "b"),
         (plain.id, None),
     ]
-    assert rows[0].layers == ("sha256:a", "sha256:b")
     assert [r.tag for r in await reads.images.list(project_id, Page(), tagged=True)] == ["a", "b"]
 
 
@@ -231,6 +232,8 @@ async def test_nothing_of_another_project_is_ever_shown(reads: Reads) -> None:
     file = File.upload(context, sha256=digest_of("x"), size_bytes=1)
     await reads.log.append(run, file)
     assert await reads.images.get(mine, image.id) is None
+    with pytest.raises(NotFoundError):
+        await reads.images.stack(mine, image.id)
     assert await reads.images.by_tag(mine, "base") is None
     assert list(await reads.images.tags_of(mine, image.id)) == []
     assert list(await reads.images.list(mine, Page(), image_id=image.id)) == []

@@ -23,6 +23,7 @@ from contree.app.reads import (
 )
 from contree.domain import operation as op
 from contree.domain import project as pr
+from contree.domain.errors import NotFoundError
 from contree.domain.file import FileUploaded, FileUploadedAgain
 from contree.domain.image import ImageCommitted, ImageImported
 from contree.domain.operation import Kind, Status
@@ -58,6 +59,20 @@ class FakeImageReads:
         target = self._tags().get((project_id, tag))
         row = None if target is None else self._images().get(target[0])
         return None if row is None else replace(row, tag=tag)
+
+    async def stack(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
+        made = {
+            e.originator_id: e
+            for e in self._log.events
+            if isinstance(e, ImageImported | ImageCommitted) and e.project_id == project_id
+        }
+        layers: list[str] = []
+        if image_id not in made:
+            raise NotFoundError("image", image_id)
+        while isinstance(image := made[image_id], ImageCommitted):
+            layers = [*([] if image.layer is None else [image.layer]), *layers]
+            image_id = image.parent_image_id
+        return [*image.layers, *layers]
 
     async def tags_of(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
         found = [
@@ -103,7 +118,7 @@ class FakeImageReads:
                 created_at=e.timestamp,
                 operation_id=e.operation_id,
                 parent_image_id=e.parent_image_id if isinstance(e, ImageCommitted) else None,
-                layers=tuple(e.layers),
+                depth=e.depth if isinstance(e, ImageCommitted) else 0,
                 size_bytes=e.size_bytes,
             )
             for e in self._log.events

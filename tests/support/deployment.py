@@ -85,6 +85,7 @@ class Deployment:
         conclude = Conclude(log=core.log, clock=core.clock, ids=core.ids, actor="worker:w")
         run = RunInstance(
             log=core.log,
+            images=core.images,
             files=core.files,
             content=core.content,
             environment=core.environment,

@@ -17,7 +17,7 @@ from contree.domain.aggregate import Aggregate
 from contree.domain.audit_reading import AuditReading
 from contree.domain.context import Context
 from contree.domain.file import File, file_id_of
-from contree.domain.image import Image, imported_image_id
+from contree.domain.image import Image, PreservedEnvironment, imported_image_id
 from contree.domain.instance import FilePlacement, InstanceSpec, Stdin
 from contree.domain.operation import Operation, Status
 from contree.domain.outcome import CapturedStream, ProcessOutcome
@@ -30,6 +30,7 @@ from tests.fakes.clock import EPOCH, FakeClock, FakeIds
 NO_STREAM = CapturedStream(sha256=hashlib.sha256(b"").hexdigest(), size_bytes=0)
 
 
+PRESERVED = PreservedEnvironment(env={"LANG": "<SEALED>"}, sealed="c2VhbGVk")
 A_STDIN = Stdin(sha256=hashlib.sha256(b"in").hexdigest(), size_bytes=2, close=False)
 
 
@@ -267,9 +268,8 @@ class History:
             image = source.committed(
                 context,
                 operation_id=operation.id,
-                layer=f"sha256:{digest_of(str(operation.id))}",
-                preserved_env={"LANG": "<SEALED>"},
-                preserved_env_sealed="c2VhbGVk",
+                layer=f"sha256:{digest_of(str(operation.id))}" if operation.id.int % 3 else None,
+                preserved=PRESERVED if operation.id.int % 2 else None,
                 workdir="/work",
                 size_bytes=self._random.randrange(1 << 40),
             )

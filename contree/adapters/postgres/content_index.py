@@ -1,7 +1,8 @@
 """What content belongs to whom, on PostgreSQL (app.content.content_index.ContentIndex).
 
-Digests are looked up inside the recorded JSON, not in an index of their own: recording is frequent
-and removal is rare. A lookup reads a project's operations; it is given the time for that.
+Digests of content are looked up inside the recorded JSON, not in an index of their own: recording
+is frequent and removal is rare. A lookup reads a project's operations; it is given the time for
+that. Whose a layer is has an index, `project_layers`: it is asked across all projects.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ LATERAL (VALUES (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 's
 WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
   AND given.sha256 = ANY($2::text[])
 """
+# A subquery and no NOT EXISTS, which may become a join that reads the layers of all projects.
 OWN_LAYERS = """
-SELECT DISTINCT layer FROM images, unnest(layers) AS layer WHERE project_id = $1
-EXCEPT SELECT layer FROM images, unnest(layers) AS layer WHERE project_id <> $1
-ORDER BY layer
-"""
-OWN_IMAGES = """
-SELECT layers FROM images WHERE project_id = $1 AND layers && $2::text[] ORDER BY image_id
+SELECT own.layer
+FROM (SELECT DISTINCT unnest(layers) AS layer FROM images WHERE project_id = $1) AS own
+WHERE (SELECT p.project_id FROM project_layers p
+       WHERE p.layer = own.layer AND p.project_id <> $1 LIMIT 1) IS NULL
+ORDER BY own.layer
 """
 OLDEST_RUN = "SELECT min(started_at) FROM operations WHERE status IN ('ASSIGNED', 'EXECUTING')"
 UNENDED = """
@@ -119,10 +120,6 @@ class PostgresContentIndex:
             NEEDED, project_id, sorted(digests), ended_since, SubprocessSpawned.TOPIC
         )
         return frozenset(row["sha256"] for row in rows)
-
-    async def own_images(self, project_id: UUID) -> Sequence[Sequence[str]]:
-        own = await self.own_layers(project_id)
-        return [row["layers"] for row in await self._fetch(OWN_IMAGES, project_id, own)]
 
     async def own_layers(self, project_id: UUID) -> Sequence[str]:
         return [row["layer"] for row in await self._fetch(OWN_LAYERS, project_id)]

@@ -53,10 +53,6 @@ class ContentIndex(Protocol):
         """
         ...
 
-    async def own_images(self, project_id: UUID) -> Sequence[Sequence[str]]:
-        """The layers of each image of the project that has a layer of its own, bottom to top."""
-        ...
-
     async def own_layers(self, project_id: UUID) -> Sequence[str]:
         """The layers that images of this project have and those of no other project."""
         ...

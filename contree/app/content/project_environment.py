@@ -17,7 +17,7 @@ import orjson
 from contree.app.content.project_keys import Box, ProjectKeys
 from contree.domain.environment import ERASED, MASKED, SEALED
 from contree.domain.errors import ContentErasedError
-from contree.domain.image import Image
+from contree.domain.image import Image, PreservedEnvironment
 from contree.domain.instance import InstanceSpec
 from contree.domain.subprocess import SubprocessSpec
 
@@ -56,7 +56,7 @@ class ProjectEnvironment:
             return replace(spec, env=env, env_sealed=None)
 
     async def preserved(self, image: Image) -> dict[str, str]:
-        """Return what `preserve_env` stored in `image`. Raises ContentErasedError."""
+        """Return what `preserve_env` stored in `image` itself. Raises ContentErasedError."""
         if image.preserved_env_sealed is None:
             return dict(image.preserved_env)
         values = _open(await self._box(image.project_id), image.preserved_env_sealed)
@@ -64,11 +64,14 @@ class ProjectEnvironment:
 
     async def preserved_sealed(
         self, project_id: UUID, values: Mapping[str, str]
-    ) -> tuple[dict[str, str], str | None]:
+    ) -> PreservedEnvironment:
         """Return what an image's event carries of `values`: the names, and all values sealed."""
         if not values:
-            return {}, None
-        return dict.fromkeys(values, SEALED), _seal(await self._box(project_id), values)
+            return PreservedEnvironment(env={})
+        return PreservedEnvironment(
+            env=dict.fromkeys(values, SEALED),
+            sealed=_seal(await self._box(project_id), values),
+        )
 
     async def _box(self, project_id: UUID) -> Box:
         return (await self._keys.cipher(project_id)).box(PURPOSE)

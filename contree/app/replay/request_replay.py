@@ -23,6 +23,7 @@ from contree.domain.errors import (
     InvalidTransitionError,
     NotFoundError,
 )
+from contree.domain.image import require_depth_below_limit
 from contree.domain.instance import InstanceSpec
 from contree.domain.operation import Operation, Status
 from contree.domain.token import Permission
@@ -65,7 +66,8 @@ class RequestReplay:
 
         Raises NotFoundError (operation, image), InvalidTransitionError (an import, not ended, or
         cancelled), InvalidFieldError (`env`: a secret is missing or another one; `files`, `stdin`:
-        content is no longer kept), PermissionMissingError and ContentErasedError.
+        content is no longer kept), LimitExceededError (the image's depth), PermissionMissingError
+        and ContentErasedError.
         """
         original = await self._log.load(Operation, original_id)
         if original is None or original.project_id != requester.project_id:
@@ -86,8 +88,11 @@ class RequestReplay:
         return operation.id
 
     async def _check_inputs(self, project_id: UUID, spec: InstanceSpec) -> None:
-        if await self._images.get(project_id, spec.image_id) is None:
+        image = await self._images.get(project_id, spec.image_id)
+        if image is None:
             raise NotFoundError("image", spec.image_id)
+        if not spec.disposable:
+            require_depth_below_limit(image.image_id, image.depth)
         for path, placement in spec.files.items():
             row = await self._files.get(project_id, placement.file_id)
             if row is None or not await self._content.has(project_id, row.sha256):

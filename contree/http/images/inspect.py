@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from contree.app.images.layer_store import FileEntry
-from contree.app.reads import ImageRow
 from contree.domain.errors import ContentErasedError, InvalidFieldError, NotFoundError
 from contree.domain.token import Permission
 from contree.http.answers import json_answer
@@ -68,10 +67,10 @@ async def get_image(request: web.Request) -> web.Response:
 
 async def list_directory(request: web.Request) -> web.Response:
     """JSON, or with `text` (in any form) what `ls -l` would print."""
-    image = await readable_image(request)
+    layers = await readable_layers(request)
     asked, path = guest_path_of(request)
     services = request.app[SERVICES]
-    entries = await services.image_files.list(image.layers, path)
+    entries = await services.image_files.list(layers, path)
     as_text = "text" in request.query
     now = services.clock.now()
 
@@ -92,9 +91,9 @@ async def list_directory(request: web.Request) -> web.Response:
 
 async def download(request: web.Request) -> web.StreamResponse:
     """The bytes of one regular file; symbolic links are followed inside the image."""
-    image = await readable_image(request)
+    layers = await readable_layers(request)
     _, path = guest_path_of(request)
-    content = await request.app[SERVICES].image_files.open(image.layers, path)
+    content = await request.app[SERVICES].image_files.open(layers, path)
     as_text = "text" in request.query
     content_type = "text/plain; charset=utf-8" if as_text else "application/octet-stream"
     return await content_answer(request, content, content_type=content_type)
@@ -102,30 +101,24 @@ async def download(request: web.Request) -> web.StreamResponse:
 
 async def archive(request: web.Request) -> web.StreamResponse:
     """A pax tar of a directory or one file."""
-    image = await readable_image(request)
+    layers = await readable_layers(request)
     _, path = guest_path_of(request)
-    chunks = await request.app[SERVICES].image_files.archive(image.layers, path)
+    chunks = await request.app[SERVICES].image_files.archive(layers, path)
     return await archive_answer(request, chunks, filename=_archive_name(path))
 
 
-async def image_of(request: web.Request) -> ImageRow:
-    """Return the image that the path names, if the caller may look into it."""
+async def readable_layers(request: web.Request) -> Sequence[str]:
+    """Return the layers of the image that the path names, if the caller may read its files.
+
+    Raises PermissionMissingError, NotFoundError, ContentErasedError.
+    """
     caller = request[CALLER]
     caller.require(Permission.LIST)
     image_id = uuid_in_path(request, "image_uuid")
-    row = await request.app[SERVICES].images.get(caller.project_id, image_id)
-    if row is None:
-        raise NotFoundError("image", image_id)
-    return row
-
-
-async def readable_image(request: web.Request) -> ImageRow:
-    """As `image_of`, for its files. Raises ContentErasedError."""
-    image = await image_of(request)
-    erased_at = request[CALLER].token.erased_at
-    if erased_at is not None:
-        raise ContentErasedError(erased_at)
-    return image
+    layers = await request.app[SERVICES].images.stack(caller.project_id, image_id)
+    if caller.token.erased_at is not None:
+        raise ContentErasedError(caller.token.erased_at)
+    return layers
 
 
 def _listing_json(asked: str, entries: Sequence[FileEntry]) -> bytes:

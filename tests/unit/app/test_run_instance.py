@@ -1,12 +1,14 @@
 """Runs from the order to the image they leave behind, with a worker over in-memory parts."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from contree.app.request_run import RunOrder, StdinOrder
+from contree.domain import image as image_module
 from contree.domain.errors import (
     InvalidFieldError,
     LimitExceededError,
@@ -64,12 +66,34 @@ async def test_a_run_that_writes_leaves_a_new_image_with_one_more_layer() -> Non
     assert row.status is Status.SUCCESS
     assert row.result_image_id not in {None, base}
     image = await world.log.load(Image, row.result_image_id)
-    parent = await world.log.load(Image, base)
     assert image is not None
-    assert parent is not None
-    assert image.layers[:-1] == parent.layers
-    assert image.parent_image_id == base
+    below = await world.images.stack(PROJECT, base)
+    assert await world.images.stack(PROJECT, image.id) == [*below, *image.own_layers]
+    assert len(image.own_layers) == 1
+    assert (image.parent_image_id, image.depth) == (base, 1)
     assert row.image_size_bytes == image.size_bytes > 0
+
+
+async def test_what_runs_is_the_stack_that_the_log_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "touch", "/new")
+        assert row.result_image_id is not None
+        below = await world.images.stack(PROJECT, base)
+
+        async def without_the_topmost(project_id: UUID, image_id: UUID) -> Sequence[str]:
+            return below
+
+        monkeypatch.setattr(world.images, "stack", without_the_topmost)
+        started = sum(isinstance(e, OperationStarted) for e in world.log.events)
+        refused = await world.ran(row.result_image_id, "touch", "/new")
+    assert refused.status is Status.FAILED
+    assert refused.error is not None
+    assert "other layers of image" in refused.error
+    assert sum(isinstance(e, OperationStarted) for e in world.log.events) == started
 
 
 async def test_where_one_output_is_not_stored_the_other_is_not_left_behind(
@@ -153,6 +177,9 @@ async def test_preserved_environment_applies_in_both_modes_and_holds_no_secret()
         assert kept.result_image_id not in {None, base}
         assert "s3cret" in await output(world, kept)  # the process itself gets it
         after = await output(world, await world.ran(kept.result_image_id, "env"))
+        heir = await world.ran(kept.result_image_id, "touch", "/new")
+        later = await output(world, await world.ran(heir.result_image_id, "env"))
+    assert later == after, "an image inherits what the one below it stored"
     assert "('KEEP', 'me')" in after
     assert "s3cret" not in after
     assert "LANG" not in after
@@ -344,3 +371,24 @@ async def test_orders_are_refused_before_anything_is_recorded() -> None:
             a_caller(Permission.SPAWN), RunOrder(image=base, command="x", disposable=True)
         )
     assert len(world.log.events) == before
+
+
+async def test_a_run_on_an_image_at_the_depth_limit_is_refused_at_the_door(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_module, "DEPTH_MAX", 1)
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        deepest = await world.ran(base, "touch", "/new")
+        before = len(world.log.events)
+        image = deepest.result_image_id
+        assert image is not None
+        with pytest.raises(LimitExceededError, match=r"depth: image .* has 1 runs below it"):
+            await world.runs.request(a_caller(), RunOrder(image=str(image), command="touch"))
+        with pytest.raises(LimitExceededError, match="depth"):
+            await world.replays.request(a_caller(), deepest.operation_id, image_id=image)
+        assert len(world.log.events) == before
+        looked = await world.ran(image, "touch", "/gone", disposable=True)
+    assert looked.status is Status.SUCCESS
+    assert looked.result_image_id is None

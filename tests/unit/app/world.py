@@ -147,6 +147,7 @@ class World:
         )
         self.comparison = CompareReplay(
             log=self.log,
+            images=self.images,
             operations=self.operations,
             content=self.content,
             layers=self.layers,
@@ -165,6 +166,7 @@ class World:
     def worker(self) -> Worker:
         run = RunInstance(
             log=self.log,
+            images=self.images,
             files=self.files,
             content=self.content,
             environment=self.environment,

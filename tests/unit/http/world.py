@@ -145,6 +145,7 @@ class World:
             ),
             comparison=CompareReplay(
                 log=log,
+                images=images,
                 operations=FakeOperationReads(log),
                 content=self.content,
                 layers=FakeLayers(),
