@@ -252,6 +252,7 @@ class RunInstance:
             signal=exited.signal,
             core_dumped=exited.core_dumped,
             timed_out=exited.timed_out,
+            oom_killed=exited.oom_killed,
             duration_us=exited.duration_us,
             usage=exited.usage,
             stdout=stdout,

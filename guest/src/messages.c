@@ -239,6 +239,8 @@ void send_exited(struct queue *q, const struct exited *m)
 
     if (killed && WCOREDUMP(m->status))
         flags |= EXITED_CORE_DUMPED;
+    if (m->oom_killed)
+        flags |= EXITED_OOM_KILLED;
     if (!frame_start(q, FRAME_EXITED, 28 + sizeof(usage)))
         return;
     put_u32(q, m->spid);

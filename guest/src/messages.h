@@ -52,6 +52,7 @@ struct exited {
     uint32_t spid, pid;
     int status; /* as wait4 gives it */
     bool timed_out;
+    bool oom_killed; /* it, or a process that it started */
     uint64_t duration_us;
     struct rusage usage;
 };

@@ -15,7 +15,6 @@
 #include "identity.h"
 
 #define ROOT_DIR "/new"
-#define INSIDE_DIR "/i" /* what belongs inside the root, until there is one */
 #define WORK_DIR SCRATCH_DIR "/w"
 #define SKELETON "k" /* relative to LAYERS_DIR, like the layers' own names */
 

@@ -7,12 +7,16 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "cgroups.h"
 
 static const char DEFAULT_PATH[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 enum { STATUS_FD = 3 };
@@ -60,7 +64,8 @@ static void arrange_descriptors(const struct pipes *p, bool stdin_open)
 static void enter(const struct workload *where)
 {
     if (where->namespace_fd >= 0) {
-        if (setns(where->namespace_fd, CLONE_NEWNS) < 0)
+        if (setns(cgroups_namespace(), CLONE_NEWCGROUP) < 0 ||
+            setns(where->namespace_fd, CLONE_NEWNS) < 0)
             child_fail(STAGE_NAMESPACE);
     } else if (fchdir(where->root_fd) < 0 || chroot(".") < 0) {
         child_fail(STAGE_NAMESPACE);
@@ -182,6 +187,18 @@ static void close_pipe_ends(struct pipes *p, size_t end)
     close_descriptor(&p->status[end]);
 }
 
+/* fork, but into the process's own group: whoever moves there afterwards has already allocated. */
+static pid_t fork_into_group(uint32_t spid)
+{
+    cleanup_close int group = group_open(spid);
+    struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD};
+
+    if (group < 0)
+        return -1;
+    args.cgroup = (unsigned)group;
+    return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+}
+
 int spawn_process(const struct spawn *request, const struct workload *where, struct spawned *out)
 {
     struct pipes p;
@@ -189,12 +206,13 @@ int spawn_process(const struct spawn *request, const struct workload *where, str
     int saved;
 
     if (open_pipes(&p, request->stdin_open) == 0)
-        pid = fork();
+        pid = where->namespace_fd < 0 ? fork() : fork_into_group(request->spid);
     if (pid == 0)
         child_main(request, where, &p);
     saved = errno;
     close_pipe_ends(&p, 1);
     if (pid < 0) {
+        (void)group_close(request->spid);
         close_pipe_ends(&p, 0);
         errno = saved;
         return -1;

@@ -49,6 +49,10 @@ static int encode(void)
     exited.status = 9 | 0x80;
     exited.timed_out = true;
     send_exited(&q, &exited);
+    exited.status = 9;
+    exited.timed_out = false;
+    exited.oom_killed = true;
+    send_exited(&q, &exited);
     send_captured(&q, 1024, 1, 50);
     (void)error_set(&err, ERROR_BAD_NAME, 0, "caf\xe9/.wh.x");
     send_error(&q, FRAME_CAPTURE, 7, &err);

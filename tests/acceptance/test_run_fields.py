@@ -207,6 +207,7 @@ def test_a_timeout_is_an_outcome_with_its_image(api: Api, busybox: str) -> None:
         "signal": 9,
         "pid": 0,
         "timed_out": True,
+        "oom_killed": False,
         "core_dump": False,
         "continued": False,
         "stopped": False,

@@ -1,5 +1,6 @@
 """The released agent in bare QEMU with the real kernel and real disks; layers by mksquashfs."""
 
+import errno
 import hashlib
 import io
 import os
@@ -26,6 +27,8 @@ from contree.adapters.microvm.agent.messages import (
     Prepared,
     Signalled,
     Spawned,
+    SpawnStage,
+    Stream,
 )
 from infra.images.registry import PACKAGES_DIR
 from tests.guest.raw_guest import LAYERS_SLOT, SCRATCH_SLOT, RawGuest, boot, configuration
@@ -396,17 +399,96 @@ def test_a_full_scratch_disk_is_the_command_s_and_the_file_s_error(
         assert [member.name for member in members(session.capture())] == ["."]
 
 
-def test_memory_eaten_up_costs_the_process_not_the_agent(
+HOG = "dd if=/dev/zero of=/dev/null bs=200M count=1"  # of 256 MiB in all; 64 are not for commands
+FILL = "dd if=/dev/zero of=/dev/shm/x bs=1M count=90"
+SMALLER_HOG = "dd if=/dev/zero of=/dev/null bs=100M count=1"
+
+
+def test_a_process_that_memory_ran_out_for_is_killed_and_says_so(
     start: Boot, base: Path, tmp_path: Path
 ) -> None:
     with start(tmp_path, layers=[base]) as guest:
         session = guest.session
         configure(session, [base])
-        fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=90 2>/dev/null"
-        hog = "exec dd if=/dev/zero of=/dev/null bs=160M count=1"
-        exited = session.run(1, "/bin/sh", "-c", f"{fill}; {hog}")  # of 256 MiB in all
-        assert exited.signal == 9
-        assert session.run(2, "/bin/true").code == 0
+        ended = [
+            session.run(1, "/bin/sh", "-c", f"echo kept >/kept; exec {HOG}"),
+            session.run(2, "/bin/sh", "-c", f"{HOG}; echo $?"),
+            session.run(3, "/bin/sh", "-c", f"{FILL}; {SMALLER_HOG}; echo $?; rm /dev/shm/x"),
+            session.run(4, "/bin/sh", "-c", f"{SMALLER_HOG}; kill -9 $$"),
+        ]
+        assert [(one.code, one.signal, one.oom_killed) for one in ended] == [
+            (-1, 9, True),
+            (0, -1, True),
+            (0, -1, True),
+            (-1, 9, False),
+        ]
+        assert [session.output(spid) for spid in (2, 3)] == [b"137\n", b"137\n"]
+        assert [member.name for member in members(session.capture())] == [".", "kept"]
+
+
+def test_memory_that_runs_out_is_told_of_the_process_that_was_killed_for_it(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        configure(session, [base])
+        session.spawn(1, "/bin/sh", "-c", f"echo up; while :; do {SMALLER_HOG}; done")
+        session.expect(Output)
+        hog = session.run(2, "/bin/sh", "-c", f"exec {HOG}")
+        bystander = session.run(3, "/bin/true")
+        assert (hog.signal, hog.oom_killed, bystander.oom_killed) == (9, True, False)
+
+
+def test_a_fork_bomb_ends_at_its_timeout_with_output_and_files(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    bomb = "echo begun; echo kept >/kept; bomb() { bomb | bomb & }; bomb; sleep 600"
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        configure(session, [base])
+        exited = session.run(1, "/bin/sh", "-c", bomb, timeout_ms=5_000)
+        assert (exited.code, exited.signal, exited.timed_out) == (-1, 9, True)
+        assert session.output(1).startswith(b"begun\n")
+        assert [member.name for member in members(session.capture())] == [".", "kept"]
+
+
+def test_more_processes_than_memory_is_for_are_refused_to_whoever_makes_them(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    many = "i=0; while [ $i -lt 5000 ]; do sleep 600 & i=$((i+1)); done; echo all"
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        configure(session, [base])
+        allowed = int(session.shell(1, "cat /sys/fs/cgroup/pids.max"))
+        assert 256 <= allowed < 5000
+        exited = session.run(2, "/bin/sh", "-c", many)
+        assert (exited.code, exited.oom_killed) == (2, False)
+        assert b"can't fork" in session.output(2, Stream.STDERR)
+        session.spawn(3, "/bin/sleep", "600")  # in the place of the shell
+        session.expect(Spawned)
+        refused = session.refused(4, "/bin/true")
+        assert (refused.stage, refused.errno) == (SpawnStage.FORK, errno.EAGAIN)
+        assert [member.name for member in members(session.capture())] == ["."]
+
+
+def test_a_command_sees_its_limits_and_cannot_make_groups(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        configure(session, [base])
+        group, limit, swap, made = session.shell(
+            1,
+            "cat /proc/self/cgroup; cd /sys/fs/cgroup; cat memory.max memory.swap.max;"
+            "mkdir mine 2>/dev/null || echo refused",
+        ).splitlines()
+        assert (group, swap, made) == (b"0::/1", b"0", b"refused")
+        assert 128 << 20 < int(limit) < 192 << 20
+        script = "cat /proc/self/cgroup; ls -d /sys/fs/cgroup/[0-9]*"
+        for spid in (2, 3):  # the first one's group stays, the others' end with them
+            assert session.shell(spid, script).decode() == (
+                f"0::/{spid}\n/sys/fs/cgroup/1\n/sys/fs/cgroup/{spid}\n"
+            )
 
 
 def test_shutdown_ends_the_machine(start: Boot, base: Path, tmp_path: Path) -> None:

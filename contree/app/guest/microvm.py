@@ -103,7 +103,10 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exited:
-    """A process ended; comes after all its output. Exit code or signal is -1 for the other."""
+    """A process ended; comes after all its output. Exit code or signal is -1 for the other.
+
+    oom_killed  memory ran out, and the kernel killed the process or one that it started
+    """
 
     spid: int
     pid: int
@@ -111,6 +114,7 @@ class Exited:
     signal: int
     core_dumped: bool
     timed_out: bool
+    oom_killed: bool
     duration_us: int
     usage: ResourceUsage = field(default_factory=ResourceUsage)
 
