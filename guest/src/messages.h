@@ -36,6 +36,7 @@ struct file_begin {
 struct spawn {
     uint32_t spid, uid, gid, timeout_ms;
     bool stdin_open;
+    bool home; /* HOME is to be set if envp has none */
     uint64_t caps[2]; /* stdout, stderr */
     char cwd[MAX_PATH_BYTES + 1];
     char **argv, **envp;

@@ -93,9 +93,9 @@ static void print_frame(const struct frame *f)
                      (unsigned long long)file.size, file.path);
     } else if (f->type == FRAME_SPAWN) {
         CHECK(decode_spawn(f->payload, f->length, &spawn));
-        (void)printf(" %u %u %u %d %u %llu %llu %s", spawn.spid, spawn.uid, spawn.gid,
+        (void)printf(" %u %u %u %d %u %llu %llu %s %d", spawn.spid, spawn.uid, spawn.gid,
                      spawn.stdin_open, spawn.timeout_ms, (unsigned long long)spawn.caps[0],
-                     (unsigned long long)spawn.caps[1], spawn.cwd);
+                     (unsigned long long)spawn.caps[1], spawn.cwd, spawn.home);
         for (char **s = spawn.argv; *s != NULL; s++)
             (void)printf(" [%s]", *s);
         for (char **s = spawn.envp; *s != NULL; s++)

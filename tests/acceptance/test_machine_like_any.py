@@ -1,4 +1,4 @@
-"""What programs take for granted of a machine: memory that ends, and not for the machine."""
+"""What programs take for granted of a machine: memory that ends, localhost, a home."""
 
 from __future__ import annotations
 
@@ -41,3 +41,19 @@ def test_a_fork_bomb_ends_at_its_timeout_with_output_and_image(api: Api, busybox
     assert (ran.state["timed_out"], ran.state["signal"]) == (True, 9)
     assert ran.stdout == b"begun\n"
     assert api.download(ran.image, "/kept") == b"kept\n"
+
+
+def test_names_and_home_are_as_on_any_machine_and_in_no_image(api: Api, busybox: str) -> None:
+    script = (
+        "hostname -i; [ $(id -u) != 0 ] || ping -c 1 localhost >/dev/null || echo no localhost;"
+        "cd ~ && pwd; echo $HOME $HOSTNAME; echo to whoever runs >/dev/stdout"
+    )
+    orders = {"root": {"command": script}, "user": {"command": script, "uid": 1000, "gid": 1000}}
+    ran = api.run_all(busybox, orders, hostname="my-box")
+    assert ran["root"].want_exit().lines == [
+        "127.0.1.1", "/root", "/root my-box", "to whoever runs",
+    ]  # fmt: skip
+    assert ran["user"].want_exit().lines == [
+        "127.0.1.1", "/", "/ my-box", "to whoever runs",
+    ]  # fmt: skip
+    assert {one.image for one in ran.values()} == {busybox}  # nothing of it is a change

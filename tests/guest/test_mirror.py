@@ -160,6 +160,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
         stderr_cap_bytes=2**64 - 1,
         cwd=b"/w",
         env=[b"A=1", b"B="],
+        home=False,
     )
     lines = decoded_in_c(
         built,
@@ -168,7 +169,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
         + commands.file_data(b"1234567"),
     )
     assert lines == [
-        f"0006 4000000000 1 2 1 3 4 {2**64 - 1} /w [cat] [] [a b] {{A=1}} {{B=}}",
+        f"0006 4000000000 1 2 1 3 4 {2**64 - 1} /w 0 [cat] [] [a b] {{A=1}} {{B=}}",
         "0003 5 6 4755 7 /a/b",
         f"0004 payload={b'1234567'.hex()}",
     ]

@@ -63,6 +63,7 @@ class GuestInfo:
 class ProcessSpec:
     """One process to start. `stdin_open` keeps standard input for `write_stdin`.
 
+    home              where `env` has no HOME, it is that of uid's entry in the guest's passwd, or /
     timeout_ms        0 for none; the process group is killed then
     output_bytes_max  bytes passed on of each stream; the rest is read and dropped in the guest
     """
@@ -72,6 +73,7 @@ class ProcessSpec:
     cwd: str = "/"
     uid: int = 0
     gid: int = 0
+    home: bool = True
     stdin_open: bool = False
     timeout_ms: int = 0
     output_bytes_max: int = 1024 * 1024

@@ -266,6 +266,20 @@ async def test_an_end_for_want_of_memory_is_told_in_the_outcome_and_in_the_event
         assert [e.data["oom_killed"] for e in entries if e.type == "exit"] == [killed]
 
 
+async def test_home_is_the_guests_to_set_unless_the_request_unsets_it() -> None:
+    async def home(process: FakeProcess) -> int:
+        process.write(repr((process.spec.home, process.spec.env.get("HOME"))).encode())
+        return 0
+
+    world = World({"home": home})
+    async with world.working():
+        base = await world.imported()
+        envs: list[dict[str, str | None]] = [{}, {"HOME": "/mine"}, {"HOME": None}]
+        rows = [await world.ran(base, "home", env=env) for env in envs]
+        said = [await output(world, row) for row in rows]
+    assert said == ["(True, None)", "(True, '/mine')", "(False, None)"]
+
+
 async def test_a_command_that_cannot_be_started_fails_by_its_name() -> None:
     world = World()
     async with world.working():
