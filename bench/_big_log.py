@@ -116,6 +116,7 @@ def _templates(project_id: UUID) -> list[tuple[UUID, int, str, bytes]]:
         signal=-1,
         core_dumped=False,
         timed_out=False,
+        oom_killed=False,
         duration_us=1000,
         stdout=nothing,
         stderr=nothing,

@@ -181,6 +181,7 @@ def _runs(space: int) -> Iterator[tuple[Aggregate, ...]]:
             signal=-1,
             core_dumped=False,
             timed_out=False,
+            oom_killed=False,
             duration_us=1000,
             stdout=NO_OUTPUT,
             stderr=NO_OUTPUT,

@@ -244,6 +244,7 @@ def _exit_data(event: Exited) -> dict[str, Any]:
         "code": event.exit_code,
         "signal": event.signal,
         "timed_out": event.timed_out,
+        "oom_killed": event.oom_killed,
         "duration_ms": event.duration_us // 1000,
         "resources": {name: getattr(event.usage, name) for name in ResourceUsage.__slots__},
     }

@@ -278,6 +278,7 @@ class RunInstance:
             signal=exited.signal,
             core_dumped=exited.core_dumped,
             timed_out=exited.timed_out,
+            oom_killed=exited.oom_killed,
             duration_us=exited.duration_us,
             usage=exited.usage,
             stdout=stdout,
@@ -333,6 +334,7 @@ def _process(
         image_env=image.env,
         preserved_env=preserved,
         request_env=request_env,
+        hostname=spec.hostname,
         shell=spec.shell,
     )
     return ProcessSpec(
@@ -341,6 +343,7 @@ def _process(
         cwd=spec.cwd or image.workdir or "/",
         uid=spec.uid,
         gid=spec.gid,
+        home=_has_default_home(request_env),
         stdin_open=spec.stdin is not None,
         timeout_ms=spec.timeout_s * 1000,
         output_bytes_max=spec.output_bytes_max,
@@ -359,6 +362,7 @@ def _subprocess(
         image_env=image.env,
         preserved_env=preserved,
         request_env=env,
+        hostname=spec.hostname,
         shell=spec.shell or wanted.shell,
     )
     return ProcessSpec(
@@ -367,6 +371,12 @@ def _subprocess(
         cwd=wanted.cwd or spec.cwd or image.workdir or "/",
         uid=wanted.uid,
         gid=wanted.gid,
+        home=_has_default_home(env),
         stdin_open=wanted.stdin is not None,
         output_bytes_max=wanted.output_bytes_max,
     )
+
+
+def _has_default_home(env: Mapping[str, str | None]) -> bool:
+    """None unsets a variable, this one too."""
+    return env.get("HOME", "") is not None

@@ -12,11 +12,12 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "etc_files.h"
 #include "identity.h"
 
 #define ROOT_DIR "/new"
-#define INSIDE_DIR "/i" /* what belongs inside the root, until there is one */
 #define WORK_DIR SCRATCH_DIR "/w"
+#define ETC_DIR SCRATCH_DIR "/e" /* as long as it is there, a layer on top of the image */
 #define SKELETON "k" /* relative to LAYERS_DIR, like the layers' own names */
 
 enum { TTY_GROUP = 5 };
@@ -185,20 +186,32 @@ static int dress_upper(unsigned layer_count, struct error *err)
 }
 
 /* Layer names are relative to LAYERS_DIR and short: mount options must fit one page. */
-static int mount_overlay(unsigned layer_count, struct error *err)
+static int mount_overlay(unsigned layer_count, const char *above, const char *upper,
+                         struct error *err)
 {
     char options[4096];
-    size_t at = (size_t)snprintf(options, sizeof(options), "lowerdir=" SKELETON);
+    size_t at = (size_t)snprintf(options, sizeof(options), "lowerdir=" SKELETON "%s", above);
 
     for (unsigned i = layer_count; i-- > 0;)
         at += (size_t)snprintf(options + at, sizeof(options) - at, ":%u", i);
     (void)snprintf(options + at, sizeof(options) - at,
-                   ",upperdir=" UPPER_DIR ",workdir=" WORK_DIR ",redirect_dir=nofollow,"
-                   "metacopy=off,index=off,xino=off,volatile");
+                   ",redirect_dir=nofollow,metacopy=off,index=off,xino=off%s", upper);
     if (chdir(LAYERS_DIR) < 0 || mount("overlay", ROOT_DIR, "overlay", 0, options) < 0)
         return error_set(err, ERROR_MOUNT, errno, "mount the overlay of %u layers: %s", layer_count,
                          strerror(errno));
     return chdir("/") < 0 ? error_set(err, ERROR_MOUNT, errno, "chdir /") : 0;
+}
+
+/* Looks at the image as the kernel stacks it, before anything is made of it. A stack without an
+ * upper directory has two lower ones at least: so many there are, unless the image is empty. */
+static int make_etc(unsigned layer_count, bool *any, struct error *err)
+{
+    if (layer_count == 0)
+        return etc_files_make(ROOT_DIR, ETC_DIR, any, err);
+    if (mount_overlay(layer_count, "", "", err) < 0 ||
+        etc_files_make(ROOT_DIR, ETC_DIR, any, err) < 0)
+        return -1;
+    return umount(ROOT_DIR) < 0 ? error_set(err, ERROR_MOUNT, errno, "unmount the image") : 0;
 }
 
 int mount_inside(struct error *err)
@@ -253,7 +266,11 @@ static int make_namespace(struct workload *where, struct error *err)
 
 int mount_workload(unsigned layer_count, struct workload *where, struct error *err)
 {
-    if (dress_upper(layer_count, err) < 0 || mount_overlay(layer_count, err) < 0 ||
+    static const char UPPER[] = ",upperdir=" UPPER_DIR ",workdir=" WORK_DIR ",volatile";
+    bool has_etc;
+
+    if (dress_upper(layer_count, err) < 0 || make_etc(layer_count, &has_etc, err) < 0 ||
+        mount_overlay(layer_count, has_etc ? ":" ETC_DIR : "", UPPER, err) < 0 ||
         move_inside(err) < 0)
         return -1;
     return make_namespace(where, err);

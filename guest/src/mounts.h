@@ -8,6 +8,7 @@
 #define LAYERS_DIR "/l"
 #define SCRATCH_DIR "/s"
 #define UPPER_DIR SCRATCH_DIR "/u"
+#define INSIDE_DIR "/i" /* what belongs inside the root, until there is one */
 
 /* /proc, /sys and the few device nodes that the agent itself needs. */
 int mount_agent(struct error *err);

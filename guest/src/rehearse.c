@@ -50,8 +50,8 @@ static int run_program(const struct workload *where, struct error *err)
     static struct queue unsent;
     static char *argv[] = {REHEARSED_PROGRAM, REHEARSED_ARGUMENT, NULL}, *envp[] = {NULL};
     const struct spawn request = {
-        .spid = SPID, .timeout_ms = TIMEOUT_MS, .cwd = "/", .argv = argv, .envp = envp,
-        .caps = {OUTPUT_CAP_BYTES, OUTPUT_CAP_BYTES},
+        .spid = SPID, .home = true, .timeout_ms = TIMEOUT_MS, .cwd = "/", .argv = argv,
+        .envp = envp, .caps = {OUTPUT_CAP_BYTES, OUTPUT_CAP_BYTES},
     };
 
     processes_spawn(&request, where, &unsent);

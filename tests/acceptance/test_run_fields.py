@@ -96,7 +96,12 @@ def test_direct_mode_looks_the_command_up_and_passes_arguments_as_they_are(
     ran = api.run_all(with_env, orders, disposable=True)
     assert ran["args"].want_exit().lines == ["a b", "$FROM_IMAGE", "*"]
     # ENV of the image is for shells; the work directory is for all.
-    assert environment(ran["env"].want_exit().stdout) == {"PATH": DEFAULT_PATH, "MINE": "1"}
+    assert environment(ran["env"].want_exit().stdout) == {
+        "PATH": DEFAULT_PATH,
+        "HOSTNAME": "linuxkit",
+        "HOME": "/root",
+        "MINE": "1",
+    }
     assert ran["pwd"].want_exit().lines == ["/var"]
 
 
@@ -113,6 +118,8 @@ def test_shell_mode_inherits_env_and_workdir_and_ignores_args(api: Api, with_env
     assert first == "/var"
     assert environment("\n".join(rest).encode()) == {
         "PATH": "/bin:/sbin",
+        "HOSTNAME": "linuxkit",
+        "HOME": "/root",
         "FROM_IMAGE": "yes",
         "MINE": "ü",
     }
@@ -207,6 +214,7 @@ def test_a_timeout_is_an_outcome_with_its_image(api: Api, busybox: str) -> None:
         "signal": 9,
         "pid": 0,
         "timed_out": True,
+        "oom_killed": False,
         "core_dump": False,
         "continued": False,
         "stopped": False,

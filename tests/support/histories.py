@@ -53,6 +53,7 @@ def an_outcome(*, exit_code: int = 0) -> ProcessOutcome:
         signal=-1,
         core_dumped=False,
         timed_out=False,
+        oom_killed=False,
         duration_us=1234,
         stdout=NO_STREAM,
         stderr=NO_STREAM,

@@ -39,10 +39,10 @@ async def test_random_numbers_are_ready_before_the_first_process(box: Conversati
     assert int(available) >= 256
 
 
-async def test_environment_is_what_was_given_and_no_more(box: Conversation) -> None:
+async def test_environment_is_what_was_given_and_a_home(box: Conversation) -> None:
     env = {"PATH": "/bin", "GREETING": "grüß dich", "EMPTY": ""}
     done = await box.end(await box.spawn("env", env=env))
-    assert sorted(done.text.splitlines()) == ["EMPTY=", "GREETING=grüß dich", "PATH=/bin"]
+    assert sorted(done.text.splitlines()) == ["EMPTY=", "GREETING=grüß dich", "HOME=/", "PATH=/bin"]
 
 
 async def test_uid_gid_and_a_directory_made_for_it(box: Conversation) -> None:

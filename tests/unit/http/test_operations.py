@@ -188,6 +188,7 @@ async def test_a_success_has_its_result_its_counters_and_its_streams(
         "signal": -1,
         "pid": 7,
         "timed_out": False,
+        "oom_killed": False,
         "core_dump": False,
         "continued": False,
         "stopped": False,

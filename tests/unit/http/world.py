@@ -254,6 +254,7 @@ class World:
             signal=signal,
             core_dumped=False,
             timed_out=timed_out,
+            oom_killed=False,
             duration_us=1_500_000,
             usage=ResourceUsage(user_time_us=250_000, sys_time_us=50_000, max_rss_kb=2048),
             stdout=streams[0],
