@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.content.project_environment import HandedDown, Inherited, ProjectEnvironment
 from contree.app.images.layer_store import Layer
 from contree.domain.context import Context
 from contree.domain.environment import environment_to_preserve, is_secret
@@ -18,9 +18,7 @@ from contree.domain.operation import Operation
 class LeftBehind:
     """What an image's event says beside layers; `changed`: it is not that of the image below."""
 
-    env: Mapping[str, str]
-    preserved_env: Mapping[str, str]
-    preserved_env_sealed: str | None
+    environment: HandedDown
     workdir: str
     changed: bool
 
@@ -29,18 +27,21 @@ async def left_behind(
     environment: ProjectEnvironment,
     image: Image,
     spec: InstanceSpec,
-    preserved: Mapping[str, str],
+    inherited: Inherited,
     request_env: Mapping[str, str | None],
 ) -> LeftBehind:
     """Return what the run described by `spec` leaves of its environment and directory.
 
-    `preserved` are the opened values of `image`; `request_env` has the real values of secrets.
+    `inherited` is what `image` hands down; `request_env` has the real values of secrets.
     """
     workdir = (spec.cwd if spec.preserve_cwd else "") or image.workdir
     as_it_was = LeftBehind(
-        env=image.env,
-        preserved_env=image.preserved_env,
-        preserved_env_sealed=image.preserved_env_sealed,
+        environment=HandedDown(
+            env=image.env,
+            preserved_env=image.preserved_env,
+            preserved_env_sealed=image.preserved_env_sealed,
+            body=image.body,
+        ),
         workdir=workdir,
         changed=workdir != image.workdir,
     )
@@ -48,21 +49,17 @@ async def left_behind(
         return as_it_was
     # Secrets never enter the log, so they are not kept in an image either.
     wanted = environment_to_preserve(
-        image_env=image.env,
-        preserved_env=preserved,
+        image_env=inherited.env,
+        preserved_env=inherited.preserved_env,
         request_env={n: v for n, v in request_env.items() if v is None or not is_secret(n)},
     )
-    if not image.env and wanted == preserved:
+    if not inherited.env and wanted == inherited.preserved_env:
         return as_it_was
-    names, sealed = await environment.preserved_sealed(image.project_id, wanted)
     # What is preserved holds the imported ENV too, but for the names that were deleted.
-    return LeftBehind(
-        env={},
-        preserved_env=names,
-        preserved_env_sealed=sealed,
-        workdir=workdir,
-        changed=True,
+    carried = await environment.handed_down(
+        image.project_id, Inherited(env={}, preserved_env=wanted)
     )
+    return LeftBehind(environment=carried, workdir=workdir, changed=True)
 
 
 def result_image(
@@ -81,9 +78,10 @@ def result_image(
         context,
         operation_id=operation.id,
         layer=None if layer is None else layer.diff_id,
-        env=left.env,
-        preserved_env=left.preserved_env,
-        preserved_env_sealed=left.preserved_env_sealed,
+        env=left.environment.env,
+        preserved_env=left.environment.preserved_env,
+        preserved_env_sealed=left.environment.preserved_env_sealed,
+        body=left.environment.body,
         workdir=left.workdir,
         size_bytes=0 if layer is None else layer.size_bytes,
     )

@@ -115,6 +115,7 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         if settings.store is not None:
             await keys.check()
         stores = await stack.enter_async_context(open_stores(settings, PostgresMoments(pool).alone))
+        content = ProjectContent(keys=keys, blobs=stores.blobs)
         layers = LayerDirectory(data_dir / "layers", stores.layers)
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
@@ -143,8 +144,8 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
             shared_layers=stores.layers,
             check_store=stores.check,
-            content=ProjectContent(keys=keys, blobs=stores.blobs),
-            environment=ProjectEnvironment(keys),
+            content=content,
+            environment=ProjectEnvironment(keys=keys, content=content),
             layers=layers,
             comparer=IndexComparer(layers),
             image_files=image_files,

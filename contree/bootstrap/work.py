@@ -140,6 +140,7 @@ async def worker(core: Core, machines: LibvirtMicroVM) -> AsyncIterator[Worker]:
             log=core.log,
             source=core.source,
             layers=core.layers,
+            environment=core.environment,
             sealer=core.sealer,
             clock=core.clock,
             ids=core.ids,

@@ -7,11 +7,13 @@ working directory that runs on it inherit. It came from a registry or from an ex
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 from contree.domain.aggregate import Aggregate, Created, register
 from contree.domain.context import Context
+from contree.domain.spec_body import Body
 
 LAYERS_MAX = 100_000
 """Bound on the logical layers of one image."""
@@ -35,6 +37,7 @@ class ImageImported(Created):
 
     layers              diff_ids, bottom to top, `sha256:<hex>`
     env, workdir        from the OCI config; env is name to value
+    body                Body of env where that is long, which is empty here then
     size_bytes          sum of the uncompressed layer tars
     """
 
@@ -45,6 +48,7 @@ class ImageImported(Created):
     config_digest: str
     layers: list[str]
     env: dict[str, str]
+    body: dict[str, Any] | None
     workdir: str
     size_bytes: int
 
@@ -56,6 +60,7 @@ class ImageCommitted(Created):
     env                   imported ENV that still applies, as the registry has it: never sealed
     preserved_env         of each value of `preserved_env_sealed` only the name; else name to value
     preserved_env_sealed  sealed under the project's key, from version 2 on; None: nothing is
+    body                  Body of env and preserved_env where they are long; they are empty then
     size_bytes            of `layer`
     """
 
@@ -68,6 +73,7 @@ class ImageCommitted(Created):
     env: dict[str, str]
     preserved_env: dict[str, str]
     preserved_env_sealed: str | None
+    body: dict[str, Any] | None
     workdir: str
     size_bytes: int
 
@@ -79,7 +85,8 @@ class ImageCommitted(Created):
 class Image(Aggregate):
     """An immutable filesystem state, with the metadata that runs on it inherit.
 
-    `preserved_env` is what `preserve_env` stored; it applies in shell and direct mode alike.
+    `preserved_env` is what `preserve_env` stored; it applies in shell and direct mode alike. With a
+    `body` both environments are in the content store, and empty here.
     """
 
     TOPIC = "contree.image"
@@ -95,11 +102,13 @@ class Image(Aggregate):
         parent_image_id: UUID | None = None,
         preserved_env: dict[str, str] | None = None,
         preserved_env_sealed: str | None = None,
+        body: dict[str, Any] | None = None,
     ) -> None:
         self.layers = layers
         self.env = env
         self.preserved_env = preserved_env or {}
         self.preserved_env_sealed = preserved_env_sealed
+        self.body = Body.from_fact(body)
         self.workdir = workdir
         self.size_bytes = size_bytes
         self.operation_id = operation_id
@@ -119,6 +128,7 @@ class Image(Aggregate):
         env: Mapping[str, str],
         workdir: str,
         size_bytes: int,
+        body: Body | None = None,
     ) -> Image:
         return cls._begin(
             ImageImported,
@@ -130,6 +140,7 @@ class Image(Aggregate):
             config_digest=config_digest,
             layers=list(layers),
             env=dict(env),
+            body=None if body is None else asdict(body),
             workdir=workdir,
             size_bytes=size_bytes,
         )
@@ -145,6 +156,7 @@ class Image(Aggregate):
         size_bytes: int,
         preserved_env_sealed: str | None = None,
         env: Mapping[str, str] | None = None,
+        body: Body | None = None,
     ) -> Image:
         """Return the image that a run on this one left behind; `env` None keeps this one's."""
         return Image._begin(
@@ -158,6 +170,7 @@ class Image(Aggregate):
             env=dict(self.env if env is None else env),
             preserved_env=dict(preserved_env),
             preserved_env_sealed=preserved_env_sealed,
+            body=None if body is None else asdict(body),
             workdir=workdir,
             size_bytes=size_bytes,
         )

@@ -22,6 +22,7 @@ from contree.domain.instance import FilePlacement, InstanceSpec, Stdin
 from contree.domain.operation import Operation, Status
 from contree.domain.outcome import CapturedStream, ProcessOutcome
 from contree.domain.project import Project, Removal
+from contree.domain.spec_body import Body
 from contree.domain.subprocess import SubprocessSpec
 from contree.domain.tag import Tag, tag_id_of
 from contree.domain.token import Permission, Token
@@ -35,6 +36,14 @@ A_STDIN = Stdin(sha256=hashlib.sha256(b"in").hexdigest(), size_bytes=2, close=Fa
 
 def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+A_BODY = Body(sha256=digest_of("body"), size_bytes=4)
+
+
+def a_body(id_: UUID) -> Body | None:
+    """Every other one has one."""
+    return A_BODY if id_.int // 2 % 2 else None
 
 
 def context_at(clock: FakeClock, project_id: UUID, *, actor: str = "tester") -> Context:
@@ -210,10 +219,9 @@ class History:
             files={"/work/a b": FilePlacement(file_id=self._ids.new_id(), mode=0o600)},
             disposable=self._random.random() < 0.3,
         )
-        context = self._context(self._project_of(image))
-        return self._keep(
-            Operation.request_instance(context, operation_id=self._ids.new_id(), spec=spec)
-        )
+        context, operation_id = self._context(self._project_of(image)), self._ids.new_id()
+        spec = replace(spec, body=a_body(operation_id))
+        return self._keep(Operation.request_instance(context, operation_id=operation_id, spec=spec))
 
     def _advance(self) -> Sequence[Aggregate]:
         """Take a live operation one step on, whatever may happen to it next."""
@@ -240,7 +248,8 @@ class History:
         """A client starts another process, or signals one."""
         if self._random.random() < 0.5:
             spid = operation.last_spid + self._random.choice((1, 2))  # one may have been refused
-            spec = a_subprocess(env={"API_KEY": "<MASKED>", "GONE": None}, stdin=A_STDIN)
+            body = A_BODY if spid % 2 else None
+            spec = a_subprocess(env={"API_KEY": "<MASKED>", "GONE": None}, stdin=A_STDIN, body=body)
             operation.subprocess_spawned(context, spid=spid, pid=99, spec=spec)
         else:
             operation.signalled(context, spid=operation.last_spid, signal=2)
@@ -270,6 +279,7 @@ class History:
                 layer=f"sha256:{digest_of(str(operation.id))}",
                 preserved_env={"LANG": "<SEALED>"},
                 preserved_env_sealed="c2VhbGVk",
+                body=a_body(operation.id),
                 workdir="/work",
                 size_bytes=self._random.randrange(1 << 40),
             )
@@ -299,6 +309,7 @@ class History:
             config_digest=config_digest,
             layers=[f"sha256:{digest_of('layer')}"],
             env={"PATH": "/bin", "_data_": "x"},
+            body=a_body(operation.id),
             workdir="/",
             size_bytes=123,
         )

@@ -64,7 +64,7 @@ class World:
         self.blobs = FakeBlobStore()
         keys = FakeProjectKeys(self.log)
         self.content = ProjectContent(keys=keys, blobs=self.blobs)
-        self.environment = ProjectEnvironment(keys)
+        self.environment = ProjectEnvironment(keys=keys, content=self.content)
         self.files = MemoryFiles()
         self.search = FakeImageSearch(self.files)
         self.journal = FakeJournal()
@@ -139,6 +139,7 @@ class World:
                 images=images,
                 files=uploads,
                 content=self.content,
+                environment=self.environment,
                 sealer=FakeSealer(),
                 clock=clock,
                 ids=ids,
