@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from uuid import UUID
 
-from contree.app.audit.audit_reads import Lineage, RelatedImage
-from contree.app.reads import OperationRow
+from contree.app.audit.audit_reads import Lineage, MakingOperation, RelatedImage
 from contree.domain.operation import Kind
 
 COMMAND_CHARS_MAX = 60
@@ -50,12 +49,13 @@ def _image_text(image: RelatedImage, here: UUID) -> str:
     return f"{mark} {image.image_id}{tags}  {image.created_at:%Y-%m-%d %H:%M:%S}{made}{you}"
 
 
-def operation_text(row: OperationRow) -> str:
+def operation_text(made: MakingOperation) -> str:
     """Say in a few words what an operation did."""
-    if row.kind is Kind.IMPORT:
-        return f"import {row.request['registry_url']}".translate(CONTROL)
-    command = " ".join((row.request["command"], *row.request["args"])).translate(CONTROL)
+    if made.kind is Kind.IMPORT:
+        return f"import {made.registry_url}".translate(CONTROL)
+    args = ("...",) if made.args is None else made.args
+    command = " ".join((made.command or "", *args)).translate(CONTROL)
     if len(command) > COMMAND_CHARS_MAX:
         command = command[: COMMAND_CHARS_MAX - 3] + "..."
-    ended = "" if row.outcome is None else f"  exit {row.outcome['exit_code']}"
-    return f"run {command}{ended}  {row.duration_us / 1_000_000:.2f} s"
+    ended = "" if made.exit_code is None else f"  exit {made.exit_code}"
+    return f"run {command}{ended}  {made.duration_us / 1_000_000:.2f} s"
