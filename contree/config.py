@@ -92,7 +92,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guest_agent: Path = SOURCE_TREE / "guest/build/agent"
     guest_memory_mib: int = 512
     guest_vcpu_count: int = 1
-    worker_name: str = msgspec.field(default_factory=_default_worker_name)
+    worker_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = msgspec.field(
+        default_factory=_default_worker_name
+    )
     instances_here: Annotated[int, msgspec.Meta(ge=1)] | None = None
     cpu_overcommit: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     memory_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 512

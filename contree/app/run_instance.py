@@ -16,7 +16,7 @@ import orjson
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
 from contree.app.content.project_content import ProjectContent
-from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.content.project_environment import Inherited, ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.guest.control_server import ControlServer
 from contree.app.guest.guest_command import CapturedOutput, CommandResult, Steering, run_command
@@ -36,13 +36,14 @@ from contree.domain.context import Context
 from contree.domain.environment import process_environment
 from contree.domain.errors import (
     ContentErasedError,
+    EventTooLargeError,
     InvalidFieldError,
     LimitExceededError,
     NotFoundError,
     OperationFailure,
     StorageFullError,
 )
-from contree.domain.instance import InstanceSpec, Stdin
+from contree.domain.instance import InstanceSpec, Stdin, require_fitting
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome
 from contree.domain.subprocess import SubprocessSpec
@@ -108,6 +109,7 @@ class RunInstance:
                 StorageFullError,
                 NotFoundError,
                 ContentErasedError,
+                EventTooLargeError,
             ) as failure:
                 if isinstance(failure, OperationFailure) and failure.retryable:
                     await self._conclude.lose(
@@ -148,7 +150,7 @@ class RunInstance:
         await self._content.require(operation.project_id)
         image = await runnable_image(self._log, self._images, operation.project_id, spec.image_id)
         spec = await self._environment.opened(operation.project_id, spec)
-        preserved = await self._environment.preserved(image.environment)
+        inherited = await self._environment.inherited(image.environment)
         request_env = await self._request_environment(operation, spec)
         guest_spec = GuestSpec(
             run_id=self._ids.new_id(),
@@ -162,12 +164,12 @@ class RunInstance:
             await self._put_files(guest, operation, spec)
             result = await run_command(
                 guest,
-                _process(spec, image, preserved, request_env),
+                _process(spec, image, inherited, request_env),
                 stdin=None if spec.stdin is None else self._stdin(operation, spec.stdin),
                 close_stdin=spec.stdin is None or spec.stdin.close,
                 shell=spec.shell,
                 journal=journal,
-                steering=self._steering(operation, spec, image, preserved, request_env),
+                steering=self._steering(operation, spec, image, inherited, request_env),
             )
             storing = asyncio.create_task(self._outcome(operation, result))
             try:
@@ -177,7 +179,7 @@ class RunInstance:
                 storing.cancel()
                 await asyncio.gather(storing, return_exceptions=True)
         digest = await journal.finish()
-        left = await left_behind(self._environment, image, spec, preserved, request_env)
+        left = await left_behind(self._environment, image, spec, inherited, request_env)
         await self._record_success(operation, image, left, layer, outcome, digest)
 
     async def _request_environment(
@@ -225,7 +227,7 @@ class RunInstance:
         operation: Operation,
         spec: InstanceSpec,
         image: RunnableImage,
-        preserved: Mapping[str, str],
+        inherited: Inherited,
         request_env: Mapping[str, str | None],
     ) -> Steering:
         """What clients start beside the command has its image, environment and directory."""
@@ -235,7 +237,7 @@ class RunInstance:
             wanted = await self._environment.opened(operation.project_id, wanted)
             secrets = orjson.loads(self._sealer.open(sealed)) if sealed else {}
             return _subprocess(
-                wanted, spec, image, preserved, {**request_env, **wanted.env, **secrets}
+                wanted, spec, image, inherited, {**request_env, **wanted.env, **secrets}
             )
 
         def server(inbox: Inbox, processes: GuestProcesses) -> ControlServer:
@@ -327,20 +329,22 @@ class RunInstance:
 def _process(
     spec: InstanceSpec,
     image: RunnableImage,
-    preserved: Mapping[str, str],
+    inherited: Inherited,
     request_env: Mapping[str, str | None],
 ) -> ProcessSpec:
     env = process_environment(
-        image_env=image.env,
-        preserved_env=preserved,
+        image_env=inherited.env,
+        preserved_env=inherited.preserved_env,
         request_env=request_env,
         hostname=spec.hostname,
         shell=spec.shell,
     )
+    argv, cwd = spec.argv(env), spec.cwd or image.workdir or "/"
+    require_fitting(argv, env, cwd)
     return ProcessSpec(
-        argv=spec.argv(env),
+        argv=argv,
         env=env,
-        cwd=spec.cwd or image.workdir or "/",
+        cwd=cwd,
         uid=spec.uid,
         gid=spec.gid,
         home=_has_default_home(request_env),
@@ -354,21 +358,24 @@ def _subprocess(
     wanted: SubprocessSpec,
     spec: InstanceSpec,
     image: RunnableImage,
-    preserved: Mapping[str, str],
+    inherited: Inherited,
     env: Mapping[str, str | None],
 ) -> ProcessSpec:
-    """Without a timeout: it ends with the instance at the latest."""
+    """Without a timeout: it ends with the instance at the latest. Raises InvalidFieldError."""
     environment = process_environment(
-        image_env=image.env,
-        preserved_env=preserved,
+        image_env=inherited.env,
+        preserved_env=inherited.preserved_env,
         request_env=env,
         hostname=spec.hostname,
         shell=spec.shell or wanted.shell,
     )
+    argv = wanted.argv(environment)
+    cwd = wanted.cwd or spec.cwd or image.workdir or "/"
+    require_fitting(argv, environment, cwd)
     return ProcessSpec(
-        argv=wanted.argv(environment),
+        argv=argv,
         env=environment,
-        cwd=wanted.cwd or spec.cwd or image.workdir or "/",
+        cwd=cwd,
         uid=wanted.uid,
         gid=wanted.gid,
         home=_has_default_home(env),

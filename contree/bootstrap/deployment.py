@@ -127,6 +127,7 @@ async def core(
         if settings.store is not None:
             await keys.check()
         stores = await stack.enter_async_context(open_stores(settings, PostgresMoments(pool).alone))
+        content = ProjectContent(keys=keys, blobs=stores.blobs)
         layers = LayerDirectory(data_dir / "layers", stores.layers)
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
@@ -155,15 +156,13 @@ async def core(
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
             shared_layers=stores.layers,
             check_store=stores.check,
-            content=ProjectContent(keys=keys, blobs=stores.blobs),
-            environment=ProjectEnvironment(keys),
+            content=content,
+            environment=ProjectEnvironment(keys=keys, content=content),
             layers=layers,
             comparer=IndexComparer(layers),
             image_files=image_files,
             image_search=image_search,
-            source=RegistryImageSource(
-                data_dir / "pulls", policy=AddressPolicy(settings.import_allow)
-            ),
+            source=RegistryImageSource(data_dir / "pulls", AddressPolicy(settings.import_allow)),
             sealer=sealer,
             history=past,
         )

@@ -157,6 +157,7 @@ async def worker(core: Core, machines: LibvirtMicroVM, host: HostWatch) -> Async
             log=core.log,
             source=core.source,
             layers=core.layers,
+            environment=core.environment,
             sealer=core.sealer,
             clock=core.clock,
             ids=core.ids,

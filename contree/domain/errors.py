@@ -92,6 +92,15 @@ class UploadInterruptedError(ContreeError):
     code = "upload_interrupted"
 
 
+class EventTooLargeError(ContreeError):
+    """A defect of ours: what should be bounded or content was to become part of an event."""
+
+    code = "event_too_large"
+
+    def __init__(self, topic: str, size_bytes: int, *, bytes_max: int) -> None:
+        super().__init__(f"an event {topic} of {size_bytes} bytes is refused, at most {bytes_max}")
+
+
 class StorageFullError(ContreeError):
     """The store has no room; nothing half-written was kept."""
 

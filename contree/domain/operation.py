@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 from contree.domain.aggregate import Aggregate, Created, Event, register
+from contree.domain.bounded_text import bounded
 from contree.domain.context import Context
 from contree.domain.errors import InvalidTransitionError
 from contree.domain.instance import InstanceSpec
@@ -293,7 +294,7 @@ class Operation(Aggregate):
         elif self.attempts >= ATTEMPTS_MAX:
             self.fail(context, error=f"gave up after {self.attempts} attempts: {reason}")
         else:
-            self._record(OperationRequeued, context, reason=reason)
+            self._record(OperationRequeued, context, reason=bounded(reason))
 
     def cancel(self, context: Context) -> None:
         """Record a client's wish to stop: at once when no worker has it.
@@ -345,7 +346,7 @@ class Operation(Aggregate):
         self._record(
             OperationFailed,
             context,
-            error=error,
+            error=bounded(error),
             outcome=None if outcome is None else outcome.to_fact(),
             duration_us=self._duration_us(context),
             journal_sha256=journal_sha256,

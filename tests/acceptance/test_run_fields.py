@@ -349,6 +349,27 @@ def test_an_unknown_image_or_tag_is_not_found(api: Api, busybox: str) -> None:
         assert api.refusal("POST", "/instances", json=body)["status"] == 404
 
 
+async def test_the_largest_request_runs_and_its_event_is_small(
+    api: Api, busybox: str, server: RunningServer
+) -> None:
+    """Seven arguments of nearly 128 KiB each: Linux takes at most 131,071 bytes as one."""
+    script, env = "x" * 131_050, {f"VARIABLE_{n}": "y" * 900 for n in range(100)}
+    args = ["-c", 'echo $# "${VARIABLE_99}" ${#1} ${#7}', "sh", *[script] * 7]
+    ran = api.run(busybox, "sh", args=args, env=env, shell=False).want_exit()
+    assert ran.stdout.split() == [b"7", b"y" * 900, b"131050", b"131050"]
+    assert ran.operation["metadata"]["args"] == args
+    assert ran.operation["metadata"]["env"] == env
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        largest = await connection.fetchval(
+            "SELECT max(octet_length(state)) FROM stored_events WHERE originator_id = $1",
+            ran.uuid,
+        )
+    finally:
+        await connection.close()
+    assert largest < 4096
+
+
 def test_the_largest_allowed_values_pass(api: Api, busybox: str) -> None:
     body = {
         "image": busybox,

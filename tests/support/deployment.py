@@ -17,7 +17,7 @@ from contree.app.content.remove_content import RemoveContent
 from contree.app.run_instance import RunInstance
 from contree.bootstrap import Core
 from contree.domain.context import Context
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Kind
 from contree.domain.project import project_id_of
 from contree.domain.token import Permission
@@ -72,7 +72,7 @@ class Deployment:
             manifest_digest="sha256:m",
             config_digest="sha256:c",
             layers=[],
-            env={},
+            environment=RecordedEnvironment(),
             workdir="/",
             size_bytes=0,
         )

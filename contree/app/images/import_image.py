@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from uuid import UUID
 
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
+from contree.app.content.project_environment import Inherited, ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.images.image_source import Credentials, ImageSource, PulledImage
 from contree.app.images.layer_store import IMPORTED_BYTES_MAX, Layer, LayerStore
@@ -15,7 +15,13 @@ from contree.app.images.tag_images import pointed_tag
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
-from contree.domain.errors import InvalidFieldError, OperationFailure, StorageFullError
+from contree.domain.errors import (
+    ContentErasedError,
+    EventTooLargeError,
+    InvalidFieldError,
+    OperationFailure,
+    StorageFullError,
+)
 from contree.domain.image import Image, imported_image_id
 from contree.domain.operation import Operation
 
@@ -40,6 +46,7 @@ class ImportImage:
         log: EventLog,
         source: ImageSource,
         layers: LayerStore,
+        environment: ProjectEnvironment,
         sealer: Sealer,
         clock: Clock,
         ids: IdSource,
@@ -48,6 +55,7 @@ class ImportImage:
         self._log = log
         self._source = source
         self._layers = layers
+        self._environment = environment
         self._sealer = sealer
         self._clock = clock
         self._ids = ids
@@ -62,7 +70,13 @@ class ImportImage:
             await self._conclude.fail(
                 operation, f"timeout: the import took longer than {operation.timeout_s} s"
             )
-        except (OperationFailure, InvalidFieldError, StorageFullError) as failure:
+        except (
+            OperationFailure,
+            InvalidFieldError,
+            StorageFullError,
+            ContentErasedError,
+            EventTooLargeError,
+        ) as failure:
             await self._conclude.fail(operation, str(failure))
 
     async def _execute(self, operation: Operation) -> None:
@@ -105,8 +119,21 @@ class ImportImage:
         async def decide(current: Operation, context: Context) -> Sequence[Aggregate]:
             appended: list[Aggregate] = []
             if await self._log.load(Image, image_id) is None:
+                environment = await self._environment.recorded(
+                    current.project_id, Inherited(env=pulled.env, preserved_env={})
+                )
                 appended.append(
-                    self._image(context, current.id, pulled, stored, size_bytes, operation)
+                    Image.imported(
+                        context,
+                        operation_id=current.id,
+                        registry_url=operation.registry_url or "",
+                        manifest_digest=pulled.manifest_digest,
+                        config_digest=pulled.config_digest,
+                        layers=[layer.diff_id for layer in stored],
+                        environment=environment,
+                        workdir=pulled.workdir,
+                        size_bytes=size_bytes,
+                    )
                 )
             if operation.tag is not None:
                 appended.append(
@@ -121,27 +148,6 @@ class ImportImage:
             return appended
 
         await self._conclude.conclude(operation, decide)
-
-    def _image(
-        self,
-        context: Context,
-        operation_id: UUID,
-        pulled: PulledImage,
-        stored: Sequence[Layer],
-        size_bytes: int,
-        operation: Operation,
-    ) -> Image:
-        return Image.imported(
-            context,
-            operation_id=operation_id,
-            registry_url=operation.registry_url or "",
-            manifest_digest=pulled.manifest_digest,
-            config_digest=pulled.config_digest,
-            layers=[layer.diff_id for layer in stored],
-            env=pulled.env,
-            workdir=pulled.workdir,
-            size_bytes=size_bytes,
-        )
 
     def _context(self, operation: Operation) -> Context:
         return Context(

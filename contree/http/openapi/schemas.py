@@ -208,6 +208,8 @@ def _run_schemas() -> dict[str, Schema]:
             }
         ),
         "Subprocess": answer({"spid": INTEGER | {"minimum": 2, "description": "its number"}}),
-        "InstanceMetadata": answer(request | {"replay_of": UUID}, optional=("replay_of",)),
+        "InstanceMetadata": answer(
+            request | {"replay_of": UUID, "truncated": BOOLEAN}, optional=("replay_of", "truncated")
+        ),
         "Instance": answer({"uuid": UUID, **request}),
     }

@@ -15,7 +15,7 @@ from contree.domain.errors import (
     NotFoundError,
     PermissionMissingError,
 )
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.instance import InstanceSpec
 from contree.domain.operation import Operation, OperationCancelled, Status
 from contree.domain.tag import TagMoved, TagRemoved
@@ -48,7 +48,7 @@ async def an_image(log: FakeEventLog, digest: str, project_id: UUID = PROJECT) -
         manifest_digest=digest,
         config_digest=digest,
         layers=[digest],
-        env={},
+        environment=RecordedEnvironment(),
         workdir="",
         size_bytes=1,
     )

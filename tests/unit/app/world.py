@@ -82,7 +82,7 @@ class World:
         self.clock, self.ids = FakeClock(), FakeIds()
         keys, self.blobs, self.layers = FakeProjectKeys(self.log), FakeBlobStore(), FakeLayers()
         self.content = ProjectContent(keys=keys, blobs=self.blobs)
-        self.environment = ProjectEnvironment(keys)
+        self.environment = ProjectEnvironment(keys=keys, content=self.content)
         self.source, self.microvm = FakeImageSource(), FakeMicroVM(programs)
         self.sealer = FakeSealer()
         self.control = FakeGuestControl()
@@ -141,6 +141,7 @@ class World:
             images=self.images,
             files=self.files,
             content=self.content,
+            environment=self.environment,
             sealer=self.sealer,
             clock=self.clock,
             ids=self.ids,
@@ -183,6 +184,7 @@ class World:
             log=self.log,
             source=self.source,
             layers=self.layers,
+            environment=self.environment,
             sealer=self.sealer,
             clock=self.clock,
             ids=self.ids,

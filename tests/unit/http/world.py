@@ -26,7 +26,7 @@ from contree.app.request_run import RequestRun
 from contree.app.services import Services
 from contree.domain.context import Context
 from contree.domain.errors import ConflictError, UnavailableError
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome, ResourceUsage
 from contree.domain.project import Project, project_id_of
@@ -64,7 +64,7 @@ class World:
         self.blobs = FakeBlobStore()
         keys = FakeProjectKeys(self.log)
         self.content = ProjectContent(keys=keys, blobs=self.blobs)
-        self.environment = ProjectEnvironment(keys)
+        self.environment = ProjectEnvironment(keys=keys, content=self.content)
         self.files = MemoryFiles()
         self.search = FakeImageSearch(self.files)
         self.journal = FakeJournal()
@@ -139,6 +139,7 @@ class World:
                 images=images,
                 files=uploads,
                 content=self.content,
+                environment=self.environment,
                 sealer=FakeSealer(),
                 clock=clock,
                 ids=ids,
@@ -206,7 +207,7 @@ class World:
             manifest_digest="sha256:m",
             config_digest=f"sha256:{self._images}",
             layers=["sha256:a"],
-            env={},
+            environment=RecordedEnvironment(),
             workdir="",
             size_bytes=10,
         )
