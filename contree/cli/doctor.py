@@ -26,7 +26,7 @@ TOOLS = {
     "skopeo": "skopeo",
     "rg": "ripgrep",
     "sqfstar": "squashfs-tools",
-    "mkfs.ext4": "e2fsprogs",
+    "mke2fs": "e2fsprogs",
 }
 """Programs we run, and the Debian package that has each."""
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
