@@ -46,7 +46,7 @@ CPU_WITHOUT = {
 }
 """Features that guests' CPUs do not have, by accelerator."""
 
-_CPUID_LEAVES = ("-global", "max-x86_64-cpu.min-xlevel=0x80000008")
+CPUID_LEAVES = ("-global", "max-x86_64-cpu.min-xlevel=0x80000008")
 """Without svm QEMU ends the leaves before the one that tells the size of addresses, and Linux
 reckons with 48 bits though it maps with the 57 of la57: programs die as they start.
 """
@@ -162,7 +162,7 @@ def _memory_backend(spec: DomainSpec) -> str:
 
 
 def _cpuid_leaves(spec: DomainSpec) -> str:
-    return _arguments(*_CPUID_LEAVES) if spec.accelerator == "tcg" else ""
+    return _arguments(*CPUID_LEAVES) if spec.accelerator == "tcg" else ""
 
 
 def _incoming(spec: DomainSpec) -> str:
