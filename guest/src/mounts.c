@@ -18,7 +18,7 @@
 #define ROOT_DIR "/new"
 #define WORK_DIR SCRATCH_DIR "/w"
 #define ETC_DIR SCRATCH_DIR "/e" /* as long as it is there, a layer on top of the image */
-#define SKELETON "k" /* relative to LAYERS_DIR, like the layers' own names */
+#define SKELETON SCRATCH_DIR "/k"
 
 enum { TTY_GROUP = 5 };
 
@@ -58,15 +58,26 @@ static const char *const LINKS[][2] = {
     {"/proc/self/fd/0", "stdin"},  {"/proc/self/fd/1", "stdout"},
     {"/proc/self/fd/2", "stderr"},
 };
-static const char *const SKELETON_DIRS[] = {
-    LAYERS_DIR, LAYERS_DIR "/" SKELETON, LAYERS_DIR "/" SKELETON "/dev",
-    LAYERS_DIR "/" SKELETON "/proc", LAYERS_DIR "/" SKELETON "/sys", SCRATCH_DIR, ROOT_DIR, INSIDE_DIR, "/dev",
+static const char *const AGENT_DIRS[] = {LAYERS_DIR, SCRATCH_DIR, ROOT_DIR, INSIDE_DIR, "/dev"};
+/* The skeleton is on the disk of the upper directory, so that all below the overlay are filesystems
+ * of 32-bit inode numbers, whose high bits are free to tell them apart. */
+static const char *const SCRATCH_DIRS[] = {
+    UPPER_DIR,       WORK_DIR,         SKELETON, SKELETON "/dev",
+    SKELETON "/proc", SKELETON "/sys",
 };
 
 static int make_directory(const char *path, struct error *err)
 {
     if (mkdir(path, 0755) < 0 && errno != EEXIST)
         return error_set(err, ERROR_MOUNT, errno, "make directory %s: %s", path, strerror(errno));
+    return 0;
+}
+
+static int make_directories(const char *const *paths, size_t count, struct error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (make_directory(paths[i], err) < 0)
+            return -1;
     return 0;
 }
 
@@ -97,9 +108,8 @@ static int make_nodes(const char *directory, struct error *err)
 
 int mount_agent(struct error *err)
 {
-    for (size_t i = 0; i < ARRAY_LEN(SKELETON_DIRS); i++)
-        if (make_directory(SKELETON_DIRS[i], err) < 0)
-            return -1;
+    if (make_directories(AGENT_DIRS, ARRAY_LEN(AGENT_DIRS), err) < 0)
+        return -1;
     for (size_t i = 0; i < ARRAY_LEN(AGENT_MOUNTS); i++)
         if (mount_one(&AGENT_MOUNTS[i], err) < 0)
             return -1;
@@ -121,6 +131,11 @@ int mount_layers(const struct disk *layers, unsigned count, struct error *err)
     return 0;
 }
 
+int furnish_scratch(struct error *err)
+{
+    return make_directories(SCRATCH_DIRS, ARRAY_LEN(SCRATCH_DIRS), err);
+}
+
 int mount_scratch(const struct disk *scratch, struct error *err)
 {
     char node[64];
@@ -130,7 +145,7 @@ int mount_scratch(const struct disk *scratch, struct error *err)
     /* The disk dies with the guest: nothing needs to reach it in order, or at all. */
     if (mount(node, SCRATCH_DIR, "ext4", MS_NOATIME, "nobarrier,noauto_da_alloc,noinit_itable") < 0)
         return error_set(err, ERROR_MOUNT, errno, "mount scratch: %s", strerror(errno));
-    return make_directory(UPPER_DIR, err) < 0 ? -1 : make_directory(WORK_DIR, err);
+    return furnish_scratch(err);
 }
 
 static int remount_scratch(unsigned long flags, struct error *err)
@@ -195,7 +210,7 @@ static int mount_overlay(unsigned layer_count, const char *above, const char *up
     for (unsigned i = layer_count; i-- > 0;)
         at += (size_t)snprintf(options + at, sizeof(options) - at, ":%u", i);
     (void)snprintf(options + at, sizeof(options) - at,
-                   ",redirect_dir=nofollow,metacopy=off,index=off,xino=off%s", upper);
+                   ",redirect_dir=nofollow,metacopy=off,index=off,xino=on%s", upper);
     if (chdir(LAYERS_DIR) < 0 || mount("overlay", ROOT_DIR, "overlay", 0, options) < 0)
         return error_set(err, ERROR_MOUNT, errno, "mount the overlay of %u layers: %s", layer_count,
                          strerror(errno));

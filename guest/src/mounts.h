@@ -16,6 +16,8 @@ int mount_agent(struct error *err);
  * be mounted inside the root. */
 int mount_scratch(const struct disk *scratch, struct error *err);
 int mount_inside(struct error *err);
+/* The directories that a run wants at SCRATCH_DIR; mount_scratch has made them. */
+int furnish_scratch(struct error *err);
 /* Held, nothing is written to it, whatever disk is there then; taken, it is as mounted. */
 int hold_scratch(struct error *err);
 int take_scratch(struct error *err);

@@ -174,6 +174,15 @@ async def test_only_its_own_disks_and_no_network_are_there(box: Conversation) ->
     assert "overlay" in done.text
 
 
+async def test_the_cpu_cannot_run_guests_of_its_own(box: Conversation) -> None:
+    said = (await box.sh("cat /proc/cpuinfo")).text
+    [flags] = [line.split() for line in said.splitlines() if line.startswith("flags")]
+    assert "sse2" in flags
+    assert {"svm", "vmx"} & set(flags) == set()
+    if box.guest.info.accelerator == "tcg":
+        assert {"erms", "fsrm"} & set(flags) == set()  # slow where they are emulated
+
+
 async def test_a_slow_reader_stops_the_process_and_loses_nothing(box: Conversation) -> None:
     box.pump.cancel()
     await asyncio.wait({box.pump})
