@@ -119,8 +119,6 @@ int etc_files_make(const char *root, const char *directory, bool *any, struct er
         return 0;
     if (gethostname(hostname, sizeof(hostname)) < 0)
         return fail("get the host name", err);
-    if (mkdir(directory, 0755) < 0 || mkdir(to, 0755) < 0)
-        return fail(to, err);
     if (!copy_xattrs(from, to)) { /* ext4 cannot hold what squashfs can: rather no files of ours */
         *any = false;
         return 0;

@@ -6,7 +6,7 @@
 
 #include "error.h"
 
-/* Makes `directory`, to be stacked on the image, with an `etc` that has those of the files that the
+/* Fills the empty `etc` of `directory`, to be stacked on the image, with those of the files that the
  * image below `root` has not, or empty ones. `any` tells whether there are some: if not, the
  * directory is not to be used. Everything else of the image's /etc shows through, its attributes too. */
 int etc_files_make(const char *root, const char *directory, bool *any, struct error *err);

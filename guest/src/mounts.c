@@ -62,8 +62,8 @@ static const char *const AGENT_DIRS[] = {LAYERS_DIR, SCRATCH_DIR, ROOT_DIR, INSI
 /* The skeleton is on the disk of the upper directory, so that all below the overlay are filesystems
  * of 32-bit inode numbers, whose high bits are free to tell them apart. */
 static const char *const SCRATCH_DIRS[] = {
-    UPPER_DIR,       WORK_DIR,         SKELETON, SKELETON "/dev",
-    SKELETON "/proc", SKELETON "/sys",
+    UPPER_DIR,        WORK_DIR,        SKELETON, SKELETON "/dev",
+    SKELETON "/proc", SKELETON "/sys", ETC_DIR,  ETC_DIR "/etc",
 };
 
 static int make_directory(const char *path, struct error *err)
