@@ -48,6 +48,7 @@ from contree.app.images.layer_store import (
 from contree.app.journal import Journal
 from contree.app.leadership import Leadership
 from contree.app.operation_news import OperationNews
+from contree.app.outages import Outages
 from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
 from contree.app.recorded_log import RecordedLog
 from contree.app.sealing import Sealer
@@ -84,6 +85,7 @@ class Core:
     layer_removal: LayerRemoval
     shared_layers: SharedLayers | None
     check_store: Check
+    outages: Outages
     content: ProjectContent
     environment: ProjectEnvironment
     layers: LayerStore
@@ -101,6 +103,8 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
     async with AsyncExitStack() as stack:
         pool = await open_pool(urls.app)
         stack.push_async_callback(pool.close)
+        leases = await open_pool(urls.app, connections_min=0, connections_max=1)
+        stack.push_async_callback(leases.close)
         listener = PostgresListener(urls.app)
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
@@ -114,7 +118,9 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
         if settings.store is not None:
             await keys.check()
-        stores = await stack.enter_async_context(open_stores(settings, PostgresMoments(pool).alone))
+        outages = Outages()
+        opening = open_stores(settings, PostgresMoments(pool).alone, outages)
+        stores = await stack.enter_async_context(opening)
         layers = LayerDirectory(data_dir / "layers", stores.layers)
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
@@ -129,7 +135,7 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             recorded=past.recorded,
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
-            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
+            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app, leases=leases),
             journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),
@@ -143,6 +149,7 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
             shared_layers=stores.layers,
             check_store=stores.check,
+            outages=outages,
             content=ProjectContent(keys=keys, blobs=stores.blobs),
             environment=ProjectEnvironment(keys),
             layers=layers,

@@ -14,7 +14,7 @@ from typing import Any
 
 from contree import bootstrap
 from contree.app.services import Services
-from contree.cli.supervision import READY, STOPPING, stop_on_signals, tell_supervisor
+from contree.cli.supervision import READY, STOPPING, Stop, stop_on_signals, tell_supervisor
 from contree.cli.worker import add_worker_options
 from contree.cli.worker_process import WorkerProcess
 from contree.config import Settings
@@ -71,7 +71,9 @@ async def _serve(settings: Settings, _: argparse.Namespace) -> None:
     first_start = not settings.data_dir.exists()
     async with (
         bootstrap.owned_data_dir(settings),
-        WorkerProcess(settings) as worker,  # it gets ready while the database does
+        WorkerProcess(
+            settings, at_once=stop.at_once
+        ) as worker,  # it gets ready while the database does
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database) as core,
         _served(core, beside=worker) as url,
@@ -80,8 +82,8 @@ async def _serve(settings: Settings, _: argparse.Namespace) -> None:
         log.info("listening on %s", url)
         if first_start:
             sys.stderr.write("\n" + WELCOME.format(url=url, data_dir=settings.data_dir) + "\n")
-        await worker.started(unless=stop)
-        await _until(stop)
+        await worker.started(unless=stop.asked)
+        await _until(stop.asked)
 
 
 async def _api(settings: Settings, _: argparse.Namespace) -> None:
@@ -94,10 +96,10 @@ async def _api(settings: Settings, _: argparse.Namespace) -> None:
         _served(core) as url,
     ):
         log.info("listening on %s", url)
-        await _until(stop)
+        await _until(stop.asked)
 
 
-def _prepared(settings: Settings) -> asyncio.Event:
+def _prepared(settings: Settings) -> Stop:
     """Return what signals set. Raises InvalidFieldError before anything has been started."""
     stop = stop_on_signals()
     for address in (

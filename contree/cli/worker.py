@@ -58,19 +58,26 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
     async with bootstrap.microvm(settings) as machines:
         if settings.database_url == FROM_STDIN:
-            url = await _first_line(unless=stop)
+            url = await _first_line(unless=stop.asked)
             if url is None:
                 return
             settings = msgspec.structs.replace(settings, database_url=url)
         async with (
             bootstrap.database(settings) as database,
             bootstrap.core(settings, database) as core,
-            bootstrap.worker(core, machines) as worker,
+            bootstrap.worker(core, machines, told=_tell_status) as worker,
             _measured(core, worker, machines),
         ):
             log.info("worker %s is ready", settings.worker_name)
-            await worker.run(stop, on_ready=partial(tell_supervisor, READY))
+            await worker.run(
+                stop.asked, at_once=stop.at_once, on_ready=partial(tell_supervisor, READY)
+            )
             tell_supervisor(STOPPING)
+
+
+def _tell_status(text: str) -> None:
+    """For `systemctl status`."""
+    tell_supervisor(f"STATUS={text}")
 
 
 @asynccontextmanager

@@ -80,6 +80,8 @@ def running_server(progress: Callable[[str], None]) -> Iterator[RunningServer]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Who interrupts the story does not want to wait for what it runs.
+                env={**os.environ, "CONTREED_DRAIN_TIMEOUT": "0"},
             )
         url = f"http://{address}"
         _wait_until_ready(process, url, log, progress)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import httpx
 
 from tests.support.server import (
+    A_SHORT_DRAIN,
     ANY_PORT,
     CONTREED,
     RunningServer,
@@ -27,7 +28,7 @@ class Split:
     def __init__(self, place: RunningServer, environment: Mapping[str, str]) -> None:
         self.place = place
         self.url = ""
-        self._environment = {**os.environ, **environment}
+        self.environment = {**os.environ, **A_SHORT_DRAIN, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, part: str) -> None:
@@ -39,7 +40,7 @@ class Split:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**self._environment, **variables},
+                env={**self.environment, **variables},
             )
             wait_until_ready(process, notices, lambda: self.place.log_text)
         if part == "api":

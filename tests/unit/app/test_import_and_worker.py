@@ -6,12 +6,20 @@ from uuid import UUID
 
 import pytest
 
+from contree.app import outages
 from contree.app.images.image_source import Credentials
 from contree.app.images.request_import import ImportOrder
+from contree.app.outages import Outages
 from contree.app.request_run import RunOrder
 from contree.domain.errors import InvalidFieldError, PermissionMissingError
 from contree.domain.image import ImageImported
-from contree.domain.operation import Kind, OperationAssigned, OperationRequeued, Status
+from contree.domain.operation import (
+    ATTEMPTS_MAX,
+    Kind,
+    OperationAssigned,
+    OperationRequeued,
+    Status,
+)
 from contree.domain.token import Permission
 from contree.worker import loop
 from contree.worker.room import FixedAdmission, Room
@@ -152,13 +160,13 @@ async def test_a_worker_that_stops_puts_back_what_it_could_not_finish() -> None:
     assert (await world.row(operation_id)).status is Status.PENDING
     assert world.microvm.running == []
     reasons = [e.reason for e in world.log.events if isinstance(e, OperationRequeued)]
-    assert reasons == ["the worker was stopped"]
+    assert reasons == ["worker w was stopped"]
 
 
 async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    monkeypatch.setattr(outages, "PAUSE_FIRST_S", 0.01)
     world = World()
     async with world.working(), asyncio.timeout(10):
         order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
@@ -166,7 +174,7 @@ async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
         first, _ = await world.runs.request(a_caller(), order)
         await world.blobs.missed.get()
         second, _ = await world.runs.request(a_caller(), order)
-        for _ in range(10):
+        for _ in range(4):
             await world.blobs.missed.get()
         assert (await world.row(first)).status is Status.EXECUTING
         assert (await world.row(second)).status is Status.PENDING, "another worker may have it"
@@ -174,7 +182,24 @@ async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
         world.blobs.away = False
         assert (await world.end_of(first)).status is Status.SUCCESS
         assert (await world.end_of(second)).status is Status.SUCCESS
-    assert len([e for e in world.log.events if isinstance(e, OperationRequeued)]) == 1
+    assert not [e for e in world.log.events if isinstance(e, OperationRequeued)]
+
+
+async def test_what_was_away_for_too_long_is_handed_back_and_goes_on_when_it_is_back() -> None:
+    world = World(outages=Outages(within_s=0))
+    async with world.working(), asyncio.timeout(10):
+        order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
+        world.blobs.away = True
+        operation_id, _ = await world.runs.request(a_caller(), order)
+        for _ in range(ATTEMPTS_MAX + 2):
+            await world.blobs.missed.get()
+        world.blobs.away = False
+        assert (await world.end_of(operation_id)).status is Status.SUCCESS
+    requeued = [e for e in world.log.events if isinstance(e, OperationRequeued)]
+    assert len(requeued) >= ATTEMPTS_MAX
+    assert {(e.reason, e.counted) for e in requeued} == {
+        ("what it needs was away: the store is away", False)
+    }
 
 
 async def test_a_worker_tells_what_it_does_and_what_it_has_room_for(
@@ -200,7 +225,7 @@ async def test_a_worker_tells_what_it_does_and_what_it_has_room_for(
 
 
 async def test_what_waits_for_the_store_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    monkeypatch.setattr(outages, "PAUSE_FIRST_S", 0.01)
     world = World()
     async with world.working(), asyncio.timeout(10):
         order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
@@ -248,7 +273,7 @@ async def test_a_worker_that_starts_again_takes_back_what_its_earlier_life_held(
     assert row.status is Status.SUCCESS
     assert world.microvm.left_behind == 0
     reasons = [e.reason for e in world.log.events if isinstance(e, OperationRequeued)]
-    assert reasons == ["worker w was restarted"]
+    assert reasons == ["worker w died"]
 
 
 async def test_a_lost_database_is_waited_for_and_the_operation_ends() -> None:
