@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from uuid import UUID
+
 from contree.app.conclude import Conclude
 from contree.app.work_queue import WorkQueue
 
@@ -19,6 +22,13 @@ class Recover:
         for operation_id in held:
             await self._conclude.lose(operation_id, f"worker {worker} died", worker=worker)
         return len(held)
+
+    async def unheard(self, worker: str, known: Container[UUID]) -> None:
+        """Hand back what `worker` holds and does not know: the answer to its claim was lost."""
+        for operation_id in await self._queue.abandoned(worker=worker):
+            if operation_id not in known:
+                reason = "the answer to its claim was lost"
+                await self._conclude.lose(operation_id, reason, worker=worker, counted=False)
 
     async def others(self) -> int:
         """Requeue operations whose lease has run out; return how many."""

@@ -91,6 +91,7 @@ class Worker:
         self._told: dict[Kind, str] = {}
         self._room = asyncio.Event()
         self._claiming = asyncio.Lock()
+        self._claim_unheard = False
         self._draining = False
         self._leases = Leases(
             worker=name,
@@ -176,24 +177,28 @@ class Worker:
                 # Woken by every event, mostly for nothing: so one question, and no sum of room.
                 found = await self._queue.look(worker=self._name)
                 self._stop_unwanted(found.unwanted)
+                if self._claim_unheard:
+                    await self._recover.unheard(self._name, self._running)
+                    self._claim_unheard = False
+                blocked = self._obstacles.in_the_way()
                 for kind in self._execute:
-                    if kind in found.pending:
+                    if kind in found.pending and not blocked:
                         await self._claim(kind)
                 if not self._draining:
-                    self._microvm.keep_waiting(self._waiting(), fill=not self._running)
+                    fill = not self._running and not blocked
+                    self._microvm.keep_waiting(self._waiting(), fill=fill)
                 if not told:
                     told = True
                     on_ready()
             except NOT_NOW as error:
-                # What runs goes on: a claim that is not recorded has taken nothing, and the leases
-                # of one that is recorded and was not answered run out.
+                # What runs goes on.
                 log.warning("the queue is not served: %s", error)
                 await asyncio.sleep(POLL_S)
                 self._room.set()
 
     async def _claim(self, kind: Kind) -> None:
         async with self._claiming:
-            if self._draining or self._obstacles.in_the_way():
+            if self._draining:
                 return
             capacity = self._capacity[kind]
             room = capacity.here.room(self._running_of(kind))
@@ -203,6 +208,7 @@ class Worker:
             if room.more < 1:
                 return
             context = self._context()
+            self._claim_unheard = True
             claimed = await self._queue.claim(
                 worker=self._name,
                 kind=kind,
@@ -211,6 +217,7 @@ class Worker:
                 lease_until=context.at + timedelta(seconds=LEASE_S),
                 context=context,
             )
+            self._claim_unheard = False
             for operation in claimed:
                 self._begin(kind, operation)
 

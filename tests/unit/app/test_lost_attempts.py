@@ -12,8 +12,14 @@ import pytest
 from contree.app.clock import Clock
 from contree.app.request_run import RunOrder
 from contree.domain.errors import ConflictError, UnavailableError
-from contree.domain.operation import Operation, OperationAssigned, OperationCancelled, Status
-from contree.worker import leases, loop
+from contree.domain.operation import (
+    Operation,
+    OperationAssigned,
+    OperationCancelled,
+    OperationRequeued,
+    Status,
+)
+from contree.worker import loop
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.microvm import FakeProcess
 from tests.fakes.work_queue import FakeWorkQueue
@@ -53,26 +59,35 @@ class Deaf(FakeWorkQueue):
         return claimed
 
 
-async def test_a_claim_that_its_worker_never_heard_of_is_taken_back(
+async def test_a_claim_that_its_worker_never_heard_of_is_handed_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And what it knows of runs on."""
     monkeypatch.setattr(loop, "POLL_S", 0.01)
-    monkeypatch.setattr(leases, "LEASE_S", 0.3)
+    begun: asyncio.Queue[FakeProcess] = asyncio.Queue()
+    may_end = asyncio.Event()
 
-    async def program(_: FakeProcess) -> int:
+    async def program(process: FakeProcess) -> int:
+        begun.put_nowait(process)
+        await may_end.wait()
         return 0
 
     world = World({"main": program})
     world.queue = queue = Deaf(world.log, world.clock)
-    async with world.working():
+    async with world.working(), asyncio.timeout(WAIT_S):
         await world.imported()
+        first, _ = await world.runs.request(a_caller(), ORDER)
+        await begun.get()
         queue.is_deaf = True
-        operation, _ = await world.runs.request(a_caller(), ORDER)
-        async with asyncio.timeout(WAIT_S), world.log.grown:
-            await world.log.grown.wait_for(lambda: operation in world.log.leases)
-        world.clock.advance(100)
-        row = await world.end_of(operation)
-    assert row.status is Status.SUCCESS
+        second, _ = await world.runs.request(a_caller(), ORDER)
+        await begun.get()
+        may_end.set()
+        assert (await world.end_of(first)).status is Status.SUCCESS
+        assert (await world.end_of(second)).status is Status.SUCCESS
+    requeued = [e for e in world.log.events if isinstance(e, OperationRequeued)]
+    assert [(e.originator_id, e.reason, e.counted) for e in requeued] == [
+        (second, "the answer to its claim was lost", False)
+    ]
 
 
 async def test_an_attempt_that_was_given_up_ends_when_its_worker_gets_the_next(
