@@ -32,6 +32,8 @@ from contree.domain.operation import MAIN_SPID
 EXIT_GRACE_S = 15.0
 """How long after the command's own timeout the guest may take to say that it has ended."""
 
+LOOK_AGAIN_S = 0.1
+
 SETTLE_S = 5.0
 """How long a spawn or signal that was begun may take when the main command has ended."""
 
@@ -153,7 +155,8 @@ async def _end_of_main(
         left_s = deadline_s + journal.writing_s - written_s - now_s()
         if left_s <= 0:
             break
-        await asyncio.wait(either, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        pause_s = max(left_s, LOOK_AGAIN_S)  # while it is held up, what is left stays the same
+        await asyncio.wait(either, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
         if main.ended.done():
             return main.ended.result()
         for task in (observing, serving):
