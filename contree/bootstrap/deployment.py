@@ -49,6 +49,7 @@ from contree.app.images.layer_store import (
 from contree.app.journal import Journal
 from contree.app.leadership import Leadership
 from contree.app.operation_news import OperationNews
+from contree.app.outages import Outages
 from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
 from contree.app.recorded_log import RecordedLog
 from contree.app.sealing import Sealer
@@ -85,6 +86,7 @@ class Core:
     layer_removal: LayerRemoval
     shared_layers: SharedLayers | None
     check_store: Check
+    outages: Outages
     content: ProjectContent
     environment: ProjectEnvironment
     layers: LayerStore
@@ -108,6 +110,8 @@ async def core(
     async with AsyncExitStack() as stack:
         pool = await open_pool(urls.app)
         stack.push_async_callback(pool.close)
+        leases = await open_pool(urls.app, connections_min=0, connections_max=1)
+        stack.push_async_callback(leases.close)
         listener = PostgresListener(urls.app)
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
@@ -119,14 +123,12 @@ async def core(
         data_dir = settings.data_dir
         sealer = FileSealer(data_dir / "keys")
         if make_keys or settings.database_url is None:  # an embedded database has no other host
-            is_new = await past.recorded.head() == 0
-            sealer.prepare(make=is_new)
-            if is_new:
-                note_signer(settings, make=True)
+            _prepare_keys(settings, sealer, make=await past.recorded.head() == 0)
         keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
         if settings.store is not None:
             await keys.check()
-        stores = await stack.enter_async_context(open_stores(settings, PostgresMoments(pool).alone))
+        outages, alone = Outages(), PostgresMoments(pool).alone
+        stores = await stack.enter_async_context(open_stores(settings, alone, outages))
         content = ProjectContent(keys=keys, blobs=stores.blobs)
         layers = LayerDirectory(data_dir / "layers", stores.layers)
         stack.push_async_callback(asyncio.to_thread, layers.close)
@@ -142,7 +144,7 @@ async def core(
             recorded=past.recorded,
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
-            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
+            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app, leases=leases),
             journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),
@@ -156,6 +158,7 @@ async def core(
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
             shared_layers=stores.layers,
             check_store=stores.check,
+            outages=outages,
             content=content,
             environment=ProjectEnvironment(keys=keys, content=content),
             layers=layers,
@@ -166,3 +169,9 @@ async def core(
             sealer=sealer,
             history=past,
         )
+
+
+def _prepare_keys(settings: Settings, sealer: FileSealer, *, make: bool) -> None:
+    sealer.prepare(make=make)
+    if make:
+        note_signer(settings, make=True)

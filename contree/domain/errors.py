@@ -175,9 +175,16 @@ class OperationFailure(ContreeError):  # noqa: N818 - the field's word is failur
 
 
 class GuestFailure(OperationFailure):
-    """The guest or its QEMU did not do its part: no boot, panic, silence, protocol breach."""
+    """The guest or its QEMU did not do its part: no boot, panic, silence, protocol breach.
+
+    `host_full`: it was stopped because its host has no room for what it writes.
+    """
 
     code = "guest_failure"
+
+    def __init__(self, problem: str, *, retryable: bool = False, host_full: bool = False) -> None:
+        super().__init__(problem, retryable=retryable)
+        self.host_full = host_full
 
 
 class RegistryFailure(OperationFailure):

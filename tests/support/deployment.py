@@ -82,7 +82,13 @@ class Deployment:
     async def work(self) -> None:
         """Carry out everything that is pending."""
         core = self.core
-        conclude = Conclude(log=core.log, clock=core.clock, ids=core.ids, actor="worker:w")
+        conclude = Conclude(
+            log=core.log,
+            outages=core.outages,
+            clock=core.clock,
+            ids=core.ids,
+            actor="worker:w",
+        )
         run = RunInstance(
             log=core.log,
             images=core.images,
@@ -97,6 +103,7 @@ class Deployment:
             clock=core.clock,
             ids=core.ids,
             conclude=conclude,
+            outages=core.outages,
         )
         for operation in await self.claim():
             await run.execute(operation)

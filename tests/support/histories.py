@@ -264,7 +264,9 @@ class History:
     def _end(self, operation: Operation, context: Context) -> Sequence[Aggregate]:
         match self._random.randrange(6):
             case 0:
-                operation.lose(context, reason="the machine was lost")
+                operation.lose(
+                    context, reason="the machine was lost", counted=operation.attempts % 2 == 1
+                )
             case 1:
                 operation.fail(context, error="the registry said \0 no", outcome=None)
             case 2:

@@ -353,6 +353,7 @@ class Machine:
         Retryable unless the command itself may be why: before it could run, or when QEMU was
         killed from outside.
         """
+        full = reason == NO_ROOM
         gone = reason == PORT_CLOSED and await self._exited()
         killed = gone and self._process is not None and self._process.killed
         if gone:
@@ -361,4 +362,4 @@ class Machine:
         text = f"the guest was lost: {reason}"
         if last_words:
             text += f" (console: {last_words})"
-        return GuestFailure(text, retryable=killed or not self._configured)
+        return GuestFailure(text, retryable=killed or not self._configured, host_full=full)
