@@ -21,6 +21,7 @@ from contree.http.execution.feed import Feeds
 from contree.http.execution.run_value import OutputReader
 from contree.http.images import collection, files, grep, inspect
 from contree.http.metrics import METER, RequestMeter
+from contree.http.token_watch import TOKENS, TokenWatch
 from contree.http.wiring import CLOSING, SERVICES
 
 IMAGE = "/v1/inspect/{image_uuid}"
@@ -36,6 +37,7 @@ def create_app(services: Services, meter: RequestMeter | None = None) -> web.App
     if meter is not None:
         app[METER] = meter
     app[CLOSING] = asyncio.Event()
+    app[TOKENS] = TokenWatch(services.access)
     app[operations.OUTPUTS] = OutputReader(services.content)
     app[events.FEEDS] = Feeds(
         journal=services.journal,
