@@ -27,6 +27,12 @@ class InvalidFieldError(ContreeError):
         self.problem = problem
 
 
+class EncodedBodyError(InvalidFieldError):
+    """The body is compressed on its way; what it would become has no bound."""
+
+    code = "encoded_body"
+
+
 class UnauthenticatedError(ContreeError):
     """No token, an unknown, expired or revoked one, or a project that is not the token's."""
 

@@ -26,6 +26,7 @@ RETRY_AFTER_S = 1
 
 STATUS_BY_ERROR: dict[type[errors.ContreeError], HTTPStatus] = {
     errors.InvalidFieldError: HTTPStatus.BAD_REQUEST,
+    errors.EncodedBodyError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.LimitExceededError: HTTPStatus.BAD_REQUEST,
     errors.UploadInterruptedError: HTTPStatus.BAD_REQUEST,
     errors.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
@@ -114,4 +115,6 @@ def _answer_to(
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     if status is HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
+    if status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        answer.headers["Accept-Encoding"] = "identity"  # RFC 9110, 12.5.3
     return answer

@@ -35,6 +35,7 @@ async def serve_api(
         keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=SHUTDOWN_S,
         max_line_size=LINE_BYTES_MAX,
+        auto_decompress=False,  # an encoded body is refused, and not inflated for that
         access_log=None,  # create_app logs each request itself, with its id
     )
     async with _listening(runner, "listen", host, port) as url:
