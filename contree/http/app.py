@@ -15,6 +15,7 @@ from contree.http import health, whoami
 from contree.http.access_log import log_access, mark_start
 from contree.http.audit import history
 from contree.http.authentication import authenticate
+from contree.http.connection import answer_expect, name_server
 from contree.http.errors import answer_errors
 from contree.http.execution import events, instances, operations, replay, subprocesses
 from contree.http.execution.feed import Feeds
@@ -45,9 +46,12 @@ def create_app(services: Services, meter: RequestMeter | None = None) -> web.App
         news=services.news,
         clock=services.clock,
     )
-    app.on_response_prepare.append(mark_start)
+    app.on_response_prepare.extend([mark_start, name_server])
     app.on_shutdown.append(_end_streams)
-    app.router.add_routes(_routes())
+    app.router.add_routes(
+        web.RouteDef(r.method, r.path, r.handler, r.kwargs | {"expect_handler": answer_expect})
+        for r in _routes()
+    )
     return app
 
 

@@ -93,7 +93,7 @@ def status_of(error: errors.ContreeError) -> HTTPStatus:
 
 
 def error_response(
-    request: web.Request, status: int, text: str, *, code: str, field: str | None = None
+    request: web.BaseRequest, status: int, text: str, *, code: str, field: str | None = None
 ) -> web.Response:
     """Return the API's error answer."""
     if request.method == "HEAD":
