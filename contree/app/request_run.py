@@ -16,7 +16,7 @@ from contree.app.event_log import EventLog
 from contree.app.limits import Limits
 from contree.app.reads import FileReads, ImageReads, ImageRow
 from contree.app.sealing import Sealer
-from contree.domain.environment import is_secret, masked
+from contree.domain.environment import masked, secrets_of
 from contree.domain.errors import InvalidFieldError, NotFoundError
 from contree.domain.image import require_depth_below_limit
 from contree.domain.instance import (
@@ -44,13 +44,17 @@ class StdinOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOrder:
-    """A run as the client asks for it; None takes the deployment's default."""
+    """A run as the client asks for it; None takes the deployment's default.
+
+    secret_env  names in `env` whose values are secrets, whatever they are called
+    """
 
     image: str
     command: str
     args: tuple[str, ...] = ()
     shell: bool = False
-    env: Mapping[str, str | None] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    secret_env: frozenset[str] = frozenset()
     cwd: str = ""
     uid: int = 0
     gid: int = 0
@@ -98,7 +102,7 @@ class RequestRun:
         Raises PermissionMissingError, InvalidFieldError, NotFoundError (image), ContentErasedError.
         """
         caller.require(Permission.SPAWN_DISPOSABLE if order.disposable else Permission.SPAWN)
-        secrets = {n: v for n, v in order.env.items() if v is not None and is_secret(n)}
+        secrets = secrets_of(order.env, order.secret_env)
         image = await self._resolve_image(caller, order.image)
         if not order.disposable:
             require_depth_below_limit(image.image_id, image.depth)
@@ -145,7 +149,7 @@ class RequestRun:
             command=order.command,
             args=order.args,
             shell=order.shell,
-            env=masked(order.env),
+            env=masked(order.env, secrets),
             env_digests={n: self._sealer.digest(v.encode()) for n, v in secrets.items()},
             cwd=order.cwd,
             uid=order.uid,
