@@ -14,6 +14,7 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.limits import Limits
+from contree.app.pending_bound import PendingBound
 from contree.app.reads import FileReads, ImageReads, ImageRow
 from contree.app.sealing import Sealer
 from contree.domain.environment import masked, secrets_of
@@ -82,6 +83,7 @@ class RequestRun:
         content: ProjectContent,
         environment: ProjectEnvironment,
         sealer: Sealer,
+        pending: PendingBound,
         clock: Clock,
         ids: IdSource,
         limits: Limits,
@@ -92,6 +94,7 @@ class RequestRun:
         self._content = content
         self._environment = environment
         self._sealer = sealer
+        self._pending = pending
         self._clock = clock
         self._ids = ids
         self._limits = limits
@@ -99,7 +102,8 @@ class RequestRun:
     async def request(self, caller: Caller, order: RunOrder) -> tuple[UUID, InstanceSpec]:
         """Return the operation's id and the normalised request. Never waits for capacity.
 
-        Raises PermissionMissingError, InvalidFieldError, NotFoundError (image), ContentErasedError.
+        Raises PermissionMissingError, InvalidFieldError, NotFoundError (image), ContentErasedError
+        and QueueFullError.
         """
         caller.require(Permission.SPAWN_DISPOSABLE if order.disposable else Permission.SPAWN)
         secrets = secrets_of(order.env, order.secret_env)
@@ -109,6 +113,7 @@ class RequestRun:
         spec = self._spec(order, image.image_id, secrets)
         replace(spec, env=order.env).check()  # the real values, before the secrets are masked
         await self._check_files_exist(caller, spec)
+        await self._pending.require_room(caller.project_id)
         if order.stdin is not None:
             stored = await self._content.put_bytes(caller.project_id, order.stdin.data)
             stdin = Stdin(

@@ -113,6 +113,18 @@ class StorageFullError(ContreeError):
     code = "storage_full"
 
 
+class QueueFullError(ContreeError):
+    """As many operations of the project wait as may; nothing was recorded."""
+
+    code = "queue_full"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} operations of this project wait already, which is the most "
+            "(pending_max_per_project): cancel some, or ask again when some have begun"
+        )
+
+
 class UnavailableError(ContreeError):
     """A part we need (the database) is not there at the moment; the call may be repeated."""
 

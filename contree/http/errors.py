@@ -5,7 +5,7 @@ request gets no body. An unexpected exception is a 500 that tells nothing of our
 logged with its traceback and the request's id.
 
 Published clients retry every 5xx, without limit, so no status from 500 on is used for a condition
-that does not go away by itself: a full store is a 409, too large a body a 400.
+that does not go away by itself: a full store or queue is a 409, too large a body a 400.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ STATUS_BY_ERROR: dict[type[errors.ContreeError], HTTPStatus] = {
     errors.InvalidTransitionError: HTTPStatus.CONFLICT,
     errors.ConflictError: HTTPStatus.CONFLICT,
     errors.StorageFullError: HTTPStatus.CONFLICT,
+    errors.QueueFullError: HTTPStatus.CONFLICT,
     errors.ContentDamagedError: HTTPStatus.CONFLICT,
     errors.WrongFileTypeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
