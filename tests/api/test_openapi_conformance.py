@@ -250,6 +250,10 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
     body = dict(body)
     if exists(body.get("image")):
         body["image"] = IMAGE_ID
+    if isinstance(named := body.get("secret_env"), list) and all(isinstance(n, str) for n in named):
+        # No schema can say that they are names in `env`.
+        env = body.get("env")
+        body["secret_env"] = list(env)[: len(named)] if isinstance(env, dict) else []
     if isinstance(body.get("files"), dict):
         body["files"] = {
             path: {**file, "uuid": FILE_ID}
