@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     imports_here          imports at once on this worker
     import_allow          hosts, addresses and networks, by commas, that imports may reach though
                           they are not on the public internet
+    pending_max_per_project  operations of one project that may wait; more are refused
     disk_reserve_mib      room below data_dir under which a worker takes on nothing
     drain_timeout         seconds that what runs may go on after the first SIGTERM or SIGINT
     checkpoint_interval   seconds between signed checkpoints of the log, at least
@@ -118,6 +119,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     images_import_max_concurrency: int = 5
     images_import_max_timeout: int = 3600
     upload_max_bytes: int = 12 * 1024**3
+    pending_max_per_project: Annotated[int, msgspec.Meta(ge=1)] = 10_000
 
     @property
     def runtime_dir(self) -> Path:
@@ -179,6 +181,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             images_import_max_concurrency=self.images_import_max_concurrency,
             images_import_max_timeout_s=self.images_import_max_timeout,
             upload_bytes_max=self.upload_max_bytes,
+            pending_max_per_project=self.pending_max_per_project,
         )
 
 

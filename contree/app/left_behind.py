@@ -9,7 +9,7 @@ from contree.app.content.project_environment import Inherited, ProjectEnvironmen
 from contree.app.images.layer_store import Layer
 from contree.app.images.runnable_image import RunnableImage
 from contree.domain.context import Context
-from contree.domain.environment import environment_to_preserve, is_secret
+from contree.domain.environment import environment_to_preserve
 from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.instance import InstanceSpec
 from contree.domain.operation import Operation
@@ -46,7 +46,7 @@ async def left_behind(
     wanted = environment_to_preserve(
         image_env=inherited.env,
         preserved_env=inherited.preserved_env,
-        request_env={n: v for n, v in request_env.items() if v is None or not is_secret(n)},
+        request_env={n: v for n, v in request_env.items() if n not in spec.env_digests},
     )
     if not inherited.env and wanted == inherited.preserved_env:
         return as_it_was

@@ -154,7 +154,7 @@ class OperationJournal:
                 "gid": spec.gid,
                 "timeout": spec.timeout_ms // 1000,
                 "truncate_at": spec.output_bytes_max,
-                "env": masked(spec.env),
+                "env": masked(spec.env, spec.secret_env),
             },
         )
 

@@ -174,6 +174,10 @@ class OperationReads(Protocol):
         """Number of operations by status word, all six present."""
         ...
 
+    async def as_many_wait(self, project_id: UUID, number: int) -> bool:
+        """Whether `number` or more of the project's operations are PENDING; reads no more rows."""
+        ...
+
     async def under_way(self) -> Sequence[UnderWay]:
         """Count every project's operations that have not ended; nothing stands for none."""
         ...

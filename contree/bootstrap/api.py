@@ -9,6 +9,7 @@ from contree.app.guest.steer_instance import SteerInstance
 from contree.app.images.request_import import RequestImport
 from contree.app.images.tag_images import TagImages
 from contree.app.issue_tokens import IssueTokens
+from contree.app.pending_bound import PendingBound
 from contree.app.replay.compare_replay import CompareReplay
 from contree.app.replay.replay_chain import ReplayChain
 from contree.app.replay.request_replay import RequestReplay
@@ -32,6 +33,7 @@ def services(core: Core) -> Services:
             content=core.content,
             environment=core.environment,
             sealer=core.sealer,
+            pending=_pending_bound(core),
             clock=core.clock,
             ids=core.ids,
             limits=limits,
@@ -40,6 +42,7 @@ def services(core: Core) -> Services:
             log=core.log,
             source=core.source,
             sealer=core.sealer,
+            pending=_pending_bound(core),
             clock=core.clock,
             ids=core.ids,
             limits=limits,
@@ -80,9 +83,14 @@ def request_replay(core: Core) -> RequestReplay:
         content=core.content,
         environment=core.environment,
         sealer=core.sealer,
+        pending=_pending_bound(core),
         clock=core.clock,
         ids=core.ids,
     )
+
+
+def _pending_bound(core: Core) -> PendingBound:
+    return PendingBound(operations=core.operations, limits=core.settings.limits)
 
 
 def compare_replay(core: Core) -> CompareReplay:

@@ -265,6 +265,7 @@ def kvm_finding(why_not: str) -> Finding:
     return Finding(
         subject="kvm",
         level=Level.WARN,
-        detail=f"not used: {why_not}; guests are emulated, many times slower",
+        detail=f"not used: {why_not}; guests are emulated: many times slower, and no boundary that "
+        "QEMU supports for isolation, so not for hostile code",
         remedy=kvm_remedy(why_not),
     )

@@ -27,6 +27,12 @@ class InvalidFieldError(ContreeError):
         self.problem = problem
 
 
+class EncodedBodyError(InvalidFieldError):
+    """The body is compressed on its way; what it would become has no bound."""
+
+    code = "encoded_body"
+
+
 class UnauthenticatedError(ContreeError):
     """No token, an unknown, expired or revoked one, or a project that is not the token's."""
 
@@ -105,6 +111,18 @@ class StorageFullError(ContreeError):
     """The store has no room; nothing half-written was kept."""
 
     code = "storage_full"
+
+
+class QueueFullError(ContreeError):
+    """As many operations of the project wait as may; nothing was recorded."""
+
+    code = "queue_full"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} operations of this project wait already, which is the most "
+            "(pending_max_per_project): cancel some, or ask again when some have begun"
+        )
 
 
 class UnavailableError(ContreeError):

@@ -27,6 +27,10 @@ PROJECT_OF = "SELECT project_id FROM operations WHERE operation_id = $1"
 COUNTS = (
     "SELECT status, count(*) AS operations FROM operations WHERE project_id = $1 GROUP BY status"
 )
+AS_MANY_WAIT = (
+    "SELECT EXISTS (SELECT FROM operations WHERE project_id = $1 AND status = 'PENDING' OFFSET $2) "
+    "AS as_many"
+)
 UNDER_WAY = (  # each half has an index of its own, which the whole would not be answered from
     "SELECT kind, status, NULL AS worker, count(*) AS operations FROM operations "
     "WHERE status = 'PENDING' GROUP BY kind, status "
@@ -91,6 +95,10 @@ class SqlOperationReads:
         rows = await self._database.fetch(COUNTS, project_id)
         found = {row["status"]: row["operations"] for row in rows}
         return {status.value: found.get(status.value, 0) for status in Status}
+
+    async def as_many_wait(self, project_id: UUID, number: int) -> bool:
+        row = await self._database.fetchrow(AS_MANY_WAIT, project_id, number - 1)
+        return row is not None and row["as_many"]
 
     async def under_way(self) -> Sequence[UnderWay]:
         rows = await self._database.fetch(UNDER_WAY)

@@ -280,6 +280,20 @@ async def test_an_operation_is_shown_in_every_state(reads: Reads) -> None:
     assert counts == {**dict.fromkeys([s.value for s in Status], 0), "SUCCESS": 1}
 
 
+async def test_as_many_wait_as_are_pending_in_the_project(reads: Reads) -> None:
+    project_id, clock = IDS.new_id(), FakeClock()
+    for of in (project_id, project_id, IDS.new_id()):
+        run = Operation.request_instance(
+            context_at(clock, of), operation_id=IDS.new_id(), spec=a_spec(IDS.new_id())
+        )
+        await reads.log.append(run)
+    found = [await reads.operations.as_many_wait(project_id, number) for number in (1, 2, 3)]
+    assert found == [True, True, False]
+    run.cancel(context_at(clock, run.project_id))
+    await reads.log.append(run)
+    assert not await reads.operations.as_many_wait(run.project_id, 1)
+
+
 async def test_what_has_not_ended_is_counted_by_state_and_worker(reads: Reads) -> None:
     context = context_at(FakeClock(), IDS.new_id())
     worker = f"worker-{IDS.new_id()}"

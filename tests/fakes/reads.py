@@ -243,6 +243,9 @@ class FakeOperationReads:
                 counts[row.status.value] += 1
         return counts
 
+    async def as_many_wait(self, project_id: UUID, number: int) -> bool:
+        return (await self.counts(project_id))[Status.PENDING.value] >= number
+
     async def under_way(self) -> Sequence[UnderWay]:
         counts = Counter(
             (row.kind, row.status, row.worker)

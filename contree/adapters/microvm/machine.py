@@ -135,6 +135,7 @@ class Machine:
         await asyncio.shield(self._step)
         self._process = self._find()
         if self._process is not None:
+            self._process.restrain()
             self._process.on_exit = self._on_exit
         self.phases.create_s = time.monotonic() - began
 

@@ -65,11 +65,13 @@ class ProcessSpec:
 
     home              where `env` has no HOME, it is that of uid's entry in the guest's passwd, or /
     timeout_ms        0 for none; the process group is killed then
+    secret_env        names in `env` whose values nobody is shown
     output_bytes_max  bytes passed on of each stream; the rest is read and dropped in the guest
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    secret_env: frozenset[str] = frozenset()
     cwd: str = "/"
     uid: int = 0
     gid: int = 0

@@ -34,6 +34,7 @@ def main_process(
     return ProcessSpec(
         argv=argv,
         env=env,
+        secret_env=frozenset(spec.env_digests),
         cwd=cwd,
         uid=spec.uid,
         gid=spec.gid,
@@ -65,6 +66,7 @@ def client_process(
     return ProcessSpec(
         argv=argv,
         env=environment,
+        secret_env=frozenset(spec.env_digests) | frozenset(wanted.env_digests),
         cwd=cwd,
         uid=wanted.uid,
         gid=wanted.gid,

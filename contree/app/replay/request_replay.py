@@ -17,6 +17,7 @@ from contree.app.clock import Clock, IdSource
 from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
+from contree.app.pending_bound import PendingBound
 from contree.app.reads import FileReads, ImageReads
 from contree.app.sealing import Sealer
 from contree.domain.errors import (
@@ -42,6 +43,7 @@ class RequestReplay:
         content: ProjectContent,
         environment: ProjectEnvironment,
         sealer: Sealer,
+        pending: PendingBound,
         clock: Clock,
         ids: IdSource,
     ) -> None:
@@ -51,6 +53,7 @@ class RequestReplay:
         self._content = content
         self._environment = environment
         self._sealer = sealer
+        self._pending = pending
         self._clock = clock
         self._ids = ids
 
@@ -70,7 +73,7 @@ class RequestReplay:
         Raises NotFoundError (operation, image), InvalidTransitionError (an import, not ended, or
         cancelled), InvalidFieldError (`env`: a secret is missing or another one; `args`, `files`,
         `stdin`: content is no longer kept), LimitExceededError (the image's depth),
-        PermissionMissingError and ContentErasedError.
+        PermissionMissingError, ContentErasedError and QueueFullError.
         """
         original = await self._log.load(Operation, original_id)
         if original is None or original.project_id != requester.project_id:
@@ -82,6 +85,7 @@ class RequestReplay:
         spec = await self._opened(requester.project_id, spec)
         await self._check_inputs(requester.project_id, spec)
         sealed = self._sealed(spec, secrets or {})
+        await self._pending.require_room(requester.project_id)
         operation = Operation.request_instance(
             requester.context(self._clock.now()),
             operation_id=self._ids.new_id(),

@@ -35,6 +35,7 @@ from contree.http.audit.history_query import (
 from contree.http.execution import events
 from contree.http.json_text import json_bytes
 from contree.http.query import flag_of, number_of, uuid_in_path
+from contree.http.token_watch import TOKENS, WITHDRAWN
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
 
 DEPTH_DEFAULT = 100
@@ -143,12 +144,15 @@ async def _feed(request: web.Request, reader: Context, query: Query) -> web.Stre
     try:
         await response.prepare(request)
         try:
-            until_closing = _until(request.app[CLOSING], batches)
-            async with contextlib.aclosing(batches), contextlib.aclosing(until_closing):
-                async for entries in until_closing:
-                    for piece in _pieces(entries, as_ndjson=as_ndjson):
-                        async with asyncio.timeout(events.STALL_S):
-                            await response.write(piece)
+            async with request.app[TOKENS].watched(request[CALLER]) as withdrawn:
+                until_its_end = _until((request.app[CLOSING], withdrawn), batches)
+                async with contextlib.aclosing(batches), contextlib.aclosing(until_its_end):
+                    async for entries in until_its_end:
+                        for piece in _pieces(entries, as_ndjson=as_ndjson):
+                            async with asyncio.timeout(events.STALL_S):
+                                await response.write(piece)
+                if withdrawn.is_set():
+                    await response.write(_broken_off(as_ndjson, WITHDRAWN))
         except ContreeError as error:
             _log.warning("request_id=%s feed broke off: %s", request[REQUEST_ID], error)
             await response.write(broken)
@@ -162,20 +166,20 @@ async def _feed(request: web.Request, reader: Context, query: Query) -> web.Stre
 
 
 async def _until(
-    closing: asyncio.Event, batches: AsyncGenerator[Sequence[AuditEntry], None]
+    ends: Sequence[asyncio.Event], batches: AsyncGenerator[Sequence[AuditEntry], None]
 ) -> AsyncGenerator[Sequence[AuditEntry], None]:
-    """Yield from `batches` until the server closes."""
-    closed = asyncio.create_task(closing.wait())
+    """Yield from `batches` until one of `ends` is set, also while there is always more."""
+    ended = [asyncio.create_task(end.wait()) for end in ends]
     step: asyncio.Task[Sequence[AuditEntry]] | None = None
     try:
-        while True:
+        while not any(end.is_set() for end in ends):
             step = asyncio.ensure_future(anext(batches))
-            await asyncio.wait({closed, step}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*ended, step}, return_when=asyncio.FIRST_COMPLETED)
             if not step.done():
                 return
             yield step.result()
     finally:
-        for task in (closed, step):
+        for task in (*ended, step):
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait({task})

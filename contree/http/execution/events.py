@@ -5,8 +5,8 @@
                entry, so that it is there exactly when the log says that it has ended
 
 A follower is held open, also while the operation waits for a worker, until `completion` is sent,
-the client goes or does not read for STALL_S, or the server closes; then it reconnects with the id
-that it saw last.
+the client goes or does not read for STALL_S, its token is revoked or expires, or the server closes;
+then it reconnects with the id that it saw last.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from contree.app.reads import OperationRow
-from contree.domain.errors import ContreeError
+from contree.domain.errors import ContreeError, UnauthenticatedError
 from contree.domain.token import Permission
 from contree.http.execution.event_frames import Frame, completion_frame, frame_of
 from contree.http.execution.feed import Feeds
 from contree.http.execution.journal_reader import JournalReader
 from contree.http.execution.operations import content_gone, operation_in_path
 from contree.http.query import flag_of, whole_number
+from contree.http.token_watch import TOKENS, WITHDRAWN
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
 
 FEEDS: web.AppKey[Feeds] = web.AppKey("feeds", Feeds)
@@ -92,6 +93,8 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
                     await _write(request, response, piece)
+        except UnauthenticatedError:
+            await response.write(BROKEN_OFF % WITHDRAWN)
         except ContreeError as error:
             _log.warning("request_id=%s events broke off: %s", request[REQUEST_ID], error)
             await response.write(BROKEN_OFF % b"the journal could not be read")
@@ -171,13 +174,21 @@ async def _present(
 async def _followed(
     request: web.Request, row: OperationRow, wanted: _Wanted
 ) -> AsyncGenerator[bytes, None]:
-    """Yield frames (and keepalives) until the feed ends or the client is gone."""
+    """Yield frames (and keepalives) until the feed ends or the client is gone.
+
+    Raises UnauthenticatedError once its token is not good any more.
+    """
     closing = request.app[CLOSING]
     reader = JournalReader(request.app[SERVICES].journal, row.operation_id)
     after, time_s = wanted.after, asyncio.get_running_loop().time
     spoke_at_s = time_s()
-    async with request.app[FEEDS].follow(row, after=after) as feed:
+    async with (
+        request.app[TOKENS].watched(request[CALLER]) as withdrawn,
+        request.app[FEEDS].follow(row, after=after) as feed,
+    ):
         while not closing.is_set() and not _is_gone(request):
+            if withdrawn.is_set():
+                raise UnauthenticatedError(WITHDRAWN.decode())
             frames: Sequence[Frame] = ()
             if after < feed.floor:
                 floor = feed.floor

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -14,15 +15,22 @@ from contree.domain.token import Permission
 from contree.http.answers import json_answer
 from contree.http.as_of import seen_by
 from contree.http.compression import maybe_compressed
-from contree.http.images.file_answer import archive_answer, content_answer
+from contree.http.images.file_answer import archive_answer, content_answer, streamed_answer
 from contree.http.images.file_listing import file_item, listing_text
 from contree.http.json_text import json_bytes
-from contree.http.query import guest_path_of, text_of, uuid_in_path
+from contree.http.query import (
+    LIMIT_MAX,
+    OFFSET_MAX,
+    guest_path_of,
+    number_of,
+    text_of,
+    uuid_in_path,
+)
 from contree.http.render import image_value
 from contree.http.wiring import CALLER, SERVICES
 
 RENDER_INLINE_MAX = 1000
-"""Longer listings are rendered in a thread: other requests need not wait for them."""
+"""Longer listings are rendered in pieces, or as text in a thread: other requests need not wait."""
 
 FILENAME_REFUSED = re.compile(r"[^A-Za-z0-9._+-]")
 
@@ -65,28 +73,27 @@ async def get_image(request: web.Request) -> web.Response:
     return json_answer(request, image_value(row), headers=seen.headers)
 
 
-async def list_directory(request: web.Request) -> web.Response:
-    """JSON, or with `text` (in any form) what `ls -l` would print."""
+async def list_directory(request: web.Request) -> web.StreamResponse:
+    """JSON, or with `text` (in any form) what `ls -l` would print; all of it, or a page.
+
+    Long JSON goes out in pieces: there is never more of it than one of them.
+    """
+    limit = number_of(request, "limit", default=OFFSET_MAX, low=1, high=LIMIT_MAX)
+    offset = number_of(request, "offset", default=0, low=0, high=OFFSET_MAX)
     layers = await readable_layers(request)
     asked, path = guest_path_of(request)
     services = request.app[SERVICES]
-    entries = await services.image_files.list(layers, path)
-    as_text = "text" in request.query
-    now = services.clock.now()
-
-    def render() -> bytes:
-        return listing_text(entries, now=now) if as_text else _listing_json(asked, entries)
-
-    if len(entries) <= RENDER_INLINE_MAX:
-        body = render()
-    else:
-        body = await asyncio.to_thread(render)
-    response = web.Response(
-        body=body,
-        content_type="text/plain" if as_text else "application/json",
-        charset="utf-8" if as_text else None,
-    )
-    return maybe_compressed(request, response)
+    entries = (await services.image_files.list(layers, path))[offset : offset + limit]
+    if "text" in request.query:
+        render = partial(listing_text, entries, now=services.clock.now())
+        is_short = len(entries) <= RENDER_INLINE_MAX
+        body = render() if is_short else await asyncio.to_thread(render)
+        text = web.Response(body=body, content_type="text/plain", charset="utf-8")
+        return maybe_compressed(request, text)
+    if len(entries) > RENDER_INLINE_MAX:
+        pieces = _listing_pieces(asked, entries)
+        return await streamed_answer(request, pieces, {"Content-Type": "application/json"})
+    return json_answer(request, {"path": asked, "files": [file_item(e) for e in entries]})
 
 
 async def download(request: web.Request) -> web.StreamResponse:
@@ -121,8 +128,14 @@ async def readable_layers(request: web.Request) -> Sequence[str]:
     return layers
 
 
-def _listing_json(asked: str, entries: Sequence[FileEntry]) -> bytes:
-    return json_bytes({"path": asked, "files": [file_item(entry) for entry in entries]})
+async def _listing_pieces(asked: str, entries: Sequence[FileEntry]) -> AsyncIterator[bytes]:
+    """Yield the same JSON as that of a short listing, RENDER_INLINE_MAX entries at a time."""
+    begin = b'{"path":%s,"files":[' % json_bytes(asked)
+    for at in range(0, len(entries), RENDER_INLINE_MAX):
+        items = json_bytes([file_item(entry) for entry in entries[at : at + RENDER_INLINE_MAX]])
+        yield begin + items[1:-1]  # without the brackets of the piece
+        begin = b","
+    yield b"]}"
 
 
 def _archive_name(path: str) -> str:

@@ -34,6 +34,7 @@ PROJECT: Parameter = {
 }
 
 LIMIT = in_query("limit", INTEGER | {"minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT})
+ENTRIES_LIMIT = in_query("limit", INTEGER | {"minimum": 1, "maximum": LIMIT_MAX}, "Default: all.")
 OFFSET = in_query("offset", INTEGER | {"minimum": 0, "maximum": OFFSET_MAX, "default": 0})
 TIME = STRING | {
     "pattern": r"^([0-9]{1,6}[smhdw]|[0-9]{1,10}(\.[0-9]{1,6})?"

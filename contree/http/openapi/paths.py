@@ -16,10 +16,12 @@ from contree.http.openapi.operation import (
     operation,
 )
 from contree.http.openapi.parameters import (
+    ENTRIES_LIMIT,
     FLAG,
     GUEST_PATH,
     IMAGE_UUID,
     KIND,
+    OFFSET,
     OPERATION_UUID,
     PAGE,
     SHA256,
@@ -214,7 +216,7 @@ def _inspect_paths() -> dict[str, Any]:
         "List a directory of an image",
         "inspect",
         answer_(200, {"application/json": {"schema": ref("DirectoryList")}, **TEXT_PLAIN}),
-        parameters=(*in_image, TEXT),
+        parameters=(*in_image, TEXT, ENTRIES_LIMIT, OFFSET),
         errors=(400, 403, 404, 410, 422),
     )
     add_slash = operation("Redirect to the form with a slash", "inspect", redirect)

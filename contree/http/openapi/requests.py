@@ -36,6 +36,12 @@ BASE64_PATTERN = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 MODE_PATTERN = "^(0o)?(1[0-7]{5}|0?[0-7]{1,5})$"
 
 
+NAMED_SECRETS = (
+    "names in `env` whose values are secrets: masked, never recorded, not kept by `preserve_env`; "
+    "names that look like secrets are so without it"
+)
+
+
 def body(properties: dict[str, Schema], *, required: tuple[str, ...]) -> Schema:
     """A value we take: null stands for the default wherever a key is not required."""
     return {
@@ -109,6 +115,7 @@ def _process_request() -> dict[str, Schema]:
         "args": array_of(argument),
         "shell": BOOLEAN | {"default": False},
         "env": map_of(nullable(argument)) | {"propertyNames": {"pattern": VARIABLE_PATTERN}},
+        "secret_env": array_of(STRING) | {"description": NAMED_SECRETS},
         "cwd": {"anyOf": [{"const": ""}, STRING | {"pattern": PATH_PATTERN}]},
         "uid": user,
         "gid": user,

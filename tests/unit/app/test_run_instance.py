@@ -200,6 +200,23 @@ async def test_a_sealed_secret_is_destroyed_when_its_operation_ends() -> None:
     assert row.request["env_digests"].keys() == {"API_KEY"}
 
 
+async def test_what_the_request_calls_a_secret_is_one_and_is_kept_nowhere() -> None:
+    world = World(PROGRAMS)
+    wanted = {"env": {"PLAIN": "s3cret", "KEEP": "me"}, "secret_env": frozenset({"PLAIN"})}
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "env", **wanted, preserve_env=True)
+        heir = await world.ran(row.result_image_id, "env")
+    assert "('PLAIN', 's3cret')" in await output(world, row)
+    assert "KEEP" in await output(world, heir)
+    assert "PLAIN" not in await output(world, heir)
+    assert row.request["env"]["PLAIN"] == "<MASKED>"
+    assert row.request["env_digests"].keys() == {"PLAIN"}
+    assert "s3cret" not in repr([vars(event) for event in world.log.events])
+    entries = [e.entry for e in await world.journal.read(row.operation_id)]
+    assert next(e for e in entries if e.type == "spawn").data["env"]["PLAIN"] == "<MASKED>"
+
+
 async def test_the_working_directory_comes_from_request_image_or_root() -> None:
     world = World(PROGRAMS)
     async with world.working():

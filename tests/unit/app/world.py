@@ -19,6 +19,7 @@ from contree.app.images.import_image import ImportImage
 from contree.app.images.request_import import ImportOrder, RequestImport
 from contree.app.limits import Limits
 from contree.app.outages import Outages
+from contree.app.pending_bound import PendingBound
 from contree.app.reads import OperationRow, TokenRow
 from contree.app.recover import Recover
 from contree.app.replay.compare_replay import CompareReplay
@@ -47,6 +48,7 @@ from tests.fakes.work_queue import FakeWorkQueue
 from tests.support.registry import tar_of
 
 PROJECT = UUID(int=1)
+PENDING_MAX = 100
 URL = "docker://registry.example/base:latest"
 
 
@@ -104,7 +106,8 @@ class World:
         )
         self.disk_is_full = False
         self.drain_s = 0.0
-        self.limits = Limits()
+        self.limits = Limits(pending_max_per_project=PENDING_MAX)
+        self.pending = PendingBound(operations=self.operations, limits=self.limits)
         self.source.publish(
             URL,
             PublishedImage(
@@ -128,6 +131,7 @@ class World:
             content=self.content,
             environment=self.environment,
             sealer=self.sealer,
+            pending=self.pending,
             clock=self.clock,
             ids=self.ids,
             limits=self.limits,
@@ -136,6 +140,7 @@ class World:
             log=self.log,
             source=self.source,
             sealer=self.sealer,
+            pending=self.pending,
             clock=self.clock,
             ids=self.ids,
             limits=self.limits,
@@ -163,6 +168,7 @@ class World:
             content=self.content,
             environment=self.environment,
             sealer=self.sealer,
+            pending=self.pending,
             clock=self.clock,
             ids=self.ids,
         )

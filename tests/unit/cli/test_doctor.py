@@ -84,7 +84,10 @@ def test_emulated_guests_are_a_warning_with_what_can_be_done(
         device.touch(mode=mode)
     found = kvm_finding(why_not)
     assert (found.level, found.subject) == (Level.WARN, "kvm")
-    assert found.detail == f"not used: {why_not}; guests are emulated, many times slower"
+    assert found.detail == (
+        f"not used: {why_not}; guests are emulated: many times slower, and no boundary that QEMU "
+        "supports for isolation, so not for hostile code"
+    )
     assert found.remedy.startswith(remedy)
 
 

@@ -62,14 +62,20 @@ async def test_a_tag_is_resolved_and_secrets_are_masked(api: Api, world: World) 
     body = {
         "command": "c",
         "image": "tag:py:3",
-        "env": {"API_TOKEN": "hidden", "A": "b", "GONE": None},
+        "env": {"API_TOKEN": "hidden", "MINE": "hidden", "A": "b", "GONE": None},
+        "secret_env": ["MINE"],
         "stdin": {"value": "grüß"},
     }
     answer = await (await api.post("/v1/instances", json=body)).json()
     shown = (await look(api, answer["uuid"]))["metadata"]
     for value in (answer, shown):
         assert value["image"] == str(image_id)
-        assert value["env"] == {"API_TOKEN": "<MASKED>", "A": "b", "GONE": None}
+        assert value["env"] == {
+            "API_TOKEN": "<MASKED>",
+            "MINE": "<MASKED>",
+            "A": "b",
+            "GONE": None,
+        }
         assert value["stdin"]["value"] == "grüß"
 
 

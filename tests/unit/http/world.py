@@ -20,6 +20,7 @@ from contree.app.guest.steer_instance import SteerInstance
 from contree.app.images.request_import import RequestImport
 from contree.app.images.tag_images import TagImages
 from contree.app.limits import Limits
+from contree.app.pending_bound import PendingBound
 from contree.app.replay.compare_replay import CompareReplay
 from contree.app.replay.request_replay import RequestReplay
 from contree.app.request_run import RequestRun
@@ -83,6 +84,7 @@ class World:
     def services(self) -> Services:
         log, clock, ids = self.log, self.clock, self.ids
         images, uploads = FakeImageReads(log), FakeFileReads(log)
+        pending = PendingBound(operations=FakeOperationReads(log), limits=self.limits)
         return Services(
             access=Access(tokens=FakeTokenReads(log), clock=clock),
             images=images,
@@ -95,6 +97,7 @@ class World:
                 content=self.content,
                 environment=self.environment,
                 sealer=FakeSealer(),
+                pending=pending,
                 clock=clock,
                 ids=ids,
                 limits=self.limits,
@@ -103,6 +106,7 @@ class World:
                 log=log,
                 source=FakeImageSource(),
                 sealer=FakeSealer(),
+                pending=pending,
                 clock=clock,
                 ids=ids,
                 limits=self.limits,
@@ -141,6 +145,7 @@ class World:
                 content=self.content,
                 environment=self.environment,
                 sealer=FakeSealer(),
+                pending=pending,
                 clock=clock,
                 ids=ids,
             ),

@@ -29,6 +29,11 @@ PROBE_TIMEOUT_DEMANDED_S = 30.0
 DISBELIEF_S = 3600.0
 KVM_DEVICE = Path("/dev/kvm")
 
+NO_BOUNDARY = (
+    "correct but many times slower, and no boundary that QEMU supports for isolation: for hostile "
+    "code use KVM (SECURITY.md)"
+)
+
 _CPU_INFO = Path("/proc/cpuinfo")
 _CPU_FIELDS = ("vendor_id", "model name", "stepping", "microcode", "flags")
 _MACHINE_ID = Path("/etc/machine-id")
@@ -90,6 +95,7 @@ class KvmProbe:
         if wanted not in CHOICES:
             raise ValueError(f"accelerator={wanted!r}, allowed {', '.join(CHOICES)}")
         if wanted == TCG:
+            log.warning("guests run under TCG, as the setting accelerator says: %s", NO_BOUNDARY)
             return Choice(accelerator=TCG, why_not_kvm="the setting accelerator is tcg")
         verdict = None if anew else self._believed(wanted, host)
         asked_now = verdict is None
@@ -106,11 +112,11 @@ class KvmProbe:
                 "set accelerator to tcg or auto"
             )
         log.warning(
-            "KVM does not work here (%s; %s in %s): guests run under TCG, correct but many times "
-            "slower",
+            "KVM does not work here (%s; %s in %s): guests run under TCG, %s",
             verdict.reason,
             "kept" if asked_now else "found earlier, it is asked again an hour later; kept",
             self._record,
+            NO_BOUNDARY,
         )
         return Choice(accelerator=TCG, why_not_kvm=verdict.reason)
 

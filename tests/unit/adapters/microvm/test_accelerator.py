@@ -144,6 +144,16 @@ async def test_a_device_of_others_is_told_apart_from_none(host: Host) -> None:
     assert await host.chosen() == Choice(accelerator="tcg", why_not_kvm=reason)
 
 
+@pytest.mark.parametrize("wanted", ["auto", "tcg"])
+async def test_it_is_said_that_emulation_is_no_boundary(
+    host: Host, wanted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.works = False
+    await host.chosen(wanted)
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "no boundary that QEMU supports" in warning
+
+
 async def test_tcg_needs_no_probe_and_leaves_no_record(host: Host) -> None:
     reason = "the setting accelerator is tcg"
     assert await host.chosen("tcg") == Choice(accelerator="tcg", why_not_kvm=reason)
