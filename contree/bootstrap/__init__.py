@@ -15,7 +15,7 @@ runtime_dir(settings)  where sockets lie
 `metrics` what a monitoring system asks: imported by whoever is set to be asked.
 """
 
-from contree.bootstrap.api import issue_tokens, replay_chain, services
+from contree.bootstrap.api import compare_images, issue_tokens, replay_chain, services
 from contree.bootstrap.data_dir import private_data_dir
 from contree.bootstrap.databases import (
     DatabaseUrls,
@@ -46,6 +46,7 @@ __all__ = [
     "DatabaseUrls",
     "Machines",
     "RebuildReport",
+    "compare_images",
     "core",
     "database",
     "duties",

@@ -6,6 +6,7 @@ from contree.app.access import Access
 from contree.app.cancel_operation import CancelOperation
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.compare_images import CompareImages
 from contree.app.images.request_import import RequestImport
 from contree.app.images.tag_images import TagImages
 from contree.app.issue_tokens import IssueTokens
@@ -53,6 +54,7 @@ def services(core: Core) -> Services:
         environment=core.environment,
         image_files=core.image_files,
         image_search=core.image_search,
+        diffs=compare_images(core),
         journal=core.journal,
         news=core.news,
         steering=SteerInstance(
@@ -92,6 +94,16 @@ def compare_replay(core: Core) -> CompareReplay:
         operations=core.operations,
         content=core.content,
         layers=core.comparer,
+        files=core.image_files,
+    )
+
+
+def compare_images(core: Core) -> CompareImages:
+    """What tells two images apart."""
+    return CompareImages(
+        images=core.images,
+        ancestry=core.ancestry,
+        comparer=core.image_comparer,
         files=core.image_files,
     )
 

@@ -17,6 +17,7 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.compare_images import CompareImages
 from contree.app.images.request_import import RequestImport
 from contree.app.images.tag_images import TagImages
 from contree.app.limits import Limits
@@ -44,7 +45,13 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.layers import FakeLayers
 from tests.fakes.operation_news import FakeOperationNews
 from tests.fakes.project_keys import FakeProjectKeys
-from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads, FakeTokenReads
+from tests.fakes.reads import (
+    FakeAncestry,
+    FakeFileReads,
+    FakeImageReads,
+    FakeOperationReads,
+    FakeTokenReads,
+)
 from tests.fakes.recorded_log import FakeRecordedLog
 from tests.fakes.sealer import FakeSealer
 from tests.unit.http.memory import MemoryFiles
@@ -74,6 +81,7 @@ class World:
         self.recorded = FakeRecordedLog(self.log)
         self.progress = FakeAuditProgress(self.log, self.recorded)
         self.is_ready = True
+        self.layers = FakeLayers()
         self._images = 0
 
     async def _ready(self) -> None:
@@ -116,6 +124,12 @@ class World:
             environment=self.environment,
             image_files=self.files,
             image_search=self.search,
+            diffs=CompareImages(
+                images=images,
+                ancestry=FakeAncestry(log),
+                comparer=self.layers,
+                files=self.layers,
+            ),
             journal=self.journal,
             news=self.news,
             steering=SteerInstance(
@@ -148,7 +162,7 @@ class World:
                 images=images,
                 operations=FakeOperationReads(log),
                 content=self.content,
-                layers=FakeLayers(),
+                layers=self.layers,
                 files=self.files,
             ),
             limits=self.limits,
@@ -196,7 +210,9 @@ class World:
         found.erase(self.context(project), reason="asked for")
         await self.log.append(found)
 
-    async def image(self, tag: str | None = None, project: str = "alpha") -> UUID:
+    async def image(
+        self, tag: str | None = None, project: str = "alpha", layers: Sequence[str] = ("sha256:a",)
+    ) -> UUID:
         """Return the id of a new image."""
         self._images += 1
         image = Image.imported(
@@ -205,7 +221,7 @@ class World:
             registry_url="docker://registry.example/image:latest",
             manifest_digest="sha256:m",
             config_digest=f"sha256:{self._images}",
-            layers=["sha256:a"],
+            layers=layers,
             env={},
             workdir="",
             size_bytes=10,
