@@ -14,6 +14,7 @@ from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
 from contree.app.images.compare_images import CompareImages
+from contree.app.images.image_log import ShowLog
 from contree.app.images.image_search import ImageSearch
 from contree.app.images.layer_store import ImageFiles
 from contree.app.images.request_import import RequestImport
@@ -45,6 +46,7 @@ class Services:
     image_files: ImageFiles
     image_search: ImageSearch
     diffs: CompareImages
+    image_log: ShowLog
     journal: Journal
     news: OperationNews
     steering: SteerInstance

@@ -15,7 +15,13 @@ runtime_dir(settings)  where sockets lie
 `metrics` what a monitoring system asks: imported by whoever is set to be asked.
 """
 
-from contree.bootstrap.api import compare_images, issue_tokens, replay_chain, services
+from contree.bootstrap.api import (
+    compare_images,
+    issue_tokens,
+    replay_chain,
+    services,
+    show_log,
+)
 from contree.bootstrap.data_dir import private_data_dir
 from contree.bootstrap.databases import (
     DatabaseUrls,
@@ -65,6 +71,7 @@ __all__ = [
     "running_database",
     "runtime_dir",
     "services",
+    "show_log",
     "waiting",
     "worker",
 ]

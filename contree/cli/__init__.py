@@ -50,6 +50,7 @@ MODULES = {
     "audit": "audit",
     "lineage": "lineage",
     "diff": "diff",
+    "log": "image_log",
     "replay": "replay",
     "doctor": "doctor",
 }

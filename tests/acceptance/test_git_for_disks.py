@@ -127,6 +127,18 @@ def test_the_command_line_has_the_forms_of_git(
     ]
 
 
+def test_the_run_that_changed_a_path_is_found(
+    api: Api, server: RunningServer, busybox: str, images: tuple[str, str]
+) -> None:
+    entries = api.get(f"/images/{images[1]}/log", path="/srv/new", follow=1)["entries"]
+    assert [entry["image"] for entry in entries] == [images[1], images[0]]
+    assert [entry["command"] for entry in entries] == [FURTHER, EDITS]
+    assert {entry["actor"] for entry in entries} == {api.get("/whoami")["token_uuid"]}
+    assert entries[0]["changes"][0]["from_path"] == "/srv/old"
+    whole = contreed(server, "log", images[1], "--oneline").stdout.decode().splitlines()
+    assert [line[:8] for line in whole] == [image[:8] for image in (*images[::-1], busybox)]
+
+
 def test_what_is_not_there_is_said_on_one_line(
     server: RunningServer, project: str, images: tuple[str, str]
 ) -> None:

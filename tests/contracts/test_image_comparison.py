@@ -206,6 +206,19 @@ async def test_a_file_with_holes_is_compared_by_what_it_holds(layers: Layers) ->
     assert await layers.told([full], [other]) == ["modified /f"]
 
 
+async def test_layers_that_may_change_a_path_are_told(layers: Layers) -> None:
+    names = layers.comparer.names
+    one = await layers.made(file("a/x/1"), file("b/.wh.gone"), symlink("l", "a"))
+    opaque = await layers.made(directory("d"), file("d/.wh..wh..opq"))
+    for path in ("/", "/a", "/a/x", "/a/x/1", "/b/gone", "/b/gone/below", "/l", "/l/x"):
+        assert await names([one], [path]), path
+    for path in ("/a/y", "/a/x/2", "/b/other", "/aa", "/d"):
+        assert not await names([one], [path]), path
+    assert await names([opaque], ["/d/anything"])
+    assert await names([opaque, one], ["/none", "/a"])
+    assert not await names([], ["/"])
+
+
 async def test_a_layer_that_is_not_there_is_not_found(layers: Layers) -> None:
     with pytest.raises(NotFoundError):
         await layers.changes([], [ABSENT])

@@ -93,13 +93,15 @@ class FakeLayers:
         ]
         return MountPlan(squashfs=tuple((part,) for part in parts))
 
-    def put_files(self, files: Mapping[str, bytes]) -> str:
-        """Store a layer of plain files by absolute path, and return its diff_id."""
-        changes = [
+    def put_files(self, files: Mapping[str, bytes], gone: Sequence[str] = ()) -> str:
+        """Store a layer that removes files and puts plain ones; return its diff_id."""
+        changes = [Change(path) for path in gone] + [
             Change(path, FakeFile(type=EntryType.REGULAR, data=data, ino=object()))
             for path, data in files.items()
         ]
-        digest = "sha256:" + hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+        digest = (
+            "sha256:" + hashlib.sha256(repr((sorted(files.items()), *gone)).encode()).hexdigest()
+        )
         self._keep(digest, b"".join(files.values()), changes)
         return digest
 
@@ -182,6 +184,8 @@ class FakeLayers:
 
     async def names(self, layers: Sequence[str], paths: Sequence[str]) -> bool:
         for diff_id in layers:
+            if diff_id not in self._layers:
+                raise NotFoundError("layer", diff_id)
             for change in self._layers[diff_id][0]:
                 hides = change.file is None or change.opaque
                 hides = hides or change.file.type is not EntryType.DIRECTORY

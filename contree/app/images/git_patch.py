@@ -141,7 +141,7 @@ def _body(
         yield f"index {ids[0]}..{ids[1]}{mode}\n".encode()
     before = b"" if old is None else old.content or b""
     after = b"" if new is None else new.content or b""
-    if is_read and all(_is_text(content) for content in contents):
+    if is_read and all(is_text(content) for content in contents):
         if before != after:
             names = [_label(labels[0], old), _label(labels[1], new)]
             yield b"--- " + names[0] + b"\n+++ " + names[1] + b"\n"
@@ -163,7 +163,8 @@ def _label(name: bytes, side: PatchSide | None) -> bytes:
     return name + (b"\t" if b" " in name else b"")
 
 
-def _is_text(content: bytes) -> bool:
+def is_text(content: bytes) -> bool:
+    """Say whether Git would take it for text, and it is small enough to be compared by lines."""
     return len(content) <= TEXT_BYTES_MAX and b"\0" not in content[:_SNIFFED_BYTES]
 
 

@@ -13,6 +13,7 @@ from contree.app.limits import Limits
 from contree.http.openapi.audit import audit_schemas
 from contree.http.openapi.diff import diff_schemas
 from contree.http.openapi.grep import grep_schemas
+from contree.http.openapi.image_log import log_schemas
 from contree.http.openapi.paths import paths
 from contree.http.openapi.replay import replay_schemas
 from contree.http.openapi.requests import request_schemas
@@ -50,6 +51,7 @@ def document(limits: Limits) -> dict[str, Any]:
             },
             "schemas": value_schemas()
             | diff_schemas()
+            | log_schemas()
             | grep_schemas()
             | audit_schemas()
             | replay_schemas()

@@ -25,7 +25,7 @@ from contree.http.openapi.schemas import (
 )
 
 _BASE64 = STRING | {"pattern": "^[A-Za-z0-9+/]*={0,2}$"}
-_CURSOR = STRING | {"pattern": "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?$"}
+CURSOR = STRING | {"pattern": "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?$"}
 PATHS = in_query(
     "path",
     array_of(GUEST_PATH_TEXT) | {"maxItems": PATHS_MAX},
@@ -54,12 +54,14 @@ def diff_paths() -> dict[str, Any]:
             in_query("z", FLAG, "With `name-status`: names as they are, NUL after each."),
             in_query("binary", FLAG, "With `patch`: binary files as Git binary patches."),
             LIMIT,
-            in_query("cursor", _CURSOR, "The `next` of the page before."),
+            in_query("cursor", CURSOR, "The `next` of the page before."),
             AS_OF,
         ),
         errors=(400, 403, 404, 410),
     )
-    return {"/v1/images/{image}/diff/{other_image}": {"get": show}}
+    return {
+        "/v1/images/{image}/diff/{other_image}": {"get": show},
+    }
 
 
 def diff_schemas() -> dict[str, Schema]:

@@ -7,6 +7,7 @@ from typing import Any
 from contree.http.openapi.audit import AS_OF, audit_paths
 from contree.http.openapi.diff import diff_paths
 from contree.http.openapi.grep import grep_operation
+from contree.http.openapi.image_log import log_paths
 from contree.http.openapi.live_paths import live_paths
 from contree.http.openapi.operation import (
     answer_,
@@ -48,6 +49,7 @@ def paths() -> dict[str, Any]:
         },
         **_image_paths(),
         **diff_paths(),
+        **log_paths(),
         **_file_paths(),
         **_run_paths(),
         **live_paths(),

@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "audit rebuild": (),
     "lineage": (ID,),
     "diff": (ID, ID),
+    "log": (ID,),
     "replay": (ID,),
 }
 MAKE_OR_NEED_NONE = {"serve", "doctor", "audit check"}

@@ -18,6 +18,7 @@ from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
 from contree.app.images.compare_images import CompareImages
+from contree.app.images.image_log import ImageHistory, ShowLog
 from contree.app.images.request_import import RequestImport
 from contree.app.images.tag_images import TagImages
 from contree.app.limits import Limits
@@ -91,6 +92,13 @@ class World:
     def services(self) -> Services:
         log, clock, ids = self.log, self.clock, self.ids
         images, uploads = FakeImageReads(log), FakeFileReads(log)
+        ancestry = FakeAncestry(log)
+        diffs = CompareImages(
+            images=images, ancestry=ancestry, comparer=self.layers, files=self.layers
+        )
+        history = ImageHistory(
+            images=images, ancestry=ancestry, comparer=self.layers, compare=diffs
+        )
         return Services(
             access=Access(tokens=FakeTokenReads(log), clock=clock),
             images=images,
@@ -124,11 +132,13 @@ class World:
             environment=self.environment,
             image_files=self.files,
             image_search=self.search,
-            diffs=CompareImages(
+            diffs=diffs,
+            image_log=ShowLog(
+                history=history,
                 images=images,
-                ancestry=FakeAncestry(log),
-                comparer=self.layers,
-                files=self.layers,
+                operations=FakeOperationReads(log),
+                ancestry=ancestry,
+                compare=diffs,
             ),
             journal=self.journal,
             news=self.news,
