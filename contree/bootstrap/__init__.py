@@ -16,6 +16,7 @@ runtime_dir(settings)  where sockets lie
 """
 
 from contree.bootstrap.api import (
+    blame,
     compare_images,
     issue_tokens,
     replay_chain,
@@ -52,6 +53,7 @@ __all__ = [
     "DatabaseUrls",
     "Machines",
     "RebuildReport",
+    "blame",
     "compare_images",
     "core",
     "database",

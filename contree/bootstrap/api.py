@@ -6,6 +6,7 @@ from contree.app.access import Access
 from contree.app.cancel_operation import CancelOperation
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.blame import Blame
 from contree.app.images.compare_images import CompareImages
 from contree.app.images.image_log import ImageHistory, ShowLog
 from contree.app.images.request_import import RequestImport
@@ -57,6 +58,7 @@ def services(core: Core) -> Services:
         image_search=core.image_search,
         diffs=compare_images(core),
         image_log=show_log(core),
+        blame=blame(core),
         journal=core.journal,
         news=core.news,
         steering=SteerInstance(
@@ -128,6 +130,16 @@ def show_log(core: Core) -> ShowLog:
         operations=core.operations,
         ancestry=core.ancestry,
         compare=compare_images(core),
+    )
+
+
+def blame(core: Core) -> Blame:
+    """What tells which run wrote a line."""
+    return Blame(
+        history=image_history(core),
+        images=core.images,
+        comparer=core.image_comparer,
+        files=core.image_files,
     )
 
 

@@ -51,6 +51,7 @@ MODULES = {
     "lineage": "lineage",
     "diff": "diff",
     "log": "image_log",
+    "blame": "blame",
     "replay": "replay",
     "doctor": "doctor",
 }

@@ -139,6 +139,22 @@ def test_the_run_that_changed_a_path_is_found(
     assert [line[:8] for line in whole] == [image[:8] for image in (*images[::-1], busybox)]
 
 
+def test_the_run_that_wrote_a_line_is_found(
+    api: Api, server: RunningServer, busybox: str, images: tuple[str, str]
+) -> None:
+    body = api.get(f"/images/{images[1]}/blame", path="/srv/a b/text")
+    assert [(one["line"], one["image"], one["text"]) for one in body["lines"]] == [
+        (1, images[0], "one"),
+        (2, images[1], "TWO"),
+        (3, images[0], "three"),
+    ]
+    lines = contreed(server, "blame", images[1], "/srv/a b/text").stdout.splitlines()
+    assert [line[:8].decode() for line in lines] == [images[n][:8] for n in (0, 1, 0)]
+    root = api.get(f"/images/{images[1]}/blame", path="/")["children"]
+    assert {one["path"]: one["image"] for one in root}["/srv"] == images[1]
+    assert {one["path"]: one["image"] for one in root}["/etc"] == busybox
+
+
 def test_what_is_not_there_is_said_on_one_line(
     server: RunningServer, project: str, images: tuple[str, str]
 ) -> None:

@@ -125,7 +125,7 @@ class ImageHistory:
                 step = Step(image=image, stack=stack, paths=paths, is_found=not paths)
                 if paths and await self._comparer.names(image.layers, paths):
                     changes = await self._changes(step)
-                    olds = await self.older(project_id, step, changes) if follow else {}
+                    olds = await self.older(project_id, step, paths, changes) if follow else {}
                     told = [olds.get(change.path, change) for change in changes]
                     yield replace(step, is_found=bool(told), changes=told)
                     paths = tuple(olds[p].from_path or p if p in olds else p for p in paths)
@@ -144,11 +144,11 @@ class ImageHistory:
         return found[:CHANGES_MAX]
 
     async def older(
-        self, project_id: UUID, step: Step, changes: Sequence[ImageChange]
+        self, project_id: UUID, step: Step, paths: Sequence[str], changes: Sequence[ImageChange]
     ) -> dict[str, ImageChange]:
-        """Return the renames that brought asked files to where they are, by path."""
+        """Return the renames that brought files to `paths`, by path; `changes` are those there."""
         pair = step.pair(project_id)
-        came = {c.path for c in changes if c.kind is ChangeKind.ADDED and c.path in step.paths}
+        came = {c.path for c in changes if c.kind is ChangeKind.ADDED and c.path in paths}
         found: dict[str, ImageChange] = {}
         if came and pair is not None:
             async with aclosing(self._compare.changes(pair, DiffOptions())) as whole:

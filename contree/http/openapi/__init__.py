@@ -11,6 +11,7 @@ from typing import Any
 
 from contree.app.limits import Limits
 from contree.http.openapi.audit import audit_schemas
+from contree.http.openapi.blame import blame_schemas
 from contree.http.openapi.diff import diff_schemas
 from contree.http.openapi.grep import grep_schemas
 from contree.http.openapi.image_log import log_schemas
@@ -52,6 +53,7 @@ def document(limits: Limits) -> dict[str, Any]:
             "schemas": value_schemas()
             | diff_schemas()
             | log_schemas()
+            | blame_schemas()
             | grep_schemas()
             | audit_schemas()
             | replay_schemas()

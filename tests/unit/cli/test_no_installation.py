@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "lineage": (ID,),
     "diff": (ID, ID),
     "log": (ID,),
+    "blame": (ID, "/etc"),
     "replay": (ID,),
 }
 MAKE_OR_NEED_NONE = {"serve", "doctor", "audit check"}

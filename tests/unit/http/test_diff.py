@@ -10,7 +10,6 @@ from uuid import UUID
 import pytest
 from yarl import URL
 
-from contree.domain.image import Image
 from contree.domain.token import Permission
 from tests.unit.http.world import Api, World, bearer
 
@@ -29,27 +28,12 @@ def file_value(data: bytes) -> dict[str, object]:
     return FILE_OF_1970 | {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-async def committed(world: World, below: UUID, files: dict[str, bytes]) -> UUID:
-    """Return an image that a run left on `below`."""
-    parent = await world.log.load(Image, below)
-    assert parent is not None
-    image = parent.committed(
-        world.context(),
-        operation_id=world.ids.new_id(),
-        layer=world.layers.put_files(files),
-        workdir="",
-        size_bytes=1,
-    )
-    await world.log.append(image)
-    return image.id
-
-
 @pytest.fixture
 async def images(world: World) -> tuple[UUID, UUID]:
     base = {"/etc/motd": b"hello\nworld\n", "/etc/same": b"s", "/caf\udce9": b"1"}
     one = await world.image(tag="base:1", layers=[world.layers.put_files(base)])
     changed = {"/etc/motd": b"hello\nthere\n", "/caf\udce9": b"22", "/new": b"n"}
-    return one, await committed(world, one, changed)
+    return one, await world.ran(one, "edit", changed)
 
 
 async def test_a_diff_has_all_its_keys(api: Api, images: tuple[UUID, UUID]) -> None:

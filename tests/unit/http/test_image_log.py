@@ -8,43 +8,19 @@ from uuid import UUID
 import pytest
 
 from contree.domain.image import Image
-from contree.domain.operation import Operation
-from tests.support.histories import a_spec
 from tests.unit.http.world import Api, World
 
 UNKNOWN = "00000000-0000-4000-8000-00000000ffff"
-
-
-async def ran(
-    world: World, below: UUID, command: str, files: dict[str, bytes], gone: tuple[str, ...] = ()
-) -> UUID:
-    """Return the image of a run that put these files and removed others."""
-    parent = await world.log.load(Image, below)
-    assert parent is not None
-    operation = Operation.request_instance(
-        world.context(), operation_id=world.ids.new_id(), spec=a_spec(below, command=command)
-    )
-    await world.log.append(operation)
-    image = parent.committed(
-        world.context(),
-        operation_id=operation.id,
-        layer=world.layers.put_files(files, gone=gone) if files or gone else None,
-        workdir="",
-        size_bytes=1,
-    )
-    await world.log.append(image)
-    await world.succeed(operation.id, await world.outcome(exit_code=3), image_id=image.id)
-    return image.id
 
 
 @pytest.fixture
 async def line(world: World) -> list[UUID]:
     base = {"/etc/motd": b"hello\n", "/a": b"old name\n"}
     images = [await world.image(tag="base:1", layers=[world.layers.put_files(base)])]
-    images.append(await ran(world, images[-1], "edit", {"/etc/motd": b"there\n"}))
-    images.append(await ran(world, images[-1], "move", {"/b": b"old name\n"}, gone=("/a",)))
-    images.append(await ran(world, images[-1], "nothing", {}))
-    images.append(await ran(world, images[-1], "grow", {"/b": b"old name\nmore\n"}))
+    images.append(await world.ran(images[-1], "edit", {"/etc/motd": b"there\n"}))
+    images.append(await world.ran(images[-1], "move", {"/b": b"old name\n"}, gone=("/a",)))
+    images.append(await world.ran(images[-1], "nothing", {}))
+    images.append(await world.ran(images[-1], "grow", {"/b": b"old name\nmore\n"}))
     return images
 
 

@@ -17,6 +17,7 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.blame import Blame
 from contree.app.images.compare_images import CompareImages
 from contree.app.images.image_log import ImageHistory, ShowLog
 from contree.app.images.request_import import RequestImport
@@ -55,6 +56,7 @@ from tests.fakes.reads import (
 )
 from tests.fakes.recorded_log import FakeRecordedLog
 from tests.fakes.sealer import FakeSealer
+from tests.support.histories import a_spec
 from tests.unit.http.memory import MemoryFiles
 
 Api = TestClient[web.Request, web.Application]
@@ -133,6 +135,7 @@ class World:
             image_files=self.files,
             image_search=self.search,
             diffs=diffs,
+            blame=Blame(history=history, images=images, comparer=self.layers, files=self.layers),
             image_log=ShowLog(
                 history=history,
                 images=images,
@@ -239,6 +242,27 @@ class World:
         await self.log.append(image)
         if tag is not None:
             await self.log.append(Tag.assign(self.context(project), name=tag, image_id=image.id))
+        return image.id
+
+    async def ran(
+        self, below: UUID, command: str, files: dict[str, bytes], gone: tuple[str, ...] = ()
+    ) -> UUID:
+        """Return the image of a run that put these files and removed others; it exited with 3."""
+        parent = await self.log.load(Image, below)
+        assert parent is not None
+        operation = Operation.request_instance(
+            self.context(), operation_id=self.ids.new_id(), spec=a_spec(below, command=command)
+        )
+        await self.log.append(operation)
+        image = parent.committed(
+            self.context(),
+            operation_id=operation.id,
+            layer=self.layers.put_files(files, gone=gone) if files or gone else None,
+            workdir="",
+            size_bytes=1,
+        )
+        await self.log.append(image)
+        await self.succeed(operation.id, await self.outcome(exit_code=3), image_id=image.id)
         return image.id
 
     async def operation(self, operation_id: UUID) -> Operation:
