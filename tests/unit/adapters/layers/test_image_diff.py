@@ -20,6 +20,7 @@ from contree.app.images.layer_store import ImageFiles
 from tests.fakes.layer_trees import FakeFile, Tree, tree_changes
 from tests.support import layer_tars as tars
 from tests.unit.adapters.layers.strategies import PATHS, oci_layers
+from tests.unit.adapters.layers.test_merged_layers import grown, imported
 from tests.unit.adapters.layers.test_random_stacks import everything
 
 RANDOM = settings(
@@ -123,4 +124,32 @@ async def test_the_cost_follows_what_changed(
         assert sorted(row.name for row in read) == [b"d1", b"d2", b"f1", b"f2"]
     finally:
         comparer.close()
+        store.close()
+
+
+async def test_layers_that_are_merged_differ_in_the_same(tmp_path: Path) -> None:
+    """Images of a line with merged layers, also where their common part ends within a span."""
+    store = LayerDirectory(tmp_path / "layers")
+    comparer, files = StackComparer(store), LayerImageFiles(store)
+    try:
+        whole = [await imported(store, tmp_path, tars.root(), tars.file("f0", b"base"))]
+        for number in range(1, 24):
+            members = [
+                tars.file(f"f{number}", b"%d" % number, mtime=number),
+                tars.whiteout(f"f{number - 3}"),
+                *([tars.file(f"f{number - 1}", b"again")] if number % 4 == 0 else []),
+            ]
+            whole = await grown(store, whole, *sorted(members, key=lambda one: one.name))
+        store.wait_for_merges()
+        with store.stack([*whole]) as stack:
+            assert len(stack._indexes) < len(whole), "some are merged"
+        for at in (1, 5, 6, 9, 16, 17, 23):
+            branch = await grown(store, whole[:at], tars.file("new", b"%d" % at))
+            for pair in ((whole[:at], whole), (whole, branch), (branch, whole[: at + 1])):
+                trees = [await tree(files, layers) for layers in pair]
+                found = await changes(comparer, *pair, ["/"], times=True)
+                assert found == tree_changes(*trees, times=True)
+    finally:
+        comparer.close()
+        files.close()
         store.close()
