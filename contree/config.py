@@ -68,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     imports_here          imports at once on this worker
     import_allow          hosts, addresses and networks, by commas, that imports may reach though
                           they are not on the public internet
+    disk_reserve_mib      room below data_dir under which a worker takes on nothing
+    drain_timeout         seconds that what runs may go on after the first SIGTERM or SIGINT
     checkpoint_interval   seconds between signed checkpoints of the log, at least
     checkpoints           where they are kept: a directory, or s3://BUCKET/PREFIX; unset: below
                           data_dir. Better somewhere the database's owner cannot write
@@ -92,13 +94,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guest_agent: Path = SOURCE_TREE / "guest/build/agent"
     guest_memory_mib: int = 512
     guest_vcpu_count: int = 1
-    worker_name: str = msgspec.field(default_factory=_default_worker_name)
+    worker_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = msgspec.field(
+        default_factory=_default_worker_name
+    )
     instances_here: Annotated[int, msgspec.Meta(ge=1)] | None = None
     cpu_overcommit: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     memory_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 512
     warm_guests: Annotated[int, msgspec.Meta(ge=0)] = 0
     imports_here: int = 2
     import_allow: str = ""
+    disk_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 1024
+    drain_timeout: Annotated[float, msgspec.Meta(ge=0)] = 900.0
     checkpoint_interval: float = 60.0
     checkpoints: str | None = None
     checkpoint_key: Path | None = None

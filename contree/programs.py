@@ -1,6 +1,6 @@
 """The programs of this machine that we start: one table, and the one place that finds them.
 
-An ordinary user's PATH on Debian has no `sbin`, where e2fsprogs keeps mkfs.ext4: what is started is
+An ordinary user's PATH on Debian has no `sbin`, where e2fsprogs keeps mke2fs: what is started is
 always the path that was found here, never a bare name.
 """
 
@@ -49,7 +49,7 @@ class Program:
 QEMU: Final = Program(
     name="qemu-system-x86_64", package="qemu-system-x86", purpose="runs the guests"
 )
-MKFS_EXT4: Final = Program(name="mkfs.ext4", package="e2fsprogs", purpose="makes scratch disks")
+MKE2FS: Final = Program(name="mke2fs", package="e2fsprogs", purpose="makes scratch disks")
 SQFSTAR: Final = Program(
     name="sqfstar", package="squashfs-tools", purpose="makes the layer of a waiting guest"
 )
@@ -59,7 +59,7 @@ SETPRIV: Final = Program(
 CAT: Final = Program(name="cat", package="coreutils", purpose="holds the guest template's memory")
 RIPGREP: Final = Program(name="rg", package="ripgrep", purpose="searches images")
 
-OF_A_WORKER: Final = (QEMU, MKFS_EXT4, SQFSTAR, SETPRIV, CAT)
+OF_A_WORKER: Final = (QEMU, MKE2FS, SQFSTAR, SETPRIV, CAT)
 """A worker that lacks one of them takes on nothing."""
 
 ALL: Final = (*OF_A_WORKER, RIPGREP)

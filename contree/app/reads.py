@@ -43,8 +43,8 @@ class ImageRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OperationRow:
-    """An operation as last known. `request` is the recorded spec (run) or import request."""
+class OperationSummary:
+    """An operation as last known, as lists have it."""
 
     operation_id: UUID
     project_id: UUID
@@ -60,9 +60,15 @@ class OperationRow:
     result_image_id: UUID | None
     result_tag: str | None
     image_size_bytes: int | None
-    request: Mapping[str, Any]
     outcome: Mapping[str, Any] | None
     replay_of: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationRow(OperationSummary):
+    """All of it. `request` is the recorded spec (run) or import request."""
+
+    request: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +164,7 @@ class OperationReads(Protocol):
         *,
         status: Status | None = None,
         kind: Kind | None = None,
-    ) -> Sequence[OperationRow]: ...
+    ) -> Sequence[OperationSummary]: ...
 
     async def project_of(self, operation_id: UUID) -> UUID | None:
         """Whose the operation is; None when it is not known."""

@@ -2,13 +2,15 @@
 
 Order (design section 3): the output and the layer are durable before the transaction that records
 image and success; until then nothing the run did can be seen, so an attempt that is lost is simply
-run again from its immutable image.
+run again from its immutable image. While the database or the store is away a run waits (Outages).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import orjson
@@ -16,26 +18,29 @@ import orjson
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
 from contree.app.content.project_content import ProjectContent
-from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.content.project_environment import Inherited, ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.guest.control_server import ControlServer
 from contree.app.guest.guest_command import CapturedOutput, CommandResult, Steering, run_command
 from contree.app.guest.guest_control import GuestControl, Inbox
 from contree.app.guest.guest_processes import GuestProcesses
 from contree.app.guest.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
-from contree.app.images.layer_store import Layer, LayerStore
+from contree.app.guest.process_specs import client_process, main_process
+from contree.app.images.layer_store import Layer, LayerStore, MountPlan
 from contree.app.images.runnable_image import RunnableImage, runnable_image
 from contree.app.journal import Journal
 from contree.app.left_behind import LeftBehind, left_behind, result_image
 from contree.app.operation_history import OperationHistory
 from contree.app.operation_journal import OperationJournal
+from contree.app.outages import Outages
 from contree.app.reads import FileReads, ImageReads
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
-from contree.domain.environment import process_environment
 from contree.domain.errors import (
     ContentErasedError,
+    EventTooLargeError,
+    GuestFailure,
     InvalidFieldError,
     LimitExceededError,
     NotFoundError,
@@ -47,13 +52,24 @@ from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome
 from contree.domain.subprocess import SubprocessSpec
 
-OVERHEAD_MAX_S = 4 * 3600
-"""How long an attempt may take beside the command's own timeout: start, files, what it wrote, and
-keeping that. Each wait for a guest has a bound of its own; this one bounds whatever sum a hostile
-guest makes of them, and is far above what an honest one on a busy host needs."""
-
 NETWORK = "none"
 """Guests have no network yet, whatever `networking.enabled` says; the start event records it."""
+
+OVERHEAD_MAX_S = 4 * 3600
+"""How long an attempt may take beside the command's own timeout: start, files, what it wrote, and
+keeping that. Each wait, for a guest or for what is away, has a bound of its own; this one bounds
+whatever sum a hostile guest makes of them, and is far above what an honest one needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """What a run needs that is kept elsewhere. `spec` and the environments have real values."""
+
+    image: RunnableImage
+    spec: InstanceSpec
+    inherited: Inherited
+    request_env: Mapping[str, str | None]
+    mounts: MountPlan
 
 
 class RunInstance:
@@ -75,6 +91,7 @@ class RunInstance:
         clock: Clock,
         ids: IdSource,
         conclude: Conclude,
+        outages: Outages,
     ) -> None:
         self._log = log
         self._images = images
@@ -89,26 +106,32 @@ class RunInstance:
         self._clock = clock
         self._ids = ids
         self._conclude = conclude
+        self._outages = outages
 
     async def execute(self, operation: Operation) -> None:
         """Bring the assigned `operation` to its end, or back into the queue.
 
         A guest that is lost through no fault of the command (before it started, QEMU killed from
-        outside) is run again; otherwise it is FAILED with the reason. So it is after
-        OVERHEAD_MAX_S beside its timeout. Cancelling leaves the operation running in the log and
-        no guest.
+        outside) is run again; otherwise it is FAILED with the reason, also after OVERHEAD_MAX_S
+        beside its timeout. Cancelling leaves the operation running in the log and no guest, and so
+        do UnavailableError, when something was away for too long, and StorageFullError: this host
+        has no room for what the run needs.
         """
-        async with OperationJournal(self._journal, self._clock, operation.id) as journal:
+        async with OperationJournal(
+            self._journal, self._clock, operation.id, self._outages
+        ) as journal:
             try:
                 await self._in_time(operation, journal)
             except (
                 OperationFailure,
                 InvalidFieldError,
                 LimitExceededError,
-                StorageFullError,
                 NotFoundError,
                 ContentErasedError,
+                EventTooLargeError,
             ) as failure:
+                if isinstance(failure, GuestFailure) and failure.host_full:
+                    raise StorageFullError(str(failure)) from failure
                 if isinstance(failure, OperationFailure) and failure.retryable:
                     await self._conclude.lose(
                         operation.id, str(failure), attempt=operation.attempts
@@ -143,16 +166,15 @@ class RunInstance:
             ) from error
 
     async def _execute(
-        self, operation: Operation, spec: InstanceSpec, journal: OperationJournal
+        self, operation: Operation, recorded: InstanceSpec, journal: OperationJournal
     ) -> None:
-        await self._content.require(operation.project_id)
-        image = await runnable_image(self._log, self._images, operation.project_id, spec.image_id)
-        spec = await self._environment.opened(operation.project_id, spec)
-        preserved = await self._environment.preserved(image.environment)
-        request_env = await self._request_environment(operation, spec)
+        what = f"operation {operation.id}: what it needs"
+        prepared = await self._outages.waited_out(what, partial(self._prepare, operation, recorded))
+        image, spec, inherited = prepared.image, prepared.spec, prepared.inherited
+        request_env = prepared.request_env
         guest_spec = GuestSpec(
             run_id=self._ids.new_id(),
-            mounts=await self._layers.mount_plan(image.layers),
+            mounts=prepared.mounts,
             hostname=spec.hostname,
             max_layer_bytes=spec.max_layer_bytes,
         )
@@ -162,12 +184,12 @@ class RunInstance:
             await self._put_files(guest, operation, spec)
             result = await run_command(
                 guest,
-                _process(spec, image, preserved, request_env),
+                main_process(spec, image, inherited, request_env),
                 stdin=None if spec.stdin is None else self._stdin(operation, spec.stdin),
                 close_stdin=spec.stdin is None or spec.stdin.close,
                 shell=spec.shell,
                 journal=journal,
-                steering=self._steering(operation, spec, image, preserved, request_env),
+                steering=self._steering(operation, spec, image, inherited, request_env),
             )
             storing = asyncio.create_task(self._outcome(operation, result))
             try:
@@ -177,8 +199,22 @@ class RunInstance:
                 storing.cancel()
                 await asyncio.gather(storing, return_exceptions=True)
         digest = await journal.finish()
-        left = await left_behind(self._environment, image, spec, preserved, request_env)
+        left = await self._outages.waited_out(
+            what, partial(left_behind, self._environment, image, spec, inherited, request_env)
+        )
         await self._record_success(operation, image, left, layer, outcome, digest)
+
+    async def _prepare(self, operation: Operation, spec: InstanceSpec) -> _Prepared:
+        await self._content.require(operation.project_id)
+        image = await runnable_image(self._log, self._images, operation.project_id, spec.image_id)
+        spec = await self._environment.opened(operation.project_id, spec)
+        return _Prepared(
+            image=image,
+            spec=spec,
+            inherited=await self._environment.inherited(image.environment),
+            request_env=await self._request_environment(operation, spec),
+            mounts=await self._layers.mount_plan(image.layers),
+        )
 
     async def _request_environment(
         self, operation: Operation, spec: InstanceSpec
@@ -193,49 +229,69 @@ class RunInstance:
         return env
 
     async def _record_start(self, operation: Operation, guest: Guest) -> None:
-        operation.start(
-            self._context(operation),
+        await self._conclude.started(
+            operation,
             accelerator=guest.info.accelerator,
             origin=guest.info.origin.value,
             kernel=guest.info.kernel,
             boot_id=str(guest.info.boot_id),
             network=NETWORK,
         )
-        await self._conclude.append_unless_cancelled(operation)
 
     async def _put_files(self, guest: Guest, operation: Operation, spec: InstanceSpec) -> None:
         for path, placement in spec.files.items():
-            row = await self._files.get(operation.project_id, placement.file_id)
+            row = await self._outages.waited_out(
+                f"file {placement.file_id}",
+                partial(self._files.get, operation.project_id, placement.file_id),
+            )
             if row is None:
                 raise NotFoundError("file", placement.file_id)
             await guest.put_file(
                 path,
-                self._content.read(operation.project_id, row.sha256),
+                self._read(operation, row.sha256),
                 size_bytes=row.size_bytes,
                 uid=placement.uid,
                 gid=placement.gid,
                 mode=placement.mode,
             )
 
+    def _read(self, operation: Operation, sha256: str) -> AsyncGenerator[bytes, None]:
+        return self._outages.read(
+            f"content {sha256}", partial(self._content.read, operation.project_id, sha256)
+        )
+
     def _stdin(self, operation: Operation, stdin: Stdin) -> AsyncIterator[bytes]:
-        return self._content.read(operation.project_id, stdin.sha256)
+        return self._read(operation, stdin.sha256)
+
+    @asynccontextmanager
+    async def _inbox(self, operation: Operation) -> AsyncIterator[Inbox]:
+        async with AsyncExitStack() as stack:
+            yield await self._outages.waited_out(
+                f"operation {operation.id}: its inbox",
+                lambda: stack.enter_async_context(self._control.open(operation.id)),
+            )
 
     def _steering(
         self,
         operation: Operation,
         spec: InstanceSpec,
         image: RunnableImage,
-        preserved: Mapping[str, str],
+        inherited: Inherited,
         request_env: Mapping[str, str | None],
     ) -> Steering:
         """What clients start beside the command has its image, environment and directory."""
-        history = OperationHistory(log=self._log, clock=self._clock, operation_id=operation.id)
+        history = OperationHistory(
+            log=self._log, outages=self._outages, clock=self._clock, operation_id=operation.id
+        )
 
         async def to_process(wanted: SubprocessSpec, sealed: bytes) -> ProcessSpec:
-            wanted = await self._environment.opened(operation.project_id, wanted)
+            wanted = await self._outages.waited_out(
+                f"operation {operation.id}: the environment of a process",
+                partial(self._environment.opened, operation.project_id, wanted),
+            )
             secrets = orjson.loads(self._sealer.open(sealed)) if sealed else {}
-            return _subprocess(
-                wanted, spec, image, preserved, {**request_env, **wanted.env, **secrets}
+            return client_process(
+                wanted, spec, image, inherited, {**request_env, **wanted.env, **secrets}
             )
 
         def server(inbox: Inbox, processes: GuestProcesses) -> ControlServer:
@@ -247,7 +303,7 @@ class RunInstance:
                 read_stdin=partial(self._stdin, operation),
             )
 
-        return Steering(inbox=self._control.open(operation.id), server=server)
+        return Steering(inbox=self._inbox(operation), server=server)
 
     async def _keep_delta(
         self, guest: Guest, image: RunnableImage, spec: InstanceSpec
@@ -278,6 +334,7 @@ class RunInstance:
             signal=exited.signal,
             core_dumped=exited.core_dumped,
             timed_out=exited.timed_out,
+            oom_killed=exited.oom_killed,
             duration_us=exited.duration_us,
             usage=exited.usage,
             stdout=stdout,
@@ -285,7 +342,10 @@ class RunInstance:
         )
 
     async def _stored(self, operation: Operation, output: CapturedOutput) -> CapturedStream:
-        content = await self._content.put_bytes(operation.project_id, bytes(output.data))
+        content = await self._outages.waited_out(
+            f"an output of operation {operation.id}",
+            partial(self._content.put_bytes, operation.project_id, bytes(output.data)),
+        )
         return CapturedStream(
             sha256=content.sha256,
             size_bytes=content.size_bytes,
@@ -313,60 +373,3 @@ class RunInstance:
             return () if result is None or result is image.image else (result,)
 
         await self._conclude.conclude(operation, decide, journal_sha256=journal_sha256)
-
-    def _context(self, operation: Operation) -> Context:
-        return Context(
-            actor=f"worker:{operation.worker}",
-            project_id=operation.project_id,
-            request_id=str(self._ids.new_id()),
-            at=self._clock.now(),
-        )
-
-
-def _process(
-    spec: InstanceSpec,
-    image: RunnableImage,
-    preserved: Mapping[str, str],
-    request_env: Mapping[str, str | None],
-) -> ProcessSpec:
-    env = process_environment(
-        image_env=image.env,
-        preserved_env=preserved,
-        request_env=request_env,
-        shell=spec.shell,
-    )
-    return ProcessSpec(
-        argv=spec.argv(env),
-        env=env,
-        cwd=spec.cwd or image.workdir or "/",
-        uid=spec.uid,
-        gid=spec.gid,
-        stdin_open=spec.stdin is not None,
-        timeout_ms=spec.timeout_s * 1000,
-        output_bytes_max=spec.output_bytes_max,
-    )
-
-
-def _subprocess(
-    wanted: SubprocessSpec,
-    spec: InstanceSpec,
-    image: RunnableImage,
-    preserved: Mapping[str, str],
-    env: Mapping[str, str | None],
-) -> ProcessSpec:
-    """Without a timeout: it ends with the instance at the latest."""
-    environment = process_environment(
-        image_env=image.env,
-        preserved_env=preserved,
-        request_env=env,
-        shell=spec.shell or wanted.shell,
-    )
-    return ProcessSpec(
-        argv=wanted.argv(environment),
-        env=environment,
-        cwd=wanted.cwd or spec.cwd or image.workdir or "/",
-        uid=wanted.uid,
-        gid=wanted.gid,
-        stdin_open=wanted.stdin is not None,
-        output_bytes_max=wanted.output_bytes_max,
-    )

@@ -46,21 +46,22 @@ class WorkQueue(Protocol):
 
         Each is locked (SKIP LOCKED), decided by the aggregate and appended as OperationAssigned in
         one transaction; no operation is ever given to two workers. `context.project_id` is replaced
-        by each operation's own.
+        by each operation's own. A lease is as long as from `context.at` to `lease_until`.
         """
         ...
 
     async def renew(
-        self, operation_ids: Collection[UUID], *, worker: str, lease_until: datetime
-    ) -> None:
-        """Extend the leases of those of `operation_ids` that `worker` holds.
+        self, operation_ids: Collection[UUID], *, worker: str, lease_s: float
+    ) -> datetime:
+        """Extend the leases of those of `operation_ids` that `worker` holds; return the time now.
 
         It names what it works on: what the log calls its own without its knowing (the answer to a
         claim was lost) must run out. One that an append is changing just then is left as it is.
+        The time is the queue's, by which all leases are counted.
         """
         ...
 
-    async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
+    async def abandoned(self, *, worker: str | None = None) -> Sequence[UUID]:
         """Running operations whose lease has run out; with `worker`, all that it still holds."""
         ...
 

@@ -7,7 +7,7 @@ services(core)       the use cases behind the HTTP API
 microvm(settings)    libvirt, and what guests are made of
 worker(core, microvm)  the use cases that carry operations out
 host_duties(core)    what each host does for itself
-host_watch(on_change)  whether this host has the programs that a worker starts
+programs_there(told)   waits for the programs that a worker starts
 private_data_dir(settings)  where everything else lies, closed to others
 runtime_dir(settings)  where sockets lie
 
@@ -41,8 +41,8 @@ from contree.bootstrap.work import (
     Machines,
     duties,
     host_duties,
-    host_watch,
     microvm,
+    programs_there,
     room,
     waiting,
     worker,
@@ -59,13 +59,13 @@ __all__ = [
     "database",
     "duties",
     "host_duties",
-    "host_watch",
     "installed_database",
     "is_installed",
     "issue_tokens",
     "microvm",
     "owned_data_dir",
     "private_data_dir",
+    "programs_there",
     "rebuild_projections",
     "replay_chain",
     "require_installation",

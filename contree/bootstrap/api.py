@@ -84,6 +84,7 @@ def request_replay(core: Core) -> RequestReplay:
         images=core.images,
         files=core.files,
         content=core.content,
+        environment=core.environment,
         sealer=core.sealer,
         clock=core.clock,
         ids=core.ids,

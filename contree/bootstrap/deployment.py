@@ -54,6 +54,7 @@ from contree.app.images.layer_store import (
 from contree.app.journal import Journal
 from contree.app.leadership import Leadership
 from contree.app.operation_news import OperationNews
+from contree.app.outages import Outages
 from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
 from contree.app.recorded_log import RecordedLog
 from contree.app.sealing import Sealer
@@ -98,6 +99,7 @@ class Core:
     layer_removal: LayerRemoval
     shared_layers: SharedLayers | None
     check_store: Check
+    outages: Outages
     content: ProjectContent
     environment: ProjectEnvironment
     layers: LayerStore
@@ -122,6 +124,8 @@ async def core(
     async with AsyncExitStack() as stack:
         pool = await open_pool(urls.app)
         stack.push_async_callback(pool.close)
+        leases = await open_pool(urls.app, connections_min=0, connections_max=1)
+        stack.push_async_callback(leases.close)
         listener = PostgresListener(urls.app)
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
@@ -133,14 +137,13 @@ async def core(
         data_dir = settings.data_dir
         sealer = FileSealer(data_dir / "keys")
         if make_keys or settings.database_url is None:  # an embedded database has no other host
-            is_new = await past.recorded.head() == 0
-            sealer.prepare(make=is_new)
-            if is_new:
-                note_signer(settings, make=True)
+            _prepare_keys(settings, sealer, make=await past.recorded.head() == 0)
         keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
         if settings.store is not None:
             await keys.check()
-        stores = await stack.enter_async_context(open_stores(settings, PostgresMoments(pool).alone))
+        outages, alone = Outages(), PostgresMoments(pool).alone
+        stores = await stack.enter_async_context(open_stores(settings, alone, outages))
+        content = ProjectContent(keys=keys, blobs=stores.blobs)
         layers = _closed_by(stack, LayerDirectory(data_dir / "layers", stores.layers))
         yield Core(
             settings=settings,
@@ -150,7 +153,7 @@ async def core(
             recorded=past.recorded,
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
-            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
+            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app, leases=leases),
             journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),
@@ -165,16 +168,15 @@ async def core(
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
             shared_layers=stores.layers,
             check_store=stores.check,
-            content=ProjectContent(keys=keys, blobs=stores.blobs),
-            environment=ProjectEnvironment(keys),
+            outages=outages,
+            content=content,
+            environment=ProjectEnvironment(keys=keys, content=content),
             layers=layers,
             comparer=IndexComparer(layers),
             image_comparer=_closed_by(stack, StackComparer(layers)),
             image_files=_closed_by(stack, LayerImageFiles(layers)),
             image_search=_closed_by(stack, LayerSearch(layers, data_dir / "search")),
-            source=RegistryImageSource(
-                data_dir / "pulls", policy=AddressPolicy(settings.import_allow)
-            ),
+            source=RegistryImageSource(data_dir / "pulls", AddressPolicy(settings.import_allow)),
             sealer=sealer,
             history=past,
         )
@@ -184,3 +186,9 @@ def _closed_by(stack: AsyncExitStack, part: Closing) -> Closing:
     """Return the part; the stack closes it, which blocks."""
     stack.push_async_callback(asyncio.to_thread, part.close)
     return part
+
+
+def _prepare_keys(settings: Settings, sealer: FileSealer, *, make: bool) -> None:
+    sealer.prepare(make=make)
+    if make:
+        note_signer(settings, make=True)

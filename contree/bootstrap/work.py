@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from contree import programs
@@ -13,6 +14,7 @@ from contree.adapters.layers.trim import TrimLayers
 from contree.adapters.microvm.boot.assets import prepare_assets
 from contree.adapters.microvm.runner import LibvirtMicroVM
 from contree.adapters.registry.source import RegistryImageSource
+from contree.adapters.system.disk import free_bytes
 from contree.adapters.system.heap import keep_holes_out
 from contree.adapters.system.host import LinuxHost
 from contree.adapters.system.host_mark import FileMark, HostLeadership
@@ -28,11 +30,21 @@ from contree.bootstrap.runtime_dir import runtime_dir
 from contree.config import Settings
 from contree.domain.operation import Kind
 from contree.worker.duties import Duty, duties_kept
-from contree.worker.host_watch import HostWatch
 from contree.worker.loop import Worker
+from contree.worker.obstacles import (
+    DiskFloor,
+    HealthCheck,
+    NothingAway,
+    NothingLacking,
+    Obstacles,
+    Told,
+)
 from contree.worker.room import Room
+from contree.worker.sole import sole_worker
 
 Machines = LibvirtMicroVM
+
+PROGRAMS = NothingLacking(lacking=programs.lacking)
 
 
 @asynccontextmanager
@@ -93,9 +105,12 @@ def waiting(settings: Settings) -> int:
     return settings.guests(LinuxHost(), lambda: 0).waiting(settings.warm_guests)
 
 
-def host_watch(on_change: Callable[[str | None], None]) -> HostWatch:
-    """Whether this host has the programs that a worker starts; see HostWatch."""
-    return HostWatch(programs.lacking, on_change=on_change)
+async def programs_there(told: Told, *, unless: asyncio.Event) -> bool:
+    """Wait until this host has the programs that a worker starts; False if `unless` is set before.
+
+    `told` hears what is lacking, and None once nothing is.
+    """
+    return await Obstacles([PROGRAMS], told=told).until_none(unless=unless)
 
 
 @asynccontextmanager
@@ -125,55 +140,94 @@ async def host_duties(core: Core) -> AsyncIterator[None]:
         yield
 
 
+def health_checks(core: Core) -> list[HealthCheck]:
+    """What a host needs before its worker takes on an operation."""
+    settings = core.settings
+    places = [settings.data_dir / name for name in ("layers", "cache", "pulls")]
+    return [
+        DiskFloor(
+            free_bytes=partial(free_bytes, places),
+            reserve_bytes=settings.disk_reserve_mib * 1024**2,
+        ),
+        NothingAway(outages=core.outages),
+        PROGRAMS,
+    ]
+
+
 @asynccontextmanager
-async def worker(core: Core, machines: LibvirtMicroVM, host: HostWatch) -> AsyncIterator[Worker]:
-    """A worker that is ready to run, on `machines`, and the duties of the deployment."""
+async def worker(
+    core: Core, machines: LibvirtMicroVM, *, told: Told = lambda _: None
+) -> AsyncIterator[Worker]:
+    """A worker that is ready to run, on `machines`, and the duties of the deployment.
+
+    `told` hears what keeps it from taking on operations, None for nothing. Raises UnavailableError
+    when another worker has its name.
+    """
     settings = core.settings
     keep_holes_out()
     if isinstance(core.layers, LayerDirectory):
         await asyncio.to_thread(core.layers.sweep)
     if isinstance(core.source, RegistryImageSource):
         await asyncio.to_thread(core.source.sweep)
+    name, on_host = settings.worker_name, HostLeadership(settings.data_dir)
+    resumes = on_host.was_led(f"worker {name}")
+    async with (
+        sole_worker(name, on_host),
+        sole_worker(name, core.leadership) as has_name,
+        duties_kept(duties(core), core.leadership),
+        host_duties(core),
+    ):
+        obstacles = Obstacles([*health_checks(core), has_name], told=told)
+        yield _worker(core, machines, obstacles, resumes=resumes)
+
+
+def _worker(core: Core, machines: LibvirtMicroVM, obstacles: Obstacles, *, resumes: bool) -> Worker:
+    settings, outages = core.settings, core.outages
     conclude = Conclude(
-        log=core.log, clock=core.clock, ids=core.ids, actor=f"worker:{settings.worker_name}"
+        log=core.log,
+        outages=outages,
+        clock=core.clock,
+        ids=core.ids,
+        actor=f"worker:{settings.worker_name}",
     )
-    async with duties_kept(duties(core), core.leadership), host_duties(core):
-        run_instance = RunInstance(
-            log=core.log,
-            images=core.images,
-            files=core.files,
-            content=core.content,
-            environment=core.environment,
-            layers=core.layers,
-            microvm=machines,
-            journal=core.journal,
-            control=core.control,
-            sealer=core.sealer,
-            clock=core.clock,
-            ids=core.ids,
-            conclude=conclude,
-        )
-        import_image = ImportImage(
-            log=core.log,
-            source=core.source,
-            layers=core.layers,
-            sealer=core.sealer,
-            clock=core.clock,
-            ids=core.ids,
-            conclude=conclude,
-        )
-        guests = settings.guests(LinuxHost(), machines.memory_bytes)
-        yield Worker(
-            name=settings.worker_name,
-            queue=core.queue,
-            execute={Kind.INSTANCE: run_instance.execute, Kind.IMPORT: import_image.execute},
-            capacity=settings.capacity(guests),
-            conclude=conclude,
-            recover=Recover(queue=core.queue, clock=core.clock, conclude=conclude),
-            microvm=machines,
-            clock=core.clock,
-            ids=core.ids,
-            store=core.check_store,
-            host=host,
-            waiting=lambda: guests.waiting(settings.warm_guests),
-        )
+    run_instance = RunInstance(
+        log=core.log,
+        images=core.images,
+        files=core.files,
+        content=core.content,
+        environment=core.environment,
+        layers=core.layers,
+        microvm=machines,
+        journal=core.journal,
+        control=core.control,
+        sealer=core.sealer,
+        clock=core.clock,
+        ids=core.ids,
+        conclude=conclude,
+        outages=outages,
+    )
+    import_image = ImportImage(
+        log=core.log,
+        source=core.source,
+        layers=core.layers,
+        environment=core.environment,
+        sealer=core.sealer,
+        conclude=conclude,
+        outages=outages,
+    )
+    guests = settings.guests(LinuxHost(), machines.memory_bytes)
+    return Worker(
+        name=settings.worker_name,
+        queue=core.queue,
+        execute={Kind.INSTANCE: run_instance.execute, Kind.IMPORT: import_image.execute},
+        capacity=settings.capacity(guests),
+        conclude=conclude,
+        recover=Recover(queue=core.queue, conclude=conclude),
+        microvm=machines,
+        clock=core.clock,
+        ids=core.ids,
+        obstacles=obstacles,
+        drain_s=settings.drain_timeout,
+        resumes=resumes,
+        waiting=lambda: guests.waiting(settings.warm_guests),
+    )

@@ -12,6 +12,7 @@ from contree.app.audit.lineage_tree import operation_text
 from contree.app.images.ancestry import LineImage
 from contree.app.images.blame import Blamed
 from contree.app.images.git_names import quoted
+from contree.app.images.image_log import made_by
 from contree.cli.diff import guest_paths
 from contree.cli.image_reference import HELP, readable
 from contree.cli.terminal import shown
@@ -51,7 +52,7 @@ async def _blame(settings: Settings, arguments: argparse.Namespace) -> None:
         images = [*(some.image for some in found.lines), *(one.image for one in found.children)]
         for one in {image.operation_id for image in images}:
             row = await core.operations.get(image.project_id, one)
-            made[one] = "-" if row is None else operation_text(row)
+            made[one] = "-" if row is None else operation_text(made_by(row))
     with shown(lambda _: None, pager=not arguments.no_pager) as write:
         if arguments.json:
             write(json_bytes(blame_value(found)) + b"\n")

@@ -13,7 +13,7 @@ from uuid import UUID
 from contree import bootstrap
 from contree.app.access import Operator
 from contree.app.cancel_operation import CancelOperation
-from contree.app.reads import OperationRow, Page
+from contree.app.reads import OperationSummary, Page
 from contree.bootstrap import Core
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, NotFoundError
@@ -71,7 +71,7 @@ async def _list(settings: Settings, arguments: argparse.Namespace) -> None:
                     )
 
 
-async def _rows(core: Core, project_id: UUID, status: Status) -> AsyncIterator[OperationRow]:
+async def _rows(core: Core, project_id: UUID, status: Status) -> AsyncIterator[OperationSummary]:
     """Newest first. What comes to an end between two pages may hide another: ask again."""
     offset = 0
     while True:

@@ -139,7 +139,8 @@ def _end(ended: Ended) -> str:
         return f"{ended.status} {_quoted(ended.error or '')}"
     if ended.timed_out:
         return "timed out"
-    return f"exit {ended.exit_code}" if ended.signal == -1 else f"signal {ended.signal}"
+    said = f"exit {ended.exit_code}" if ended.signal == -1 else f"signal {ended.signal}"
+    return f"{said}, out of memory" if ended.oom_killed else said
 
 
 def _stream(comparison: StreamComparison) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from contree import bootstrap
 from contree.app.services import Services
-from contree.cli.supervision import READY, STOPPING, stop_on_signals, tell_supervisor
+from contree.cli.supervision import READY, STOPPING, Stop, stop_on_signals, tell_supervisor
 from contree.cli.worker import add_worker_options
 from contree.cli.worker_process import WorkerProcess
 from contree.config import Settings
@@ -77,7 +77,9 @@ async def _serve(settings: Settings, _: argparse.Namespace) -> None:
     stop = _prepared(settings)
     async with (
         bootstrap.owned_data_dir(settings),
-        WorkerProcess(settings) as worker,  # it gets ready while the database does
+        WorkerProcess(
+            settings, at_once=stop.at_once
+        ) as worker,  # it gets ready while the database does
         bootstrap.database(settings) as database,
         bootstrap.core(settings, database, make_keys=True) as core,
         _served(core, beside=worker) as url,
@@ -86,8 +88,8 @@ async def _serve(settings: Settings, _: argparse.Namespace) -> None:
         log.info("listening on %s", url)
         if not await core.tokens.list():  # nobody has taken the first step yet
             sys.stderr.write(f"\n{_welcome(url, settings)}\n")
-        await worker.started(unless=stop)
-        await _until(stop)
+        await worker.started(unless=stop.asked)
+        await _until(stop.asked)
 
 
 async def _api(settings: Settings, _: argparse.Namespace) -> None:
@@ -101,7 +103,7 @@ async def _api(settings: Settings, _: argparse.Namespace) -> None:
         _served(core) as url,
     ):
         log.info("listening on %s", url)
-        await _until(stop)
+        await _until(stop.asked)
 
 
 def _welcome(url: str, settings: Settings) -> str:
@@ -112,7 +114,7 @@ def _welcome(url: str, settings: Settings) -> str:
     return WELCOME.format(url=url, contreed=shlex.join(contreed), data_dir=data_dir)
 
 
-def _prepared(settings: Settings) -> asyncio.Event:
+def _prepared(settings: Settings) -> Stop:
     """Return what signals set. Raises InvalidFieldError before anything has been started."""
     stop = stop_on_signals()
     for address in (

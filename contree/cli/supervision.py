@@ -3,7 +3,7 @@
 A worker says `READY=1`, in one datagram, to the `serve` that started it; each of the long-running
 commands says it to systemd (`Type=notify`). With `STATUS=` a worker says what keeps it from work,
 or, with nothing behind it, that nothing does any more. SIGINT and SIGTERM ask for an end in good
-order.
+order: the first lets what runs come to its end, a second one does not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -25,12 +26,25 @@ STOPPING = "STOPPING=1"
 log = logging.getLogger(__name__)
 
 
-def stop_on_signals() -> asyncio.Event:
-    """Return an event that SIGINT and SIGTERM set."""
-    stop = asyncio.Event()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """What signals ask for. `asked`: to end in good order; `at_once`: not to wait for what runs."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    at_once: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def signalled(self) -> None:
+        if self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
+
+
+def stop_on_signals() -> Stop:
+    """Return what SIGINT and SIGTERM set from now on."""
+    stop = Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.signalled)
     return stop
 
 

@@ -63,23 +63,24 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
     if settings.database_url is None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
     bootstrap.private_data_dir(settings)
-    host = bootstrap.host_watch(tell_status)
-    if not await host.until_complete(unless=stop):
+    if not await bootstrap.programs_there(tell_status, unless=stop.asked):
         return
     async with bootstrap.microvm(settings) as machines:
         if settings.database_url == FROM_STDIN:
-            url = await _first_line(unless=stop)
+            url = await _first_line(unless=stop.asked)
             if url is None:
                 return
             settings = msgspec.structs.replace(settings, database_url=url)
         async with (
             bootstrap.database(settings) as database,
             bootstrap.core(settings, database, make_keys=True) as core,
-            bootstrap.worker(core, machines, host) as worker,
+            bootstrap.worker(core, machines, told=tell_status) as worker,
             _measured(core, worker, machines),
         ):
             log.info("worker %s is ready", settings.worker_name)
-            await worker.run(stop, on_ready=partial(tell_supervisor, READY))
+            await worker.run(
+                stop.asked, at_once=stop.at_once, on_ready=partial(tell_supervisor, READY)
+            )
             tell_supervisor(STOPPING)
 
 

@@ -46,14 +46,16 @@ def process_environment(
     image_env: Mapping[str, str],
     preserved_env: Mapping[str, str],
     request_env: Mapping[str, str | None],
+    hostname: str,
     shell: bool,
 ) -> dict[str, str]:
-    """Return what the process gets.
+    """Return what the process gets, but for HOME, whose default only the guest knows.
 
-    The imported ENV of the image applies in shell mode only; what `preserve_env` stored applies in
-    both; the request comes on top, where None unsets. PATH has a default.
+    PATH and HOSTNAME have defaults, as in Docker. The imported ENV of the image applies in shell
+    mode only; what `preserve_env` stored applies in both; the request comes on top, where None
+    unsets.
     """
-    env: dict[str, str] = {"PATH": DEFAULT_PATH}
+    env: dict[str, str] = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if shell:
         env.update(image_env)
     env.update(preserved_env)

@@ -10,13 +10,15 @@ refers to the image below for the rest. The whole list of layers is a read model
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from typing import Any
 from uuid import UUID, uuid5
 
 from contree.domain.aggregate import Aggregate, Created, register
 from contree.domain.context import Context
 from contree.domain.errors import LimitExceededError
+from contree.domain.spec_body import Body
 
 DEPTH_MAX = 100_000
 """How many runs may lie between an image and its import."""
@@ -60,22 +62,27 @@ def require_depth_below_limit(image_id: UUID, depth: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreservedEnvironment:
-    """What `preserve_env` stores in an image.
+class RecordedEnvironment:
+    """The environment that an image hands down to runs, as an event carries it.
 
-    env     of each value that is in `sealed` only the name; else name to value
-    sealed  the values, sealed under the project's key; None: nothing is
+    env                   imported ENV as the registry has it: never sealed
+    preserved_env         what `preserve_env` stored: of each value that is in
+                          `preserved_env_sealed` only the name; else name to value
+    preserved_env_sealed  the values, sealed under the project's key; None: nothing is
+    body                  both of them in the content store, where they are long; empty here then
     """
 
-    env: Mapping[str, str]
-    sealed: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    preserved_env: Mapping[str, str] = field(default_factory=dict)
+    preserved_env_sealed: str | None = None
+    body: Body | None = None
 
 
 class ImageImported(Created):
     """Recorded by the worker when an import has stored every layer.
 
     layers              diff_ids, bottom to top, `sha256:<hex>`
-    env, workdir        from the OCI config; env is name to value
+    env, body, workdir  from the OCI config; as RecordedEnvironment has them
     size_bytes          sum of the uncompressed layer tars
     """
 
@@ -86,6 +93,7 @@ class ImageImported(Created):
     config_digest: str
     layers: list[str]
     env: dict[str, str]
+    body: dict[str, Any] | None
     workdir: str
     size_bytes: int
 
@@ -98,8 +106,8 @@ class ImageCommitted(Created):
     chain_id              of the whole stack: with it, a stack that is read elsewhere is proved
     environment_image_id  the image whose event records the environment: this one when the run
                           stored one, else the one that the parent refers to
-    preserved_env, preserved_env_sealed
-                          as PreservedEnvironment has them; empty when another image records them
+    preserved_env, preserved_env_sealed, body
+                          as RecordedEnvironment has them; empty when another image records them
     size_bytes            of `layer`
     """
 
@@ -112,6 +120,7 @@ class ImageCommitted(Created):
     environment_image_id: UUID
     preserved_env: dict[str, str]
     preserved_env_sealed: str | None
+    body: dict[str, Any] | None
     workdir: str
     size_bytes: int
 
@@ -121,10 +130,9 @@ class Image(Aggregate):
 
     own_layers            bottom to top: all of an import, at most one of a run
     chain_id              of the whole stack of layers (`chain_id_of`)
-    environment_image_id  the image whose `env`, `preserved_env` and `preserved_env_sealed` apply
-    env                   imported ENV as the registry has it: never sealed. What a run stored with
-                          `preserve_env` takes its place, so it is empty for a run
-    preserved_env         what `preserve_env` stored; it applies in shell and direct mode alike
+    environment_image_id  the image whose `environment` applies
+    environment           what this image's event records. What a run stored with `preserve_env`
+                          takes the place of the imported ENV, and applies in shell and direct mode
     """
 
     TOPIC = "contree.image"
@@ -144,14 +152,18 @@ class Image(Aggregate):
         parent_image_id: UUID | None = None,
         preserved_env: dict[str, str] | None = None,
         preserved_env_sealed: str | None = None,
+        body: dict[str, Any] | None = None,
     ) -> None:
         self.own_layers = layers or ([] if layer is None else [layer])
         self.depth = depth
         self.chain_id = chain_id_of(self.own_layers) if parent_image_id is None else chain_id
         self.environment_image_id = environment_image_id or self.id
-        self.env = env or {}
-        self.preserved_env = preserved_env or {}
-        self.preserved_env_sealed = preserved_env_sealed
+        self.environment = RecordedEnvironment(
+            env=env or {},
+            preserved_env=preserved_env or {},
+            preserved_env_sealed=preserved_env_sealed,
+            body=Body.from_fact(body),
+        )
         self.workdir = workdir
         self.size_bytes = size_bytes
         self.operation_id = operation_id
@@ -168,7 +180,7 @@ class Image(Aggregate):
         manifest_digest: str,
         config_digest: str,
         layers: Sequence[str],
-        env: Mapping[str, str],
+        environment: RecordedEnvironment,
         workdir: str,
         size_bytes: int,
     ) -> Image:
@@ -181,7 +193,8 @@ class Image(Aggregate):
             manifest_digest=manifest_digest,
             config_digest=config_digest,
             layers=list(layers),
-            env=dict(env),
+            env=dict(environment.env),
+            body=_fact(environment.body),
             workdir=workdir,
             size_bytes=size_bytes,
         )
@@ -194,14 +207,15 @@ class Image(Aggregate):
         layer: str | None,
         workdir: str,
         size_bytes: int,
-        preserved: PreservedEnvironment | None = None,
+        environment: RecordedEnvironment | None = None,
     ) -> Image:
-        """Return the image that a run on this one left behind; `preserved` None inherits.
+        """Return the image that a run on this one left behind; `environment` None inherits.
 
         Raises LimitExceededError at DEPTH_MAX.
         """
         require_depth_below_limit(self.id, self.depth)
         image_id = committed_image_id(operation_id)
+        recorded = RecordedEnvironment() if environment is None else environment
         return Image._begin(
             ImageCommitted,
             context,
@@ -211,12 +225,17 @@ class Image(Aggregate):
             layer=layer,
             depth=self.depth + 1,
             chain_id=chain_id_of([] if layer is None else [layer], below=self.chain_id),
-            environment_image_id=self.environment_image_id if preserved is None else image_id,
-            preserved_env={} if preserved is None else dict(preserved.env),
-            preserved_env_sealed=None if preserved is None else preserved.sealed,
+            environment_image_id=self.environment_image_id if environment is None else image_id,
+            preserved_env=dict(recorded.preserved_env),
+            preserved_env_sealed=recorded.preserved_env_sealed,
+            body=_fact(recorded.body),
             workdir=workdir,
             size_bytes=size_bytes,
         )
+
+
+def _fact(body: Body | None) -> dict[str, Any] | None:
+    return None if body is None else asdict(body)
 
 
 register(Image, ImageImported, ImageCommitted)

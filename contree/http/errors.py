@@ -44,6 +44,7 @@ STATUS_BY_ERROR: dict[type[errors.ContreeError], HTTPStatus] = {
     errors.OutcomeUnknownError: HTTPStatus.GATEWAY_TIMEOUT,
     # An adapter's own error at its start: it has no business here.
     errors.ContreeError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.EventTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     # These end operations, not requests; to meet one here is a fault of ours.
     errors.OperationFailure: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.GuestFailure: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 3,
+    PROTOCOL_VERSION = 4,
     HEADER_BYTES = 8,
     MAX_GUEST_PAYLOAD_BYTES = 65536,
     MAX_HOST_PAYLOAD_BYTES = 1048576,
@@ -87,7 +87,7 @@ enum spawn_stage {
 };
 
 enum { CONFIGURE_OTHER_SCRATCH = 1 };
-enum { SPAWN_STDIN_OPEN = 1 };
-enum { EXITED_CORE_DUMPED = 1, EXITED_TIMED_OUT = 2 };
+enum { SPAWN_STDIN_OPEN = 1, SPAWN_HOME = 2 };
+enum { EXITED_CORE_DUMPED = 1, EXITED_TIMED_OUT = 2, EXITED_OOM_KILLED = 4 };
 
 #endif

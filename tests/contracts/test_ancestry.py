@@ -12,7 +12,7 @@ from contree.adapters.postgres.pool import PostgresDatabase
 from contree.adapters.postgres.transcoder import OrjsonTranscoder
 from contree.app.event_log import EventLog
 from contree.app.images.ancestry import Ancestry
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Operation
 from contree.domain.project import project_id_of
 from contree.projections import ALL, SqlAncestry
@@ -38,7 +38,7 @@ class World:
             manifest_digest="sha256:m",
             config_digest=f"sha256:{IDS.new_id()}",
             layers=[digest_of("a"), digest_of("b")],
-            env={},
+            environment=RecordedEnvironment(),
             workdir="",
             size_bytes=1,
         )

@@ -6,9 +6,10 @@ answers must be is then asserted on a small story.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -20,7 +21,7 @@ from contree.app.reads import FileReads, ImageReads, OperationReads, Page, Token
 from contree.domain.aggregate import Aggregate
 from contree.domain.errors import NotFoundError
 from contree.domain.file import File
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Kind, Operation, Status
 from contree.domain.project import Project, project_id_of
 from contree.domain.tag import Tag
@@ -149,7 +150,7 @@ async def an_image(reads: Reads, clock: FakeClock, project_id: UUID) -> Image:
         manifest_digest="sha256:m",
         config_digest=f"sha256:{IDS.new_id()}",
         layers=["sha256:a", "sha256:b"],
-        env={},
+        environment=RecordedEnvironment(),
         workdir="/",
         size_bytes=5,
     )
@@ -344,3 +345,38 @@ async def test_a_file_keeps_its_creation_time_when_it_arrives_again(reads: Reads
     assert row is not None
     assert (row.file_id, row.size_bytes) == (file.id, 9)
     assert (row.created_at, row.updated_at) == (EPOCH, clock.now())
+
+
+class Watched:
+    """Notes the columns that are read."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self.columns: set[str] = set()
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+        rows = await self._database.fetch(statement, *arguments)
+        self.columns |= {name for row in rows for name in dict(row)}
+        return rows
+
+    async def fetchrow(self, statement: str, *arguments: Any) -> Mapping[str, Any] | None:
+        row = await self._database.fetchrow(statement, *arguments)
+        self.columns |= set(dict(row or {}))
+        return row
+
+
+@pytest.mark.postgres
+async def test_a_list_of_operations_reads_no_request(postgres_pool: Any) -> None:
+    """Requests are what is large of an operation."""
+    log, watched = PostgresEventLog(postgres_pool, ALL), Watched(PostgresDatabase(postgres_pool))
+    context = context_at(FakeClock(), IDS.new_id())
+    spec = a_spec(IDS.new_id(), args=("x" * 10_000,))
+    run = Operation.request_instance(context, operation_id=IDS.new_id(), spec=spec)
+    await log.append(run)
+    operations = SqlOperationReads(watched)
+    (row,) = await operations.list(context.project_id, Page())
+    assert watched.columns == {field.name for field in fields(row)}
+    assert "request" not in watched.columns
+    whole = await operations.get(context.project_id, run.id)
+    assert whole is not None
+    assert whole.request["args"] == ["x" * 10_000]

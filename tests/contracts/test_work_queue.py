@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,11 +12,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from contree.adapters.postgres import pool
 from contree.adapters.postgres.event_log import PostgresEventLog
+from contree.adapters.postgres.pool import CONNECTIONS_MAX, open_pool
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.app.event_log import EventLog
 from contree.app.work_queue import WorkQueue
-from contree.domain.errors import StorageFullError
+from contree.domain.errors import StorageFullError, UnavailableError
 from contree.domain.operation import Kind, Operation, Status
 from contree.projections import ALL
 from tests.fakes.clock import FakeClock, FakeIds
@@ -90,7 +93,8 @@ class House:
 def house(request: pytest.FixtureRequest) -> House:
     if request.param == "fake":
         fake = FakeEventLog()
-        return House(log=fake, queue=FakeWorkQueue(fake), clock=FakeClock())
+        clock = FakeClock()
+        return House(log=fake, queue=FakeWorkQueue(fake, clock), clock=clock)
     pool = request.getfixturevalue("postgres_pool")
     log = PostgresEventLog(pool, ALL)
     queue = PostgresWorkQueue(pool, log, dsn=request.getfixturevalue("postgres_dsn"))
@@ -216,16 +220,34 @@ async def test_racing_workers_never_get_the_same_operation_nor_pass_the_bound(
     assert [sum(o.project_id == p for o in claimed) for p in projects] == [5, 5, 5]
 
 
-async def test_leases_expire_unless_renewed(house: House) -> None:
+async def test_leases_expire_unless_renewed_by_who_holds_them(house: House) -> None:
     ids = await house.requested(IDS.new_id(), count=3)
-    now = house.clock.now()
-    await house.claim("w1", limit=2, lease_until=now + timedelta(seconds=10))
-    await house.claim("w2", limit=1, lease_until=now + timedelta(seconds=10))
-    assert list(await house.queue.abandoned(now=now)) == []
-    named = [ids[0], ids[2]]
-    await house.queue.renew(named, worker="w1", lease_until=now + timedelta(seconds=30))
-    late = now + timedelta(seconds=20)
-    assert list(await house.queue.abandoned(now=late)) == ids[1:]
+    over = house.clock.now() - timedelta(seconds=10)
+    await house.claim("w1", limit=2, lease_until=over)
+    await house.claim("w2", limit=1, lease_until=over)
+    assert list(await house.queue.abandoned()) == ids
+    await house.queue.renew([ids[0], ids[2]], worker="w1", lease_s=30)
+    assert list(await house.queue.abandoned()) == ids[1:]
+    await house.queue.renew([ids[2]], worker="w2", lease_s=30)
+    assert list(await house.queue.abandoned()) == [ids[1]]
+
+
+@pytest.mark.parametrize("skew_s", [-3600, 3600])
+async def test_a_lease_is_as_long_as_it_is_whatever_the_clock_of_its_worker(
+    house: House, skew_s: float
+) -> None:
+    await house.requested(IDS.new_id(), count=1)
+    before = await house.queue.renew([], worker="w1", lease_s=60)
+    if isinstance(house.queue, PostgresWorkQueue):
+        house.clock.advance((before - house.clock.now()).total_seconds() + skew_s)
+    await house.claim("w1")
+    assert list(await house.queue.abandoned()) == []
+
+
+async def test_a_renewal_tells_the_time_by_which_leases_are_counted(house: House) -> None:
+    first = await house.queue.renew([], worker="w1", lease_s=60)
+    assert first.utcoffset() == timedelta()
+    assert await house.queue.renew([], worker="w1", lease_s=60) >= first
 
 
 @pytest.mark.postgres
@@ -235,18 +257,37 @@ async def test_renewal_waits_for_no_append(postgres_dsn: str, postgres_pool: asy
     queue = PostgresWorkQueue(postgres_pool, log, dsn=postgres_dsn)
     house = House(log=log, queue=queue, clock=FakeClock())
     ids = await house.requested(IDS.new_id(), count=3)
-    now = house.clock.now()
-    await house.claim("w1", lease_until=now + timedelta(seconds=10))
+    await house.claim("w1", lease_until=house.clock.now() - timedelta(seconds=10))
     ending = await asyncpg.connect(postgres_dsn)
     try:
         async with ending.transaction():
             await ending.execute("SELECT FROM leases WHERE operation_id = $1 FOR UPDATE", ids[1])
             async with asyncio.timeout(5):
-                await queue.renew(ids, worker="w1", lease_until=now + timedelta(seconds=30))
+                await queue.renew(ids, worker="w1", lease_s=30)
     finally:
         await ending.close()
-    late = now + timedelta(seconds=20)
-    assert list(await queue.abandoned(now=late)) == [ids[1]]
+    assert list(await queue.abandoned()) == [ids[1]]
+
+
+@pytest.mark.postgres
+async def test_leases_are_renewed_while_all_other_connections_are_busy(
+    postgres_dsn: str, postgres_pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "ACQUIRE_TIMEOUT_S", 0.05)
+    log = PostgresEventLog(postgres_pool, ALL)
+    leases = await open_pool(postgres_dsn, connections_min=0, connections_max=1)
+    queue = PostgresWorkQueue(postgres_pool, log, dsn=postgres_dsn, leases=leases)
+    house = House(log=log, queue=queue, clock=FakeClock())
+    ids = await house.requested(IDS.new_id(), count=1)
+    await house.claim("w1", lease_until=house.clock.now() - timedelta(seconds=10))
+    async with contextlib.AsyncExitStack() as busy:
+        for _ in range(CONNECTIONS_MAX):
+            await busy.enter_async_context(postgres_pool.acquire(timeout=10))
+        with pytest.raises(UnavailableError, match="no answer in time"):
+            await queue.look(worker="w1")
+        await queue.renew(ids, worker="w1", lease_s=30)
+        assert list(await queue.abandoned()) == []
+    await leases.close()
 
 
 async def test_all_that_a_worker_still_holds_is_told(house: House) -> None:
@@ -255,8 +296,7 @@ async def test_all_that_a_worker_still_holds_is_told(house: House) -> None:
     await house.claim("w2")
     claimed[0].start(context_at(house.clock, IDS.new_id()))
     await house.log.append(claimed[0])
-    now = house.clock.now()
-    assert list(await house.queue.abandoned(now=now, worker="w1")) == ids[:2]
+    assert list(await house.queue.abandoned(worker="w1")) == ids[:2]
 
 
 async def test_a_requeued_operation_is_nobodys_and_may_be_claimed_again(house: House) -> None:
@@ -264,9 +304,8 @@ async def test_a_requeued_operation_is_nobodys_and_may_be_claimed_again(house: H
     (operation,) = await house.claim("w1")
     operation.lose(context_at(house.clock, IDS.new_id()), reason="gone")
     await house.log.append(operation)
-    far = house.clock.now() + timedelta(days=1)
-    assert list(await house.queue.abandoned(now=far)) == []
-    assert list(await house.queue.abandoned(now=far, worker="w1")) == []
+    assert list(await house.queue.abandoned()) == []
+    assert list(await house.queue.abandoned(worker="w1")) == []
     (again,) = await house.claim("w2")
     assert (again.id, again.attempts) == (id_, 2)
 
@@ -276,9 +315,8 @@ async def test_an_ended_operation_is_not_held(house: House) -> None:
     (operation,) = await house.claim("w1")
     operation.succeed(context_at(house.clock, IDS.new_id()), result_image_id=None)
     await house.log.append(operation)
-    far = house.clock.now() + timedelta(days=1)
-    assert list(await house.queue.abandoned(now=far)) == []
-    assert list(await house.queue.abandoned(now=far, worker="w1")) == []
+    assert list(await house.queue.abandoned()) == []
+    assert list(await house.queue.abandoned(worker="w1")) == []
 
 
 async def test_wishes_to_cancel_reach_the_worker_that_holds_the_operation(house: House) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
@@ -17,6 +17,7 @@ from contree.app.reads import (
     FileRow,
     ImageRow,
     OperationRow,
+    OperationSummary,
     Page,
     ProjectRow,
     TokenRow,
@@ -278,9 +279,9 @@ class FakeOperationReads:
         *,
         status: Status | None = None,
         kind: Kind | None = None,
-    ) -> Sequence[OperationRow]:
+    ) -> Sequence[OperationSummary]:
         rows = [
-            r
+            summary_of(r)
             for r in _within(self._operations().values(), page)
             if r.project_id == project_id and status in {None, r.status} and kind in {None, r.kind}
         ]
@@ -317,6 +318,11 @@ class FakeOperationReads:
             elif e.originator_id in rows:
                 rows[e.originator_id] = _followed(rows[e.originator_id], e)
         return rows
+
+
+def summary_of(row: OperationRow) -> OperationSummary:
+    """What lists have of an operation."""
+    return OperationSummary(**{f.name: getattr(row, f.name) for f in fields(OperationSummary)})
 
 
 class FakeFileReads:

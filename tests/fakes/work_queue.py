@@ -6,9 +6,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from contree.app.clock import Clock
 from contree.app.work_queue import Look
 from contree.domain.context import Context
 from contree.domain.operation import ImportRequested, InstanceRequested, Kind, Operation, Status
@@ -16,8 +17,9 @@ from tests.fakes.event_log import FakeEventLog
 
 
 class FakeWorkQueue:
-    def __init__(self, log: FakeEventLog) -> None:
+    def __init__(self, log: FakeEventLog, clock: Clock) -> None:
         self._log = log
+        self._clock = clock
         self._served: list[UUID] = []
 
     async def claim(
@@ -58,13 +60,16 @@ class FakeWorkQueue:
         return max(turns, default=-1)
 
     async def renew(
-        self, operation_ids: Collection[UUID], *, worker: str, lease_until: datetime
-    ) -> None:
+        self, operation_ids: Collection[UUID], *, worker: str, lease_s: float
+    ) -> datetime:
+        now = self._clock.now()
         for operation_id, (holder, _) in self._log.leases.items():
             if holder == worker and operation_id in operation_ids:
-                self._log.leases[operation_id] = (worker, lease_until)
+                self._log.leases[operation_id] = (worker, now + timedelta(seconds=lease_s))
+        return now
 
-    async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
+    async def abandoned(self, *, worker: str | None = None) -> Sequence[UUID]:
+        now = self._clock.now()
         return [
             operation_id
             for operation_id, (holder, until) in self._log.leases.items()

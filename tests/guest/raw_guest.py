@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contree.adapters.microvm.agent.commands import LAYER_ROOM_BYTES, Configure, PciAddress
-from contree.programs import MKFS_EXT4, QEMU
+from contree.programs import MKE2FS, QEMU
 from tests.guest.session import Session, connect
 
 LAYERS_SLOT = 5
@@ -51,7 +51,7 @@ def make_scratch(path: Path, size_bytes: int) -> None:
     with path.open("wb") as file:
         file.truncate(size_bytes)
     subprocess.run(
-        [MKFS_EXT4.path(), "-q", "-F", "-O", "^has_journal", "-m", "0", str(path)], check=True
+        [MKE2FS.path(), "-q", "-F", "-O", "^has_journal", "-m", "0", str(path)], check=True
     )
 
 

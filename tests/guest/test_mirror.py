@@ -61,6 +61,7 @@ EXITED = Exited(
     signal=-1,
     core_dumped=False,
     timed_out=False,
+    oom_killed=False,
     duration_us=1_234_567,
     usage=USAGE,
 )
@@ -77,6 +78,7 @@ EXPECTED: list[GuestFrame] = [
     Signalled(spid=6, signal=15),
     EXITED,
     replace(EXITED, code=-1, signal=9, core_dumped=True, timed_out=True),
+    replace(EXITED, code=-1, signal=9, oom_killed=True),
     Captured(size_bytes=1024, entries=1, elapsed_us=50),
     GuestError(
         request_type=HostFrameType.CAPTURE,
@@ -158,6 +160,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
         stderr_cap_bytes=2**64 - 1,
         cwd=b"/w",
         env=[b"A=1", b"B="],
+        home=False,
     )
     lines = decoded_in_c(
         built,
@@ -166,7 +169,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
         + commands.file_data(b"1234567"),
     )
     assert lines == [
-        f"0006 4000000000 1 2 1 3 4 {2**64 - 1} /w [cat] [] [a b] {{A=1}} {{B=}}",
+        f"0006 4000000000 1 2 1 3 4 {2**64 - 1} /w 0 [cat] [] [a b] {{A=1}} {{B=}}",
         "0003 5 6 4755 7 /a/b",
         f"0004 payload={b'1234567'.hex()}",
     ]
@@ -175,7 +178,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
 @pytest.mark.parametrize(
     ("frame", "line"),
     [
-        (commands.hello(), "0001 payload=03000000"),
+        (commands.hello(), "0001 payload=04000000"),
         (commands.file_end(), "0005 payload="),
         (commands.stdin(258, b"x"), "0007 payload=0201000078"),
         (commands.stdin_eof(1), "0008 payload=01000000"),

@@ -15,7 +15,7 @@ from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.pool import PostgresDatabase
 from contree.adapters.postgres.rebuild import compare, rebuild
 from contree.domain.context import Context
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.projections import ALL, SqlImageReads
 from contree.projections.images import STACK, STRIDE
 from tests.fakes.clock import FakeClock, FakeIds
@@ -45,7 +45,7 @@ class Tree:
             manifest_digest="sha256:m",
             config_digest=f"sha256:{self.ids.new_id()}",
             layers=layers,
-            env={"PATH": "/bin" * 1000},
+            environment=RecordedEnvironment(env={"PATH": "/bin" * 1000}),
             workdir="/",
             size_bytes=5,
         )

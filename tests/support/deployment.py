@@ -17,7 +17,7 @@ from contree.app.content.remove_content import RemoveContent
 from contree.app.run_instance import RunInstance
 from contree.bootstrap import Core
 from contree.domain.context import Context
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Kind
 from contree.domain.project import project_id_of
 from contree.domain.token import Permission
@@ -72,7 +72,7 @@ class Deployment:
             manifest_digest="sha256:m",
             config_digest="sha256:c",
             layers=[],
-            env={},
+            environment=RecordedEnvironment(),
             workdir="/",
             size_bytes=0,
         )
@@ -82,7 +82,13 @@ class Deployment:
     async def work(self) -> None:
         """Carry out everything that is pending."""
         core = self.core
-        conclude = Conclude(log=core.log, clock=core.clock, ids=core.ids, actor="worker:w")
+        conclude = Conclude(
+            log=core.log,
+            outages=core.outages,
+            clock=core.clock,
+            ids=core.ids,
+            actor="worker:w",
+        )
         run = RunInstance(
             log=core.log,
             images=core.images,
@@ -97,6 +103,7 @@ class Deployment:
             clock=core.clock,
             ids=core.ids,
             conclude=conclude,
+            outages=core.outages,
         )
         for operation in await self.claim():
             await run.execute(operation)

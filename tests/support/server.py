@@ -39,10 +39,14 @@ COMMAND_TIMEOUT_S = 300.0
 """Bounds on a hang, none on a speed: a busy machine may take many times what an idle one does."""
 ANY_PORT = "127.0.0.1:0"
 UMASK = 0o022
+A_SHORT_DRAIN = {"CONTREED_DRAIN_TIMEOUT": "5"}
+"""A test that stops a server has its runs handed back."""
+
 LIBVIRTS_OWN = {"qemu.conf", "driver.pid"}
 """Its settings and its pid: not of any run, removed at the end."""
 POLL_S = 0.05
 LOG_TAIL_CHARS = 6000
+DRAINING = "may go on for up to"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,7 @@ class RunningServer:
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("CONTREED_")},
             "CONTREED_IMPORT_ALLOW": "127.0.0.0/8",  # where the tests' registries are
+            **A_SHORT_DRAIN,
             **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -162,10 +167,25 @@ class RunningServer:
         except (urllib.error.URLError, OSError):
             return False
 
+    def ask_to_stop(self) -> None:
+        """Send SIGINT, and wait until the worker says that it waits for what runs."""
+        assert self._process is not None
+        begun = self.log_text.count(DRAINING)
+        self._process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self.log_text.count(DRAINING) == begun:
+            assert time.monotonic() < deadline, self._tail()
+            time.sleep(POLL_S)
+
     def interrupt(self) -> None:
-        """Send SIGINT, want exit status 0 and no directory of its run left."""
+        """Send SIGINT and await the end of `serve`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
+        self.want_stopped()
+
+    def want_stopped(self) -> None:
+        """Want exit status 0 and no directory of its run left."""
+        assert self._process is not None
         status = self._process.wait(STOP_TIMEOUT_S)
         assert status == 0, f"serve ended with status {status}:\n{self._tail()}"
         assert not self.runtime_dir.exists(), list(self.runtime_dir.rglob("*"))

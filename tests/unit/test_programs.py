@@ -9,7 +9,7 @@ import pytest
 
 from contree import programs
 from contree.domain.errors import UnavailableError
-from contree.programs import MKFS_EXT4, RIPGREP, SQFSTAR
+from contree.programs import MKE2FS, RIPGREP, SQFSTAR
 
 ROOT = Path(__file__).parents[2]
 ESSENTIAL = {"coreutils", "util-linux"}
@@ -40,14 +40,14 @@ def test_nothing_is_started_by_a_bare_name() -> None:
 def test_an_ordinary_user_finds_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", LOGIN_PATH)
     assert programs.lacking(programs.ALL) is None
-    assert Path(MKFS_EXT4.path()).name == "mkfs.ext4"
+    assert Path(MKE2FS.path()).name == "mke2fs"
 
 
 def test_what_is_lacking_is_named_with_what_to_install_and_found_once_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert programs.lacking((MKFS_EXT4, SQFSTAR, RIPGREP)) == (
+    assert programs.lacking((MKE2FS, SQFSTAR, RIPGREP)) == (
         "sqfstar is not installed (makes the layer of a waiting guest): "
         "apt-get install squashfs-tools; "
         "rg is not installed (searches images): apt-get install ripgrep"

@@ -23,6 +23,7 @@ from uuid import UUID
 from contree.adapters.microvm.agent.channel import Deadlines
 from contree.adapters.microvm.agent.messages import Ready
 from contree.adapters.microvm.boot.assets import GuestAssets
+from contree.adapters.microvm.booting import boot
 from contree.adapters.microvm.disks.layers_disk import DESCRIPTOR_NAME
 from contree.adapters.microvm.disks.scratch_disk import FORMAT_VERSION as SCRATCH_FORMAT
 from contree.adapters.microvm.disks.scratch_disk import ScratchDisks
@@ -51,7 +52,6 @@ LAYER_BYTES_DEFAULT = 12 * 1024**3
 _PROBE = GuestSpec(
     run_id=UUID(int=0), mounts=MountPlan(squashfs=()), hostname="probe", max_layer_bytes=1
 )
-_FIRST_BIT = 1 << 127
 
 _Up = tuple[Machine, Ready]
 
@@ -262,7 +262,7 @@ class LibvirtMicroVM:
         layer = self._assets.rehearsal
         whole = FilePart(path=layer, offset_bytes=0, size_bytes=layer.stat().st_size)
         spec = GuestSpec(
-            run_id=UUID(bytes=os.urandom(16), version=4),
+            run_id=_new_id(),
             mounts=MountPlan(squashfs=((whole,),)),
             hostname="rehearsal",
             max_layer_bytes=self._max_layer_bytes,
@@ -306,30 +306,44 @@ class LibvirtMicroVM:
 
     async def _booted(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up:
         """Return a guest that booted. Raises GuestFailure."""
-        run_id = spec.run_id
-        if self._runtime.guest_key(run_id) in self._machines.keys():  # noqa: SIM118 - no mapping
-            # A clone of this run did not come up and may not be gone yet: another name beside it.
-            run_id = UUID(int=run_id.int ^ _FIRST_BIT)
-        machine = self._machine(run_id)
-        await stack.enter_async_context(self._machines.owned(machine))
-        await machine.prepare(self._files.write(machine.spec, spec))
-        await machine.create()
-        return machine, await machine.connect(within_s=self._deadlines.boot_s)
+
+        def make() -> Machine:
+            # An earlier guest of this run was refused, and may not be gone yet.
+            taken = self._runtime.guest_key(spec.run_id) in self._machines.keys()  # noqa: SIM118 - no mapping
+            return self._machine(_new_id() if taken else spec.run_id)
+
+        machine, ready = await boot(
+            self._machines,
+            make,
+            files=lambda domain: self._files.write(domain, spec),
+            within_s=self._deadlines.boot_s,
+        )
+        stack.callback(self._machines.end, machine)
+        return machine, ready
 
     async def _build_template(self, partial: Path) -> None:
         """Boot a guest without layers and leave all of it in `partial`. Raises GuestFailure.
 
         It runs nothing but the kernel and the agent, which has not been told anything yet.
         """
-        run_id = UUID(bytes=os.urandom(16), version=4)
-        machine = self._machine(run_id, role=Role.TEMPLATE, ram=TemplateStore.ram_in(partial))
-        async with self._machines.owned(machine):
-            await machine.prepare(self._files.write_placeholders(machine.spec))
-            await machine.create()
-            await machine.connect(within_s=self._deadlines.boot_s)
+        ram = TemplateStore.ram_in(partial)
+
+        def make() -> Machine:
+            ram.unlink(missing_ok=True)  # of one that was refused
+            return self._machine(_new_id(), role=Role.TEMPLATE, ram=ram)
+
+        machine, _ = await boot(
+            self._machines,
+            make,
+            files=self._files.write_placeholders,
+            within_s=self._deadlines.boot_s,
+        )
+        try:
             await machine.mount_common()
             await machine.save(TemplateStore.state_in(partial))
             await self._files.keep_scratch(machine.spec, partial)
+        finally:
+            self._machines.end(machine)
         await machine.gone.wait()  # only then nobody writes to its RAM any more
 
     def _machine(
@@ -368,3 +382,7 @@ class LibvirtMicroVM:
             pid_file=self._runtime.pid_file(name),
             template=template,
         )
+
+
+def _new_id() -> UUID:
+    return UUID(bytes=os.urandom(16), version=4)

@@ -28,6 +28,7 @@ WHERE project_id = $1 AND finished_at < $2 AND ($3::timestamptz IS NULL OR finis
 ENDED = """
 SELECT operation_id, created_at,
        request -> 'stdin' ->> 'sha256' AS stdin,
+       request -> 'body' ->> 'sha256' AS body,
        outcome -> 'stdout' ->> 'sha256' AS stdout,
        outcome -> 'stderr' ->> 'sha256' AS stderr
 FROM operations
@@ -40,7 +41,8 @@ ORDER BY created_at, operation_id LIMIT $6
 # Read by the primary key of the log: the events of each operation lie together.
 SUBPROCESSES = """
 SELECT originator_id AS operation_id,
-       convert_from(state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256' AS stdin
+       convert_from(state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256' AS stdin,
+       convert_from(state, 'UTF8')::json -> 'spec' -> 'body' ->> 'sha256' AS body
 FROM public.stored_events WHERE originator_id = ANY($1::uuid[]) AND topic = $2
 """
 NEEDED = """
@@ -48,6 +50,7 @@ SELECT sha256 FROM files WHERE project_id = $1 AND sha256 = ANY($2::text[])
 UNION
 SELECT had.sha256 FROM operations o, LATERAL (VALUES
     (o.request -> 'stdin' ->> 'sha256'),
+    (o.request -> 'body' ->> 'sha256'),
     (o.outcome -> 'stdout' ->> 'sha256'),
     (o.outcome -> 'stderr' ->> 'sha256')) AS had (sha256)
 WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
@@ -55,8 +58,9 @@ WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
 UNION
 SELECT given.sha256 FROM operations o
 JOIN public.stored_events e ON e.originator_id = o.operation_id AND e.topic = $4,
-LATERAL (VALUES (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256'))
-    AS given (sha256)
+LATERAL (VALUES
+    (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256'),
+    (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'body' ->> 'sha256')) AS given (sha256)
 WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
   AND given.sha256 = ANY($2::text[])
 """
@@ -98,10 +102,11 @@ class PostgresContentIndex:
         place = (None, NIL) if after is None else (after.created_at, after.operation_id)
         rows = await self._fetch(ENDED, project_id, before, since, *place, limit)
         digests = {
-            row["operation_id"]: {row["stdin"], row["stdout"], row["stderr"]} for row in rows
+            row["operation_id"]: {row[name] for name in ("stdin", "body", "stdout", "stderr")}
+            for row in rows
         }
         for row in await self._fetch(SUBPROCESSES, list(digests), SubprocessSpawned.TOPIC):
-            digests[row["operation_id"]].add(row["stdin"])
+            digests[row["operation_id"]] |= {row["stdin"], row["body"]}
         return [
             OperationContent(
                 operation_id=row["operation_id"],

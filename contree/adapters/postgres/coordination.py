@@ -20,8 +20,10 @@ from contree.domain.operation import (
 )
 from contree.domain.project import ProjectErased
 
+# Leases are judged by the database's clock alone: of the event's only the distance counts.
 GRANT = (
-    "INSERT INTO public.leases (operation_id, worker, until) VALUES ($1, $2, $3) "
+    "INSERT INTO public.leases (operation_id, worker, until) "
+    "VALUES ($1, $2, now() + ($3::timestamptz - $4::timestamptz)) "
     "ON CONFLICT (operation_id) DO UPDATE SET worker = EXCLUDED.worker, until = EXCLUDED.until"
 )
 RELEASE = "DELETE FROM public.leases WHERE operation_id = $1"
@@ -44,7 +46,7 @@ def changes_of(event: Event) -> Sequence[Change]:
     lease = ("leases", operation_id)
     match event:
         case OperationAssigned():
-            granted = (operation_id, event.worker, event.lease_until)
+            granted = (operation_id, event.worker, event.lease_until, event.timestamp)
             return (Change(statement=GRANT, arguments=granted, row=lease),)
         case OperationRequeued():
             return (Change(statement=RELEASE, arguments=(operation_id,), row=lease), *_shut(event))

@@ -6,6 +6,7 @@ migrations/001_event_log.sql order, chain and announce it. It never changes or r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -20,8 +21,10 @@ from contree.adapters.postgres.group_commit import GroupCommit
 from contree.adapters.postgres.read_models import guard_of
 from contree.adapters.postgres.statement import statements
 from contree.adapters.postgres.transcoder import event_mapper
+from contree.app.event_log import EVENT_BYTES_MAX
 from contree.app.projection import Change, Projection
 from contree.domain.aggregate import Aggregate, Event, fold, later_event_types
+from contree.domain.errors import EventTooLargeError
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -36,6 +39,9 @@ LAST = (
     "ORDER BY originator_version DESC LIMIT 1"
 )
 SEALED = "SELECT sealed FROM public.sealed_secrets WHERE operation_id = $1"
+
+
+_log = logging.getLogger(__name__)
 
 
 class PostgresEventLog:
@@ -108,11 +114,12 @@ class PostgresEventLog:
             for projection in self._projections:
                 changes += projection.apply(event)
             changes += coordination.changes_of(event)
-        return statements(
-            [self._mapper.to_stored_event(event) for event in pending],
-            changes,
-            guards=self._guards,
-        )
+        stored = [self._mapper.to_stored_event(event) for event in pending]
+        for one in stored:
+            if len(one.state) > EVENT_BYTES_MAX:
+                _log.error("%s %s is not recorded", one.topic, one.originator_id)
+                raise EventTooLargeError(one.topic, len(one.state), bytes_max=EVENT_BYTES_MAX)
+        return statements(stored, changes, guards=self._guards)
 
 
 @cache

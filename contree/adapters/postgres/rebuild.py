@@ -20,6 +20,7 @@ from typing import Any, cast
 import asyncpg
 from eventsourcing.persistence import StoredEvent
 
+from contree.adapters.postgres.byte_bound import by_bytes
 from contree.adapters.postgres.compare import Difference, compare_table
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.pool import READ_SCHEMA, connect_as_owner
@@ -27,6 +28,7 @@ from contree.adapters.postgres.read_models import make_read_models
 from contree.adapters.postgres.statement import LOCK_LOG, runs
 from contree.adapters.postgres.transcoder import event_mapper
 from contree.app.projection import Change, Projection
+from contree.app.recorded_log import BATCH_BYTES_MAX, is_full
 from contree.domain.aggregate import Event
 from contree.domain.errors import UnavailableError
 
@@ -38,9 +40,11 @@ SWAP_LOCK_TIMEOUT = "500ms"
 SWAP_ATTEMPTS_MAX = 60
 REBUILT_SCHEMA = "read_rebuilt"
 
-EVENTS = (
-    "SELECT originator_id, originator_version, topic, state, notification_id "
-    "FROM public.stored_events WHERE notification_id > $1 ORDER BY notification_id LIMIT $2"
+EVENTS = by_bytes(
+    "originator_id, originator_version, topic, state, notification_id",
+    where="notification_id > $1",
+    rows_max="$2",
+    bytes_max="$3",
 )
 # Changes find their rows by primary key: other indexes are only in the way of a fold.
 OTHER_INDEXES = (
@@ -238,7 +242,7 @@ class _Fold:
         while rows:
             # A batch that is not full was the end a moment ago; do not chase those who go on
             # writing.
-            full = len(rows) == BATCH_EVENTS
+            full = is_full([row["state"] for row in rows], rows_max=BATCH_EVENTS)
             following = await self._rows_after(rows[-1]["notification_id"]) if full else []
             async with self.connection.transaction():
                 _, following_changes = await asyncio.gather(
@@ -251,7 +255,7 @@ class _Fold:
 
     async def _rows_after(self, last_id: int) -> Sequence[Mapping[str, Any]]:
         rows: Sequence[Mapping[str, Any]] = await self.connection.fetch(
-            EVENTS, last_id, BATCH_EVENTS
+            EVENTS, last_id, BATCH_EVENTS, BATCH_BYTES_MAX
         )
         return rows
 

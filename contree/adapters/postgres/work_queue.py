@@ -4,6 +4,9 @@ A claim first takes the log's own lock, then reads: so it sees every running ope
 bound holds however many workers race, and no claim can deadlock with an append. To look whether
 anything is pending takes no lock at all. The queue keeps no status of its own, but for the order in
 which it served projects last: forgetting it, as a restart does, costs a project one turn.
+
+Leases are counted by the database's clock. They are renewed on connections of their own, so that
+nothing else that takes long makes them run out.
 """
 
 from __future__ import annotations
@@ -79,15 +82,18 @@ FOR UPDATE SKIP LOCKED
 # Waits for nobody, so no deadlock with appends, which lock leases in their own order: one that is
 # locked is being ended, or is renewed the next time.
 RENEW = """
-UPDATE public.leases SET until = $3 WHERE operation_id IN (
-    SELECT operation_id FROM public.leases WHERE operation_id = ANY($1::uuid[]) AND worker = $2
-    FOR UPDATE SKIP LOCKED
+WITH renewed AS (
+    UPDATE public.leases SET until = now() + make_interval(secs => $3) WHERE operation_id IN (
+        SELECT operation_id FROM public.leases WHERE operation_id = ANY($1::uuid[]) AND worker = $2
+        FOR UPDATE SKIP LOCKED
+    )
 )
+SELECT clock_timestamp()
 """
 # A running operation without a lease is nobody's.
 EXPIRED = """
 SELECT o.operation_id FROM operations o LEFT JOIN public.leases l USING (operation_id)
-WHERE o.status IN ('ASSIGNED', 'EXECUTING') AND (l.until IS NULL OR l.until < $1)
+WHERE o.status IN ('ASSIGNED', 'EXECUTING') AND (l.until IS NULL OR l.until < now())
 ORDER BY o.created_at, o.operation_id
 """
 HELD = """
@@ -99,10 +105,21 @@ _log = logging.getLogger(__name__)
 
 
 class PostgresWorkQueue:
-    """Claims over the `operations` read model, decided by the aggregates themselves."""
+    """Claims over the `operations` read model, decided by the aggregates themselves.
 
-    def __init__(self, pool: asyncpg.Pool, log: PostgresEventLog, *, dsn: str) -> None:
+    `leases` is the pool that leases are kept with; None: `pool`.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        log: PostgresEventLog,
+        *,
+        dsn: str,
+        leases: asyncpg.Pool | None = None,
+    ) -> None:
         self._pool = pool
+        self._leases = leases or pool
         self._event_log = log
         self._dsn = dsn
         self._served: dict[Kind, dict[UUID, None]] = {kind: {} for kind in Kind}
@@ -149,16 +166,17 @@ class PostgresWorkQueue:
             del served[next(iter(served))]
 
     async def renew(
-        self, operation_ids: Collection[UUID], *, worker: str, lease_until: datetime
-    ) -> None:
+        self, operation_ids: Collection[UUID], *, worker: str, lease_s: float
+    ) -> datetime:
         with translated():
-            await self._pool.execute(RENEW, list(operation_ids), worker, lease_until)
+            now: datetime = await self._leases.fetchval(RENEW, list(operation_ids), worker, lease_s)
+        return now
 
-    async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
+    async def abandoned(self, *, worker: str | None = None) -> Sequence[UUID]:
         with translated():
             if worker is None:
-                return _ids(await self._pool.fetch(EXPIRED, now))
-            return _ids(await self._pool.fetch(HELD, worker))
+                return _ids(await self._leases.fetch(EXPIRED))
+            return _ids(await self._leases.fetch(HELD, worker))
 
     async def look(self, *, worker: str) -> Look:
         with translated():

@@ -7,8 +7,7 @@ from functools import partial
 from itertools import pairwise
 from uuid import UUID
 
-from contree.app.audit.audit_reads import Lineage, RelatedImage
-from contree.app.reads import OperationRow
+from contree.app.audit.audit_reads import Lineage, MakingOperation, RelatedImage
 from contree.app.tree_text import UNSEEN, draw_tree
 from contree.domain.operation import Kind
 
@@ -59,12 +58,13 @@ def _image_text(here: UUID, id_chars: int, image: RelatedImage) -> list[str]:
     return [f"{'*' if is_here else 'o'} {text}  {image.created_at:%Y-%m-%d %H:%M:%S}{made}"]
 
 
-def operation_text(row: OperationRow) -> str:
+def operation_text(made: MakingOperation) -> str:
     """Say in a few words what an operation did."""
-    if row.kind is Kind.IMPORT:
-        return f"import {row.request['registry_url']}".translate(UNSEEN)
-    command = " ".join((row.request["command"], *row.request["args"])).translate(UNSEEN)
+    if made.kind is Kind.IMPORT:
+        return f"import {made.registry_url}".translate(UNSEEN)
+    args = ("...",) if made.args is None else made.args
+    command = " ".join((made.command or "", *args)).translate(UNSEEN)
     if len(command) > COMMAND_CHARS_MAX:
         command = command[: COMMAND_CHARS_MAX - 3] + "..."
-    ended = "" if row.outcome is None else f"  exit {row.outcome['exit_code']}"
-    return f"run {command}{ended}  {row.duration_us / 1_000_000:.2f} s"
+    ended = "" if made.exit_code is None else f"  exit {made.exit_code}"
+    return f"run {command}{ended}  {made.duration_us / 1_000_000:.2f} s"

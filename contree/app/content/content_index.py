@@ -16,7 +16,7 @@ from uuid import UUID
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationContent:
     """The digests of what an operation wrote and was given (hex): stdout, stderr, initial standard
-    input, that of its further processes.
+    input and what is long in its request, and both of its further processes.
     """
 
     operation_id: UUID

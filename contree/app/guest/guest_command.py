@@ -32,6 +32,8 @@ from contree.domain.operation import MAIN_SPID
 EXIT_GRACE_S = 15.0
 """How long after the command's own timeout the guest may take to say that it has ended."""
 
+LOOK_AGAIN_S = 0.1
+
 SETTLE_S = 5.0
 """How long a spawn or signal that was begun may take when the main command has ended."""
 
@@ -112,7 +114,7 @@ async def run_command(
             serving = asyncio.create_task(server.serve())
             settle_s = SETTLE_S
             try:
-                exited = await _end_of_main(main, observing, serving, spec)
+                exited = await _end_of_main(main, observing, serving, spec, journal)
             except asyncio.CancelledError:
                 settle_s = 0.0  # a client or the worker wants the end now
                 raise
@@ -139,17 +141,28 @@ async def _end_of_main(
     observing: asyncio.Task[None],
     serving: asyncio.Task[None],
     spec: ProcessSpec,
+    journal: OperationJournal,
 ) -> Exited:
-    """Wait for the exit of the main process. Raises what the other two met instead."""
-    timeout_s = spec.timeout_ms / 1000 + EXIT_GRACE_S
+    """Wait for the exit of the main process. Raises what the other two met instead.
+
+    For as long as the journal cannot be written, nothing that the guest reports is heard.
+    """
+    now_s = asyncio.get_running_loop().time
+    begun_s, written_s = now_s(), journal.writing_s
     either: set[asyncio.Future[Any]] = {main.ended, observing, serving}
-    await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    if main.ended.done():
-        return main.ended.result()
-    for task in (observing, serving):
-        if task.done():
-            task.result()
-            raise GuestFailure("the guest went away before the command ended")
+    while True:
+        deadline_s = begun_s + spec.timeout_ms / 1000 + EXIT_GRACE_S
+        left_s = deadline_s + journal.writing_s - written_s - now_s()
+        if left_s <= 0:
+            break
+        pause_s = max(left_s, LOOK_AGAIN_S)  # while it is held up, what is left stays the same
+        await asyncio.wait(either, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+        if main.ended.done():
+            return main.ended.result()
+        for task in (observing, serving):
+            if task.done():
+                task.result()
+                raise GuestFailure("the guest went away before the command ended")
     raise GuestFailure(
         f"the guest did not report the end of the command {EXIT_GRACE_S:.0f} s after its timeout"
     )

@@ -12,6 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
+from contree.app.audit.audit_reads import (
+    LINEAGE_ARGS_BYTES,
+    LINEAGE_COMMAND_CHARS,
+    MakingOperation,
+)
 from contree.app.images.ancestry import Ancestry, LineImage
 from contree.app.images.compare_images import CompareImages, DiffOptions, DiffSummary, ImagePair
 from contree.app.images.image_comparison import ChangeKind, ImageChange, ImageComparer
@@ -30,7 +35,7 @@ _AT_ONCE: Final = 256
 class LogEntry:
     """An image of the log.
 
-    operation  what made it
+    operation  what made it, and whether its command was for a shell
     actor      who asked for that: token id or `operator`
     tags       that point to it now
     changed    against its parent, of all paths; None for an import
@@ -38,7 +43,8 @@ class LogEntry:
     """
 
     image: LineImage
-    operation: OperationRow | None
+    operation: MakingOperation | None
+    shell: bool | None
     actor: str | None
     tags: Sequence[str]
     changed: DiffSummary | None
@@ -157,6 +163,24 @@ class ImageHistory:
         return found
 
 
+def made_by(row: OperationRow) -> MakingOperation:
+    """Return an operation in few words: a request may be large, and its arguments elsewhere."""
+    command, args = row.request.get("command"), row.request.get("args")
+    is_short = args is not None and len(str(args)) <= LINEAGE_ARGS_BYTES
+    return MakingOperation(
+        operation_id=row.operation_id,
+        kind=row.kind,
+        command=None if command is None else command[:LINEAGE_COMMAND_CHARS],
+        args=args if is_short else None,
+        registry_url=row.request.get("registry_url"),
+        exit_code=None if row.outcome is None else row.outcome["exit_code"],
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        duration_us=row.duration_us,
+    )
+
+
 class ShowLog:
     def __init__(
         self,
@@ -201,9 +225,11 @@ class ShowLog:
         changed = None
         if pair is not None:
             changed = (await self._compare.page(pair, DiffOptions(), limit=1)).summary
+        row = await self._operations.get(project_id, image.operation_id)
         return LogEntry(
             image=image,
-            operation=await self._operations.get(project_id, image.operation_id),
+            operation=None if row is None else made_by(row),
+            shell=None if row is None else row.request.get("shell"),
             actor=None,
             tags=await self._images.tags_of(project_id, image.image_id),
             changed=changed,

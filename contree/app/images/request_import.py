@@ -17,6 +17,7 @@ from contree.domain.tag import parse_tag
 from contree.domain.token import Permission
 
 CREDENTIAL_CHARS_MAX = 16 * 1024
+USERNAME_CHARS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,10 @@ class RequestImport:
         ):
             raise InvalidFieldError(
                 "registry.credentials", f"longer than {CREDENTIAL_CHARS_MAX} characters"
+            )
+        if credentials is not None and len(credentials.username) > USERNAME_CHARS_MAX:
+            raise InvalidFieldError(
+                "registry.credentials.username", f"longer than {USERNAME_CHARS_MAX} characters"
             )
         operation = Operation.request_import(
             caller.context(self._clock.now()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -23,11 +23,6 @@ class RunnableImage:
     image: Image
     environment: Image
     layers: Sequence[str]
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        """Imported ENV that still applies."""
-        return self.environment.env
 
     @property
     def workdir(self) -> str:

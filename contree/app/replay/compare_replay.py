@@ -195,6 +195,7 @@ def _ended(row: OperationRow, outcome: ProcessOutcome | None) -> Ended:
         exit_code=None if outcome is None else outcome.exit_code,
         signal=None if outcome is None else outcome.signal,
         timed_out=outcome is not None and outcome.timed_out,
+        oom_killed=outcome is not None and outcome.oom_killed,
     )
 
 

@@ -15,6 +15,7 @@ import orjson
 from contree.app.access import Requester
 from contree.app.clock import Clock, IdSource
 from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.reads import FileReads, ImageReads
 from contree.app.sealing import Sealer
@@ -39,6 +40,7 @@ class RequestReplay:
         images: ImageReads,
         files: FileReads,
         content: ProjectContent,
+        environment: ProjectEnvironment,
         sealer: Sealer,
         clock: Clock,
         ids: IdSource,
@@ -47,6 +49,7 @@ class RequestReplay:
         self._images = images
         self._files = files
         self._content = content
+        self._environment = environment
         self._sealer = sealer
         self._clock = clock
         self._ids = ids
@@ -65,9 +68,9 @@ class RequestReplay:
         image_id  run on this image instead of the recorded one: the next step of a chain
 
         Raises NotFoundError (operation, image), InvalidTransitionError (an import, not ended, or
-        cancelled), InvalidFieldError (`env`: a secret is missing or another one; `files`, `stdin`:
-        content is no longer kept), LimitExceededError (the image's depth), PermissionMissingError
-        and ContentErasedError.
+        cancelled), InvalidFieldError (`env`: a secret is missing or another one; `args`, `files`,
+        `stdin`: content is no longer kept), LimitExceededError (the image's depth),
+        PermissionMissingError and ContentErasedError.
         """
         original = await self._log.load(Operation, original_id)
         if original is None or original.project_id != requester.project_id:
@@ -76,16 +79,23 @@ class RequestReplay:
         requester.require(Permission.SPAWN_DISPOSABLE if spec.disposable else Permission.SPAWN)
         if image_id is not None:
             spec = replace(spec, image_id=image_id)
+        spec = await self._opened(requester.project_id, spec)
         await self._check_inputs(requester.project_id, spec)
         sealed = self._sealed(spec, secrets or {})
         operation = Operation.request_instance(
             requester.context(self._clock.now()),
             operation_id=self._ids.new_id(),
-            spec=spec,
+            spec=await self._environment.sealed(requester.project_id, spec),
             replay_of=original_id,
         )
         await self._log.append(operation, seal={} if sealed is None else {operation.id: sealed})
         return operation.id
+
+    async def _opened(self, project_id: UUID, spec: InstanceSpec) -> InstanceSpec:
+        try:
+            return await self._environment.opened(project_id, spec)
+        except NotFoundError as error:
+            raise InvalidFieldError("args", "are no longer kept: no replay") from error
 
     async def _check_inputs(self, project_id: UUID, spec: InstanceSpec) -> None:
         image = await self._images.get(project_id, spec.image_id)

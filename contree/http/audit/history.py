@@ -16,9 +16,8 @@ from typing import Any
 from aiohttp import web
 
 from contree.app.audit.ask_audit import Query
-from contree.app.audit.audit_reads import AuditEntry, RelatedImage, Span
+from contree.app.audit.audit_reads import AuditEntry, MakingOperation, RelatedImage, Span
 from contree.app.audit.cloud_event import cloud_event
-from contree.app.reads import OperationRow
 from contree.domain.context import Context
 from contree.domain.errors import ContreeError
 from contree.http.answers import json_answer
@@ -107,15 +106,15 @@ def related_image_value(image: RelatedImage) -> dict[str, Any]:
     }
 
 
-def _made_by(row: OperationRow) -> dict[str, Any]:
+def _made_by(row: MakingOperation) -> dict[str, Any]:
     """The operation that left an image; a run has a command, an import a registry URL."""
     return {
         "uuid": row.operation_id,
         "kind": row.kind,
-        "command": row.request.get("command"),
-        "args": row.request.get("args"),
-        "registry_url": row.request.get("registry_url"),
-        "exit_code": None if row.outcome is None else row.outcome["exit_code"],
+        "command": row.command,
+        "args": row.args,
+        "registry_url": row.registry_url,
+        "exit_code": row.exit_code,
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,

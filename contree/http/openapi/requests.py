@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contree.app.limits import Limits
-from contree.domain.instance import HOSTNAME_CHARS_MAX, ID_MAX, OUTPUT_BYTES_MAX
+from contree.domain.instance import HOSTNAME_BYTES_MAX, ID_MAX, OUTPUT_BYTES_MAX
 from contree.domain.tag import TAG_CHARS_MAX
 from contree.http.decode import MODE_MAX
 from contree.http.openapi.schemas import (
@@ -133,7 +133,7 @@ def _run_request(limits: Limits) -> dict[str, Schema]:
     return {
         **_process_request(),
         "image": STRING | {"pattern": IMAGE_PATTERN, "maxLength": TAG_CHARS_MAX + 4},
-        "hostname": argument | {"minLength": 1, "maxLength": HOSTNAME_CHARS_MAX},
+        "hostname": argument | {"minLength": 1, "maxLength": HOSTNAME_BYTES_MAX},
         "timeout": _seconds(limits.instance_max_timeout_s, limits.instance_default_timeout_s),
         "disposable": flag,
         "preserve_env": flag,

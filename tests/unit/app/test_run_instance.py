@@ -276,6 +276,37 @@ async def test_a_timeout_is_an_outcome_and_its_image_is_kept() -> None:
     assert row.result_image_id == base
 
 
+async def test_an_end_for_want_of_memory_is_told_in_the_outcome_and_in_the_event() -> None:
+    async def hog(process: FakeProcess) -> int:
+        process.oom_killed = True
+        return 137  # as a shell's, whose child was killed
+
+    world = World(PROGRAMS | {"hog": hog})
+    async with world.working():
+        base = await world.imported()
+        rows = [await world.ran(base, name) for name in ("hog", "env")]
+    for row, killed in zip(rows, (True, False), strict=True):
+        assert row.status is Status.SUCCESS
+        assert row.outcome is not None
+        assert row.outcome["oom_killed"] is killed
+        entries = [e.entry for e in await world.journal.read(row.operation_id)]
+        assert [e.data["oom_killed"] for e in entries if e.type == "exit"] == [killed]
+
+
+async def test_home_is_the_guests_to_set_unless_the_request_unsets_it() -> None:
+    async def home(process: FakeProcess) -> int:
+        process.write(repr((process.spec.home, process.spec.env.get("HOME"))).encode())
+        return 0
+
+    world = World({"home": home})
+    async with world.working():
+        base = await world.imported()
+        envs: list[dict[str, str | None]] = [{}, {"HOME": "/mine"}, {"HOME": None}]
+        rows = [await world.ran(base, "home", env=env) for env in envs]
+        said = [await output(world, row) for row in rows]
+    assert said == ["(True, None)", "(True, '/mine')", "(False, None)"]
+
+
 async def test_a_command_that_cannot_be_started_fails_by_its_name() -> None:
     world = World()
     async with world.working():

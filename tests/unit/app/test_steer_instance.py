@@ -123,7 +123,7 @@ async def test_a_subprocess_gets_the_instances_environment_and_its_own_on_top() 
         await stop(world, run)
     shown = await text_of(world, run, 2)
     assert shown.startswith("/here ")
-    assert "('A', '1'), ('C', '3'), ('PATH'" in shown
+    assert "('A', '1'), ('C', '3'), ('HOSTNAME', 'linuxkit'), ('PATH'" in shown
     shell = await text_of(world, run, 3)
     assert shell.startswith("/there ")
     assert "('BASE', '1')" in shell  # shell mode has the imported ENV

@@ -18,6 +18,7 @@ from contree.app.guest.steer_instance import SteerInstance
 from contree.app.images.import_image import ImportImage
 from contree.app.images.request_import import ImportOrder, RequestImport
 from contree.app.limits import Limits
+from contree.app.outages import Outages
 from contree.app.reads import OperationRow, TokenRow
 from contree.app.recover import Recover
 from contree.app.replay.compare_replay import CompareReplay
@@ -27,8 +28,8 @@ from contree.app.request_run import RequestRun, RunOrder
 from contree.app.run_instance import RunInstance
 from contree.domain.operation import Kind, Operation, Status
 from contree.domain.token import Permission
-from contree.worker.host_watch import HostWatch
 from contree.worker.loop import Capacity, Worker
+from contree.worker.obstacles import NothingAway, NothingLacking, Obstacle, Obstacles
 from contree.worker.room import Admission, FixedAdmission
 from tests.fakes.blob_store import FakeBlobStore
 from tests.fakes.clock import EPOCH, FakeClock, FakeIds
@@ -72,24 +73,37 @@ class World:
         admission: Admission | None = None,
         per_project: int = 2,
         log: FakeEventLog | None = None,
+        outages: Outages | None = None,
     ) -> None:
         self.per_project = per_project
         self.waiting = 0
         self.lack: str | None = None
-        self.host = HostWatch(lambda: self.lack)
+        self.looks = 0
+        self.told: list[str | None] = []
         self.admission = admission or FixedAdmission(most=2, setting="here")
         self.log = log or FakeEventLog()
         self.clock, self.ids = FakeClock(), FakeIds()
         keys, self.blobs, self.layers = FakeProjectKeys(self.log), FakeBlobStore(), FakeLayers()
         self.content = ProjectContent(keys=keys, blobs=self.blobs)
-        self.environment = ProjectEnvironment(keys)
+        self.environment = ProjectEnvironment(keys=keys, content=self.content)
         self.source, self.microvm = FakeImageSource(), FakeMicroVM(programs)
         self.sealer = FakeSealer()
         self.control = FakeGuestControl()
         self.images = FakeImageReads(self.log)
         self.operations = FakeOperationReads(self.log)
         self.files = FakeFileReads(self.log)
-        self.queue = FakeWorkQueue(self.log)
+        self.queue = FakeWorkQueue(self.log, self.clock)
+        self.outages = outages or Outages()
+        self.obstacles = Obstacles(
+            [
+                NothingAway(outages=self.outages),
+                self._disk,
+                NothingLacking(lacking=self._lacking),
+            ],
+            told=self.told.append,
+        )
+        self.disk_is_full = False
+        self.drain_s = 0.0
         self.limits = Limits()
         self.source.publish(
             URL,
@@ -99,7 +113,13 @@ class World:
                 workdir="/work",
             ),
         )
-        self.conclude = Conclude(log=self.log, clock=self.clock, ids=self.ids, actor="worker:w")
+        self.conclude = Conclude(
+            log=self.log,
+            outages=self.outages,
+            clock=self.clock,
+            ids=self.ids,
+            actor="worker:w",
+        )
         self.journal = ProjectJournal(FakeJournal(), keys=keys, operations=self.operations)
         self.runs = RequestRun(
             log=self.log,
@@ -141,6 +161,7 @@ class World:
             images=self.images,
             files=self.files,
             content=self.content,
+            environment=self.environment,
             sealer=self.sealer,
             clock=self.clock,
             ids=self.ids,
@@ -178,15 +199,16 @@ class World:
             clock=self.clock,
             ids=self.ids,
             conclude=self.conclude,
+            outages=self.outages,
         )
         pull = ImportImage(
             log=self.log,
             source=self.source,
             layers=self.layers,
+            environment=self.environment,
             sealer=self.sealer,
-            clock=self.clock,
-            ids=self.ids,
             conclude=self.conclude,
+            outages=self.outages,
         )
         return Worker(
             name="w",
@@ -196,14 +218,21 @@ class World:
                 kind: Capacity(here=self.admission, per_project=self.per_project) for kind in Kind
             },
             conclude=self.conclude,
-            recover=Recover(queue=self.queue, clock=self.clock, conclude=self.conclude),
+            recover=Recover(queue=self.queue, conclude=self.conclude),
             microvm=self.microvm,
             clock=self.clock,
             ids=self.ids,
-            store=self.blobs.check,
-            host=self.host,
+            obstacles=self.obstacles,
+            drain_s=self.drain_s,
             waiting=lambda: self.waiting,
         )
+
+    def _lacking(self) -> str | None:
+        self.looks += 1
+        return self.lack
+
+    def _disk(self) -> Obstacle | None:
+        return Obstacle(kind="disk", reason="of the test") if self.disk_is_full else None
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:

@@ -16,7 +16,7 @@ from contree.domain.errors import (
 from contree.domain.file import File, file_id_of
 from contree.domain.image import (
     Image,
-    PreservedEnvironment,
+    RecordedEnvironment,
     chain_id_of,
     committed_image_id,
     imported_image_id,
@@ -39,7 +39,7 @@ def an_image(config_digest: str = "sha256:c") -> Image:
         manifest_digest="sha256:m",
         config_digest=config_digest,
         layers=["sha256:a"],
-        env={"A": "1"},
+        environment=RecordedEnvironment(env={"A": "1"}),
         workdir="/w",
         size_bytes=9,
     )
@@ -74,22 +74,21 @@ def test_an_environment_is_recorded_once_and_referred_to_from_then_on() -> None:
         CONTEXT, operation_id=UUID(int=6), layer="sha256:b", workdir="", size_bytes=3
     )
     assert heir.environment_image_id == source.id
-    stored = PreservedEnvironment(env={"P": "<SEALED>"}, sealed="c2VhbGVk")
+    stored = RecordedEnvironment(preserved_env={"P": "<SEALED>"}, preserved_env_sealed="c2VhbGVk")
     storing = heir.committed(
         CONTEXT,
         operation_id=UUID(int=7),
         layer=None,
         workdir="",
         size_bytes=0,
-        preserved=stored,
+        environment=stored,
     )
     assert storing.environment_image_id == storing.id
-    assert (storing.env, storing.preserved_env) == ({}, {"P": "<SEALED>"})
-    assert storing.preserved_env_sealed == "c2VhbGVk"
+    assert storing.environment == stored
     heir = storing.committed(
         CONTEXT, operation_id=UUID(int=8), layer="sha256:b", workdir="", size_bytes=3
     )
-    assert (heir.environment_image_id, heir.preserved_env) == (storing.id, {})
+    assert (heir.environment_image_id, heir.environment) == (storing.id, RecordedEnvironment())
 
 
 def test_an_image_at_the_depth_limit_takes_no_further_run(monkeypatch: pytest.MonkeyPatch) -> None:

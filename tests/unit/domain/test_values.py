@@ -103,14 +103,17 @@ def test_the_images_environment_applies_in_shell_mode_only() -> None:
         "image_env": {"A": "image", "B": "image"},
         "preserved_env": {"B": "preserved", "C": "preserved"},
         "request_env": {"C": "request", "B": None},
+        "hostname": "box",
     }
     assert process_environment(**layers, shell=True) == {
         "PATH": DEFAULT_PATH,
+        "HOSTNAME": "box",
         "A": "image",
         "C": "request",
     }
     assert process_environment(**layers, shell=False) == {
         "PATH": DEFAULT_PATH,
+        "HOSTNAME": "box",
         "C": "request",
     }
 

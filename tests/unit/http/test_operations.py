@@ -82,6 +82,22 @@ async def test_long_stdin_is_echoed_up_to_a_bound_and_says_so(api: Api, world: W
     assert base64.b64decode(shown["value"]) == b"\xff" * 65_536
 
 
+async def test_a_long_request_is_shown_whole_as_long_as_its_content_is_there(
+    api: Api, world: World
+) -> None:
+    args = ["x" * 30_000, "\u00fc"]
+    answer = await start(api, world, args=args, env={"A": "b"}, cwd="/w")
+    assert answer["args"] == args
+    shown = (await look(api, answer["uuid"]))["metadata"]
+    assert (shown["args"], shown["env"], shown["cwd"]) == (args, {"A": "b"}, "/w")
+    assert "truncated" not in shown
+    (listed,) = await (await api.get("/v1/operations")).json()
+    assert listed["uuid"] == answer["uuid"]
+    await world.erase()
+    gone = (await look(api, answer["uuid"]))["metadata"]
+    assert gone == shown | {"args": [], "env": {}, "cwd": "", "truncated": True}
+
+
 async def test_files_are_echoed_with_octal_modes(api: Api, world: World) -> None:
     uuid = (await (await api.post("/v1/files", data=b"x")).json())["uuid"]
     answer = await start(api, world, files={"/a": {"uuid": uuid, "mode": "0o100755"}})
@@ -103,6 +119,7 @@ async def test_files_are_echoed_with_octal_modes(api: Api, world: World) -> None
         ({"uid": -1}, 400, "uid"),
         ({"gid": 2**32}, 400, "gid"),
         ({"hostname": ""}, 400, "hostname"),
+        ({"hostname": "\u00fc" * 33}, 400, "hostname"),
         ({"timeout": 0}, 400, "timeout"),
         ({"timeout": 3601}, 400, "timeout"),
         ({"timeout": 10**30}, 400, "timeout"),
@@ -188,6 +205,7 @@ async def test_a_success_has_its_result_its_counters_and_its_streams(
         "signal": -1,
         "pid": 7,
         "timed_out": False,
+        "oom_killed": False,
         "core_dump": False,
         "continued": False,
         "stopped": False,

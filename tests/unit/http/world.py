@@ -29,7 +29,7 @@ from contree.app.request_run import RequestRun
 from contree.app.services import Services
 from contree.domain.context import Context
 from contree.domain.errors import ConflictError, UnavailableError
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome, ResourceUsage
 from contree.domain.project import Project, project_id_of
@@ -74,7 +74,7 @@ class World:
         self.blobs = FakeBlobStore()
         keys = FakeProjectKeys(self.log)
         self.content = ProjectContent(keys=keys, blobs=self.blobs)
-        self.environment = ProjectEnvironment(keys)
+        self.environment = ProjectEnvironment(keys=keys, content=self.content)
         self.files = MemoryFiles()
         self.search = FakeImageSearch(self.files)
         self.journal = FakeJournal()
@@ -166,6 +166,7 @@ class World:
                 images=images,
                 files=uploads,
                 content=self.content,
+                environment=self.environment,
                 sealer=FakeSealer(),
                 clock=clock,
                 ids=ids,
@@ -235,7 +236,7 @@ class World:
             manifest_digest="sha256:m",
             config_digest=f"sha256:{self._images}",
             layers=layers,
-            env={},
+            environment=RecordedEnvironment(),
             workdir="",
             size_bytes=10,
         )
@@ -304,6 +305,7 @@ class World:
             signal=signal,
             core_dumped=False,
             timed_out=timed_out,
+            oom_killed=False,
             duration_us=1_500_000,
             usage=ResourceUsage(user_time_us=250_000, sys_time_us=50_000, max_rss_kb=2048),
             stdout=streams[0],

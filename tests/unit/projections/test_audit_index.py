@@ -24,7 +24,7 @@ RECORDED = Path(__file__).parents[1] / "adapters/postgres/recorded_events.json"
 PINNED_EVENTS = 35
 """Recorded events that there were when the digests were first taken; more may have come."""
 
-FOLD_OF_RELEASE = {1: "1fe6596d7371fffd"}
+FOLD_OF_RELEASE = {1: "20d6f47e056fe62f"}
 """Digest of the fold of those, by VERSION."""
 
 Pair = tuple[RecordedEvent, Mapping[str, Any]]
