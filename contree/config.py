@@ -258,3 +258,13 @@ def _decode(kind: type, value: Any) -> Any:
     if kind is Path:
         return Path(value).expanduser().absolute()
     raise NotImplementedError(f"settings of type {kind}")
+
+
+def pager_of_user() -> str | None:
+    """Return the command that the user reads long answers with (environ(7))."""
+    return os.environ.get("PAGER")
+
+
+def wants_no_colour() -> bool:
+    """Say whether the user wants no colours in any program (no-color.org)."""
+    return bool(os.environ.get("NO_COLOR"))

@@ -15,7 +15,14 @@ runtime_dir(settings)  where sockets lie
 `metrics` what a monitoring system asks: imported by whoever is set to be asked.
 """
 
-from contree.bootstrap.api import issue_tokens, replay_chain, services
+from contree.bootstrap.api import (
+    blame,
+    compare_images,
+    issue_tokens,
+    replay_chain,
+    services,
+    show_log,
+)
 from contree.bootstrap.data_dir import private_data_dir
 from contree.bootstrap.databases import (
     DatabaseUrls,
@@ -46,6 +53,8 @@ __all__ = [
     "DatabaseUrls",
     "Machines",
     "RebuildReport",
+    "blame",
+    "compare_images",
     "core",
     "database",
     "duties",
@@ -64,6 +73,7 @@ __all__ = [
     "running_database",
     "runtime_dir",
     "services",
+    "show_log",
     "waiting",
     "worker",
 ]

@@ -6,6 +6,9 @@ from contree.app.access import Access
 from contree.app.cancel_operation import CancelOperation
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.blame import Blame
+from contree.app.images.compare_images import CompareImages
+from contree.app.images.image_log import ImageHistory, ShowLog
 from contree.app.images.request_import import RequestImport
 from contree.app.images.tag_images import TagImages
 from contree.app.issue_tokens import IssueTokens
@@ -56,6 +59,9 @@ def services(core: Core) -> Services:
         environment=core.environment,
         image_files=core.image_files,
         image_search=core.image_search,
+        diffs=compare_images(core),
+        image_log=show_log(core),
+        blame=blame(core),
         journal=core.journal,
         news=core.news,
         steering=SteerInstance(
@@ -101,6 +107,47 @@ def compare_replay(core: Core) -> CompareReplay:
         operations=core.operations,
         content=core.content,
         layers=core.comparer,
+        files=core.image_files,
+    )
+
+
+def compare_images(core: Core) -> CompareImages:
+    """What tells two images apart."""
+    return CompareImages(
+        images=core.images,
+        ancestry=core.ancestry,
+        comparer=core.image_comparer,
+        files=core.image_files,
+    )
+
+
+def image_history(core: Core) -> ImageHistory:
+    """What walks down from an image to its import."""
+    return ImageHistory(
+        images=core.images,
+        ancestry=core.ancestry,
+        comparer=core.image_comparer,
+        compare=compare_images(core),
+    )
+
+
+def show_log(core: Core) -> ShowLog:
+    """What tells how an image came to be."""
+    return ShowLog(
+        history=image_history(core),
+        images=core.images,
+        operations=core.operations,
+        ancestry=core.ancestry,
+        compare=compare_images(core),
+    )
+
+
+def blame(core: Core) -> Blame:
+    """What tells which run wrote a line."""
+    return Blame(
+        history=image_history(core),
+        images=core.images,
+        comparer=core.image_comparer,
         files=core.image_files,
     )
 

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from contree import projections
+from contree.adapters.layers.diff.comparer import StackComparer
 from contree.adapters.layers.reading.comparison import IndexComparer
 from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.removal import LayerRemovals
@@ -25,6 +27,7 @@ from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.adapters.postgres.project_keys import PostgresProjectKeys
 from contree.adapters.postgres.read_models import guard_of
+from contree.adapters.postgres.transcoder import OrjsonTranscoder
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.addresses import AddressPolicy
 from contree.adapters.registry.source import RegistryImageSource
@@ -38,6 +41,8 @@ from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.project_journal import ProjectJournal
 from contree.app.event_log import EventLog
 from contree.app.guest.guest_control import GuestControl
+from contree.app.images.ancestry import Ancestry
+from contree.app.images.image_comparison import ImageComparer
 from contree.app.images.image_search import ImageSearch
 from contree.app.images.image_source import ImageSource
 from contree.app.images.layer_comparison import LayerComparer
@@ -61,6 +66,13 @@ from contree.bootstrap.stores import Check, open_stores
 from contree.config import Settings
 
 
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+Closing = TypeVar("Closing", bound=_Closes)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
     """What API, worker and command line share."""
@@ -78,6 +90,7 @@ class Core:
     control: GuestControl
     database: PostgresDatabase
     images: ImageReads
+    ancestry: Ancestry
     operations: OperationReads
     files: FileReads
     tokens: TokenReads
@@ -91,6 +104,7 @@ class Core:
     environment: ProjectEnvironment
     layers: LayerStore
     comparer: LayerComparer
+    image_comparer: ImageComparer
     image_files: ImageFiles
     image_search: ImageSearch
     source: ImageSource
@@ -130,12 +144,7 @@ async def core(
         outages, alone = Outages(), PostgresMoments(pool).alone
         stores = await stack.enter_async_context(open_stores(settings, alone, outages))
         content = ProjectContent(keys=keys, blobs=stores.blobs)
-        layers = LayerDirectory(data_dir / "layers", stores.layers)
-        stack.push_async_callback(asyncio.to_thread, layers.close)
-        image_files = LayerImageFiles(layers)
-        image_search = LayerSearch(layers, data_dir / "search")
-        stack.push_async_callback(asyncio.to_thread, image_files.close)
-        stack.push_async_callback(asyncio.to_thread, image_search.close)
+        layers = _closed_by(stack, LayerDirectory(data_dir / "layers", stores.layers))
         yield Core(
             settings=settings,
             clock=clock,
@@ -150,6 +159,7 @@ async def core(
             control=PostgresGuestControl(pool, listener),
             database=reads,
             images=projections.SqlImageReads(reads),
+            ancestry=projections.SqlAncestry(reads, decode=OrjsonTranscoder().decode),
             operations=operations,
             files=projections.SqlFileReads(reads),
             tokens=projections.SqlTokenReads(reads),
@@ -163,12 +173,19 @@ async def core(
             environment=ProjectEnvironment(keys=keys, content=content),
             layers=layers,
             comparer=IndexComparer(layers),
-            image_files=image_files,
-            image_search=image_search,
+            image_comparer=_closed_by(stack, StackComparer(layers)),
+            image_files=_closed_by(stack, LayerImageFiles(layers)),
+            image_search=_closed_by(stack, LayerSearch(layers, data_dir / "search")),
             source=RegistryImageSource(data_dir / "pulls", AddressPolicy(settings.import_allow)),
             sealer=sealer,
             history=past,
         )
+
+
+def _closed_by(stack: AsyncExitStack, part: Closing) -> Closing:
+    """Return the part; the stack closes it, which blocks."""
+    stack.push_async_callback(asyncio.to_thread, part.close)
+    return part
 
 
 def _prepare_keys(settings: Settings, sealer: FileSealer, *, make: bool) -> None:

@@ -49,6 +49,9 @@ MODULES = {
     "projections": "projections",
     "audit": "audit",
     "lineage": "lineage",
+    "diff": "diff",
+    "log": "image_log",
+    "blame": "blame",
     "replay": "replay",
     "doctor": "doctor",
 }
@@ -57,7 +60,7 @@ MODULES = {
 
 def run(argv: Sequence[str]) -> int:
     """Return the exit status of `contreed` with these arguments."""
-    arguments = _parser(argv).parse_args(argv)
+    arguments = _parsed(argv)
     try:
         settings = load_settings(vars(arguments))
         _log_to_stderr(settings.log_level)
@@ -70,6 +73,18 @@ def run(argv: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse; what stands after `--` are paths, wherever the options were (argparse loses those)."""
+    parser = _parser(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    arguments = parser.parse_args(argv[:end])
+    if end < len(argv):
+        if "paths" not in arguments:
+            parser.error(f"unrecognized arguments: {' '.join(argv[end:])}")
+        arguments.paths = [*arguments.paths, *argv[end + 1 :]]
+    return arguments
 
 
 def _text_of(error: ContreeError | OSError) -> str:

@@ -20,7 +20,7 @@ from contree.http.errors import answer_errors
 from contree.http.execution import events, instances, operations, replay, subprocesses
 from contree.http.execution.feed import Feeds
 from contree.http.execution.run_value import OutputReader
-from contree.http.images import collection, files, grep, inspect
+from contree.http.images import blame, collection, diff, files, grep, inspect, log
 from contree.http.metrics import METER, RequestMeter
 from contree.http.token_watch import TOKENS, TokenWatch
 from contree.http.wiring import CLOSING, SERVICES
@@ -71,6 +71,9 @@ def _routes() -> list[web.RouteDef]:
         get("/v1/whoami", whoami.whoami, allow_head=False),
         get("/v1/images", collection.list_images, allow_head=False),
         get("/v1/images/{image_uuid}/lineage", history.show_lineage, allow_head=False),
+        get("/v1/images/{image:.+}/diff/{other_image:.+}", diff.show_diff, allow_head=False),
+        get("/v1/images/{image:.+}/log", log.show_log, allow_head=False),
+        get("/v1/images/{image:.+}/blame", blame.show_blame, allow_head=False),
         web.post("/v1/images/import", collection.import_image),
         web.patch(TAG, collection.assign_tag),
         web.post(TAG, collection.assign_tag),  # the older form of PATCH

@@ -10,6 +10,7 @@ The audit index (`audit_index`) is no read model of this kind: it follows the lo
 from collections.abc import Sequence
 
 from contree.app.projection import Projection
+from contree.projections.ancestry import SqlAncestry
 from contree.projections.audit_reads import SqlAuditReads
 from contree.projections.files import FilesProjection, SqlFileReads
 from contree.projections.guest_starts import SqlGuestStarts
@@ -32,6 +33,7 @@ ALL: Sequence[Projection] = (
 
 __all__ = [
     "ALL",
+    "SqlAncestry",
     "SqlAuditReads",
     "SqlFileReads",
     "SqlGuestStarts",

@@ -84,7 +84,7 @@ def test_it_is_not_ready_takes_nothing_on_and_comes_back_by_itself(
     image = str(first["result_image_uuid"])
     runs = [api.spawn(image, "echo here") for _ in range(2)]
     again = api.request_import(busybox_url, tag="again")
-    seen = lacking.log_text.count("no operation is taken on")
+    seen = lacking.log_text.count("claims nothing, programs")
     assert {api.operation(uuid)["status"] for uuid in (*runs, again)} == {"PENDING"}
     assert seen == 2, "once at the start, once now"
     machine.install_it()

@@ -43,6 +43,8 @@ FILE_SHA256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
 FILE_ID = str(file_id_of(PROJECT_ID, FILE_SHA256))
 EXAMPLES_OF = {
     ("path", "image_uuid"): {"example": IMAGE_ID},
+    ("path", "image"): {"example": IMAGE_ID},
+    ("path", "other_image"): {"example": IMAGE_ID},
     ("path", "sha256"): {"example": FILE_SHA256},
     ("query", "path"): {
         "examples": {p: {"value": p} for p in ("/etc", "/etc/passwd", "etc", "/fifo")}
@@ -97,6 +99,11 @@ CONFIG = schemathesis.Config.from_dict(
                 }
                 for path in ("/v1/instances", "/v1/operations/{operation_uuid}/subprocesses")
             ),
+            {
+                # Nor what the `next` of a page was.
+                "include-path": "/v1/images/{image}/log",
+                "checks": {"positive_data_acceptance": {"expected-statuses": [*POSITIVE, "400"]}},
+            },
             {
                 # Nor which secrets a run had.
                 "include-path": "/v1/operations/{operation_uuid}/replay",

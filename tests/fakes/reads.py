@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
+from contree.app.images.ancestry import LineImage
 from contree.app.reads import (
     FileRow,
     ImageRow,
@@ -134,6 +135,61 @@ class FakeImageReads:
             elif isinstance(e, TagRemoved):
                 tags.pop((e.project_id, e.name), None)
         return tags
+
+
+class FakeAncestry:
+    def __init__(self, log: FakeEventLog) -> None:
+        self._log = log
+
+    async def line(self, project_id: UUID, image_id: UUID, *, limit: int) -> Sequence[LineImage]:
+        made = {
+            e.originator_id: e
+            for e in self._log.events
+            if isinstance(e, ImageImported | ImageCommitted) and e.project_id == project_id
+        }
+        found: list[LineImage] = []
+        at: UUID | None = image_id
+        while at in made and len(found) < limit:
+            e = made[at]
+            is_run = isinstance(e, ImageCommitted)
+            layers = ([] if e.layer is None else [e.layer]) if is_run else e.layers
+            found.append(
+                LineImage(
+                    image_id=e.originator_id,
+                    parent_image_id=e.parent_image_id if is_run else None,
+                    operation_id=e.operation_id,
+                    created_at=e.timestamp,
+                    layers=tuple(layers),
+                )
+            )
+            at = found[-1].parent_image_id
+        return found
+
+    async def nearest_common(self, project_id: UUID, one: UUID, other: UUID) -> UUID | None:
+        lines = [
+            [image.image_id for image in await self.line(project_id, image_id, limit=10**6)]
+            for image_id in (one, other)
+        ]
+        return next((image_id for image_id in lines[0] if image_id in lines[1]), None)
+
+    async def beginning_with(
+        self, prefix: str, project_id: UUID | None, *, limit: int
+    ) -> Sequence[tuple[UUID, UUID]]:
+        found = sorted(
+            (e.originator_id, e.project_id)
+            for e in self._log.events
+            if isinstance(e, ImageImported | ImageCommitted)
+            and project_id in {None, e.project_id}
+            and str(e.originator_id).startswith(prefix)
+        )
+        return found[:limit]
+
+    async def requesters(self, operation_ids: Sequence[UUID]) -> Mapping[UUID, str]:
+        return {
+            e.originator_id: e.actor
+            for e in self._log.events
+            if e.originator_id in operation_ids and e.originator_version == 1
+        }
 
 
 def _requested(e: op.ImportRequested | op.InstanceRequested) -> OperationRow:

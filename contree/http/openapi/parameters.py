@@ -59,9 +59,10 @@ SIGNAL = STRING | {
     "pattern": "^([1-9]|[1-5][0-9]|6[0-4]|(SIG)?(HUP|INT|QUIT|KILL|USR1|USR2|TERM|STOP|CONT))$"
 }
 
+GUEST_PATH_TEXT = STRING | {"minLength": 1, "pattern": RELATIVE_PATTERN}
 GUEST_PATH = in_query(
     "path",
-    STRING | {"minLength": 1, "pattern": RELATIVE_PATTERN},
+    GUEST_PATH_TEXT,
     "A path inside the image; a relative one starts at its root. No `..` component.",
     required=True,
 )

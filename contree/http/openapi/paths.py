@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from contree.http.openapi.audit import AS_OF, audit_paths
+from contree.http.openapi.blame import blame_paths
+from contree.http.openapi.diff import diff_paths
 from contree.http.openapi.grep import grep_operation
+from contree.http.openapi.image_log import log_paths
 from contree.http.openapi.live_paths import live_paths
 from contree.http.openapi.operation import (
     answer_,
@@ -48,6 +51,9 @@ def paths() -> dict[str, Any]:
             "get": operation("What the token is and may do", "auth", json_(ref("WhoAmI")))
         },
         **_image_paths(),
+        **diff_paths(),
+        **log_paths(),
+        **blame_paths(),
         **_file_paths(),
         **_run_paths(),
         **live_paths(),

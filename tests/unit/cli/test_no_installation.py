@@ -38,6 +38,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "audit consistency": ("--from", "3"),
     "audit rebuild": (),
     "lineage": (ID,),
+    "diff": (ID, ID),
+    "log": (ID,),
+    "blame": (ID, "/etc"),
     "replay": (ID,),
 }
 MAKE_OR_NEED_NONE = {"serve", "doctor", "audit check"}
