@@ -153,7 +153,7 @@ async def core(
             recorded=past.recorded,
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
-            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app, leases=leases),
+            queue=PostgresWorkQueue(pool, event_log, listener=listener, leases=leases),
             journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),

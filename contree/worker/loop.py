@@ -1,7 +1,7 @@
 """The worker's loop: claim what there is room for, run it, act on cancellations, drain.
 
     start: sweep guests and requeue what an earlier life left
-    woken by the log (NOTIFY) or every POLL_S: cancellations, claim
+    woken by the queue (NOTIFY) or every POLL_S: cancellations, claim
     nothing queued or running: let guests be made that wait for runs to come
     stop: claim no more; what runs may go on for the drain timeout, then it is handed back
 
@@ -165,8 +165,14 @@ class Worker:
                 raise outcome
 
     async def _follow(self) -> None:
-        async for _ in self._queue.wakeups(poll_s=POLL_S):
-            self._room.set()
+        async for wake in self._queue.wakeups(worker=self._name, poll_s=POLL_S):
+            if wake.unwanted or any(self._has_room(kind) for kind in wake.waiting):
+                self._room.set()
+
+    def _has_room(self, kind: Kind) -> bool:
+        return kind in self._execute and (
+            self._capacity[kind].here.room(self._running_of(kind)).more > 0
+        )
 
     async def _serve_queue(self, on_ready: Callable[[], None]) -> None:
         told = False
@@ -174,7 +180,7 @@ class Worker:
             await self._room.wait()
             self._room.clear()
             try:
-                # Woken by every event, mostly for nothing: so one question, and no sum of room.
+                # All who have room are woken, most of them for nothing: so one question first.
                 found = await self._queue.look(worker=self._name)
                 self._stop_unwanted(found.unwanted)
                 if self._claim_unheard:
@@ -220,6 +226,8 @@ class Worker:
             self._claim_unheard = False
             for operation in claimed:
                 self._begin(kind, operation)
+            if len(claimed) == room.more and self._has_room(kind):
+                self._room.set()  # more may wait
 
     def _begin(self, kind: Kind, operation: Operation) -> None:
         # One whose lease ran out may come back while its lost attempt still runs here.

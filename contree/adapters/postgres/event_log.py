@@ -1,6 +1,6 @@
 """The event log on PostgreSQL (app.event_log.EventLog): load, append with read models, sealed.
 
-One statement appends the events and changes the read models, leases and secrets; the triggers of
+One statement appends the events and changes the read models, queue and secrets; the triggers of
 migrations/001_event_log.sql order, chain and announce it. It never changes or removes an event.
 """
 
@@ -77,15 +77,6 @@ class PostgresEventLog:
             async with self._pool.acquire() as connection, connection.transaction():
                 for text, arguments in parts:
                     await connection.execute(text, *arguments)
-
-    async def append_within(
-        self, connection: asyncpg.Connection, aggregates: Iterable[Aggregate]
-    ) -> None:
-        """Append in the transaction that is open on `connection`; the driver's errors pass."""
-        pending = [cast(Event, event) for a in aggregates for event in a.collect_events()]
-        if pending:
-            for text, arguments in self._parts(pending, ()):
-                await connection.execute(text, *arguments)
 
     async def sealed(self, operation_id: UUID) -> bytes | None:
         with translated():

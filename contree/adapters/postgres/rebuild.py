@@ -4,7 +4,8 @@
               came meanwhile and swap; readers see the old tables or the new, nothing between
     compare   fold aside, and compare row by row as of one moment of the log
 
-It never touches the log, leases, secrets or journals.
+Both take the work queue along, which the log tells too. It never touches the log, leases, secrets
+or journals.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from contree.adapters.postgres.byte_bound import by_bytes
 from contree.adapters.postgres.compare import Difference, compare_table
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.pool import READ_SCHEMA, connect_as_owner
+from contree.adapters.postgres.queue_check import compare_queue, set_queue_right
 from contree.adapters.postgres.read_models import make_read_models
 from contree.adapters.postgres.statement import LOCK_LOG, runs
 from contree.adapters.postgres.transcoder import event_mapper
@@ -39,6 +41,9 @@ SWAP_LOCK_TIMEOUT = "500ms"
 """Below deadlock_timeout (1 s): if a swap and an append wait for each other, the swap gives way."""
 SWAP_ATTEMPTS_MAX = 60
 REBUILT_SCHEMA = "read_rebuilt"
+_OPERATIONS = "operations"
+"""The read model that the work queue is held against."""
+
 
 EVENTS = by_bytes(
     "originator_id, originator_version, topic, state, notification_id",
@@ -125,6 +130,8 @@ async def compare(
                 for projection in projections
                 for table in projection.tables
             ]
+            if fold.has(_OPERATIONS):
+                tables.append(await compare_queue(fold.connection, rebuilt=REBUILT_SCHEMA))
         return Compared(
             event_count=fold.event_count,
             row_counts={table.table: table.row_count for table in tables},
@@ -178,6 +185,8 @@ async def _swap(fold: _Fold) -> None:
                 await connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             await connection.execute(LOCK_LOG)
             await fold.run_to_end()
+            if fold.has(_OPERATIONS):
+                await set_queue_right(connection, rebuilt=REBUILT_SCHEMA)
             await connection.execute(
                 f"DROP SCHEMA IF EXISTS {READ_SCHEMA} CASCADE;"
                 f"ALTER SCHEMA {REBUILT_SCHEMA} RENAME TO {READ_SCHEMA}"
@@ -216,6 +225,9 @@ class _Fold:
         self._projections = tuple(projections)
         self._progress = progress
         self._mapper = event_mapper()
+
+    def has(self, table: str) -> bool:
+        return any(table in projection.tables for projection in self._projections)
 
     @property
     def last_id(self) -> int:

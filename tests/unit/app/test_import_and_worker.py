@@ -134,7 +134,7 @@ async def started(world: World, *command: str):
     operation_id, _ = await world.runs.request(
         a_caller(), RunOrder(image=str(base), command=command[0], args=command[1:])
     )
-    async for _ in world.queue.wakeups(poll_s=0.01):
+    async for _ in world.queue.wakeups(worker="nobody", poll_s=0.01):
         if (await world.row(operation_id)).status is Status.EXECUTING:
             break
     return operation_id
@@ -288,7 +288,7 @@ async def test_guests_are_made_to_wait_only_while_nothing_is_queued_or_running()
         assert world.microvm.waiting == (3, False)
         await world.cancellation.cancel(a_caller(), operation_id)
         await world.end_of(operation_id)
-        async for _ in world.queue.wakeups(poll_s=0.01):
+        async for _ in world.queue.wakeups(worker="nobody", poll_s=0.01):
             if world.microvm.waiting == (3, True):
                 break
     assert world.microvm.waiting == (0, False), "a worker that stops needs none"

@@ -259,7 +259,7 @@ class World:
     async def end_of(self, operation_id: UUID) -> OperationRow:
         """Wait until the operation has ended."""
         async with asyncio.timeout(10):
-            async for _ in self.queue.wakeups(poll_s=0.01):
+            async for _ in self.queue.wakeups(worker="nobody", poll_s=0.01):
                 row = await self.row(operation_id)
                 if row.status.is_terminal:
                     return row
@@ -268,7 +268,7 @@ class World:
     async def image_of(self, operation_id: UUID) -> UUID | None:
         """Wait until an operation of any project has succeeded; return the image that it left."""
         async with asyncio.timeout(10):
-            async for _ in self.queue.wakeups(poll_s=0.01):
+            async for _ in self.queue.wakeups(worker="nobody", poll_s=0.01):
                 operation = await self.log.load(Operation, operation_id)
                 assert operation is not None
                 if operation.status.is_terminal:
