@@ -87,14 +87,6 @@ async def streamed_answer(
     if request.method == "HEAD":
         await discard(chunks)
         return web.Response(headers=headers)
-    return await streamed_answer(request, chunks, headers)
-
-
-async def streamed_answer(
-    request: web.Request, chunks: AsyncIterator[bytes], headers: dict[str, str]
-) -> web.StreamResponse:
-    """Answer with `chunks` as they come, as gzip when the client accepts it."""
-    headers = headers | {"Vary": "Accept-Encoding"}
     if accepts_gzip(request):
         headers["Content-Encoding"] = "gzip"
         chunks = gzipped(chunks)

@@ -92,7 +92,7 @@ async def list_directory(request: web.Request) -> web.StreamResponse:
         return maybe_compressed(request, text)
     if len(entries) > RENDER_INLINE_MAX:
         pieces = _listing_pieces(asked, entries)
-        return await streamed_answer(request, pieces, {"Content-Type": "application/json"})
+        return await streamed_answer(request, pieces, headers={"Content-Type": "application/json"})
     return json_answer(request, {"path": asked, "files": [file_item(e) for e in entries]})
 
 
