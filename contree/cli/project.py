@@ -164,7 +164,7 @@ def _state(row: ProjectRow) -> list[str]:
 
 
 def _retention_text(row: ProjectRow) -> str:
-    return "for ever" if row.retention_days is None else f"{row.retention_days} days"
+    return FOREVER if row.retention_days is None else f"{row.retention_days} days"
 
 
 def _expired_text(row: ProjectRow) -> str:
