@@ -53,6 +53,7 @@ from contree.app.outages import Outages
 from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
 from contree.app.recorded_log import RecordedLog
 from contree.app.sealing import Sealer
+from contree.app.short_ids import KnownIds
 from contree.app.work_queue import WorkQueue
 from contree.bootstrap.databases import DatabaseUrls
 from contree.bootstrap.history import History, history
@@ -82,6 +83,7 @@ class Core:
     files: FileReads
     tokens: TokenReads
     projects: ProjectReads
+    known_ids: KnownIds
     content_index: ContentIndex
     layer_removal: LayerRemoval
     shared_layers: SharedLayers | None
@@ -131,11 +133,10 @@ async def core(
         stores = await stack.enter_async_context(open_stores(settings, alone, outages))
         content = ProjectContent(keys=keys, blobs=stores.blobs)
         layers = LayerDirectory(data_dir / "layers", stores.layers)
-        stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
         image_search = LayerSearch(layers, data_dir / "search")
-        stack.push_async_callback(asyncio.to_thread, image_files.close)
-        stack.push_async_callback(asyncio.to_thread, image_search.close)
+        for opened in (layers, image_files, image_search):
+            stack.push_async_callback(asyncio.to_thread, opened.close)
         yield Core(
             settings=settings,
             clock=clock,
@@ -154,6 +155,7 @@ async def core(
             files=projections.SqlFileReads(reads),
             tokens=projections.SqlTokenReads(reads),
             projects=projections.SqlProjectReads(reads),
+            known_ids=projections.SqlKnownIds(reads),
             content_index=PostgresContentIndex(pool),
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
             shared_layers=stores.layers,

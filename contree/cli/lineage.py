@@ -10,11 +10,12 @@ from uuid import UUID
 
 from contree import bootstrap
 from contree.app.audit.lineage_tree import draw_lineage
+from contree.app.short_ids import IdKind, parse_short_id
+from contree.cli.output import add_json, show_json
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, NotFoundError
 from contree.domain.project import project_id_of
 from contree.domain.tag import parse_tag
-from contree.http.query import parse_uuid
 from contree.worker.duties import duties_kept
 
 TAG_PREFIX = "tag:"
@@ -25,13 +26,17 @@ def add_commands(
     commands: argparse._SubParsersAction[Any], common: argparse.ArgumentParser
 ) -> None:
     lineage = commands.add_parser(
-        "lineage", parents=[common], help="draw where an image comes from and what came of it"
+        "lineage",
+        parents=[common],
     )
-    lineage.add_argument("image", metavar="IMAGE", help="its UUID, or tag:NAME with --project")
+    lineage.add_argument(
+        "image", metavar="IMAGE", help="its id, how it begins, or tag:NAME with --project"
+    )
     lineage.add_argument("--project", metavar="NAME")
     lineage.add_argument("--depth", type=int, default=100, metavar="N", help="default 100")
     lineage.add_argument("--limit", type=int, default=1000, metavar="N", help="default 1000")
     lineage.add_argument("--whole-ids", action="store_true", help="not the beginning of each")
+    add_json(lineage)
     lineage.set_defaults(command=_lineage)
 
 
@@ -55,6 +60,11 @@ async def _lineage(settings: Settings, arguments: argparse.Namespace) -> None:
             limit=arguments.limit,
             query={"image": arguments.image},
         )
+    if arguments.json:
+        from contree.http.audit.history import lineage_value  # and a web server with it
+
+        show_json(lineage_value(found))
+        return
     # Into a pipe it is written whole, whatever terminal there is.
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     lines = draw_lineage(found, columns=columns, whole_ids=arguments.whole_ids)
@@ -63,7 +73,7 @@ async def _lineage(settings: Settings, arguments: argparse.Namespace) -> None:
 
 async def _image_id(core: bootstrap.Core, text: str, project_id: UUID | None) -> UUID:
     if not text.startswith(TAG_PREFIX):
-        return parse_uuid(text, field="IMAGE")
+        return await parse_short_id(text, field="IMAGE").whole(IdKind.IMAGE, core.known_ids)
     if project_id is None:
         raise InvalidFieldError("project", "is missing: tags belong to a project, name it")
     tag = parse_tag(text.removeprefix(TAG_PREFIX), field="IMAGE")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.cli import _parser
+from contree.cli import command_line
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -59,7 +59,7 @@ def words(line: str) -> Iterator[str]:
 
 def parsers(command: list[str]) -> tuple[list[argparse.ArgumentParser], list[str]]:
     """The parsers that `audit key|verify ...` names, and the words that follow."""
-    found = [_parser([])]
+    found = [command_line(None)]
     while command:
         below = [
             action.choices
@@ -95,13 +95,13 @@ def test_each_link_leads_to_a_file_and_a_heading_of_it(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_each_line_with_contreed_can_be_typed(path: Path) -> None:
     for arguments in typed(path.read_text()):
-        _parser(arguments).parse_args(arguments)  # else SystemExit
+        command_line(arguments).parse_args(arguments)  # else SystemExit
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_each_mention_of_a_command_names_what_there_is(path: Path) -> None:
     for mention in INLINE.findall(FENCE.sub("", path.read_text())):
-        options = mention.replace("[", " ").replace("]", " ").split()
+        options = re.sub(r"[][]", " ", mention.replace(r"\|", "|")).split()  # a table's escapes
         found, rest = parsers([word for word in options if not word.startswith("-")])
         for parser in found:
             there = parser._option_string_actions
