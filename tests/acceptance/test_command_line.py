@@ -339,8 +339,11 @@ def test_the_newest_of_the_log_are_shown_last(server: RunningServer, busybox: st
     first, second = (json.loads(line) for line in last.stdout.splitlines())
     assert int(first["id"]) < int(second["id"])
     assert "2 events, and there may be more: -n 0 shows all" in last.stderr
-    shown = server.contreed("audit", "log", "--image", busybox[:13]).stdout.splitlines()
-    pattern = (
-        r" *\d+  \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  command-line/[0-9a-f]{8}  operation\.import_"
-    )
-    assert re.match(pattern, shown[0])
+    asked = ("--project", "command-line", "--type", "contree.operation.import_requested")
+    [line] = server.contreed("audit", "log", *asked).stdout.splitlines()
+    _, at, who, what, _, _ = re.split(" {2,}", line.strip(), maxsplit=5)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", at)
+    assert re.fullmatch("command-line/[0-9a-f]{8}", who)
+    assert what == "operation.import_requested"
+    assert line in server.contreed("audit", "log", "--actor", who).stdout.splitlines()
+    assert busybox in server.contreed("audit", "log", "--image", busybox[:13]).stdout
