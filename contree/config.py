@@ -13,7 +13,7 @@ import socket
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -77,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoint_key        the private key that signs them; unset: below data_dir. Made with
                           the deployment, or where checkpoint_former_keys names the one before
     checkpoint_origin     the log's name in them; unset: one made from the key
+    log_format            of the lines on stderr: text, or one JSON object each
     checkpoint_former_keys  public keys (`contreed audit key`) that signed before, by commas
     """
 
@@ -112,6 +113,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoint_origin: str | None = None
     checkpoint_former_keys: str | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
     instance_max_timeout: int = 3600
     instance_default_timeout: int = 300
     instance_max_concurrency: int = 10
@@ -216,7 +218,19 @@ def load_settings(
     try:
         return msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise InvalidFieldError("settings", str(error)) from error
+        raise _refusal(str(error), values) from error
+
+
+def _refusal(said: str, values: Mapping[str, Any]) -> InvalidFieldError:
+    """What msgspec says of a value, by the name of the setting and with what is allowed."""
+    problem, _, name = said.partition(" - at `$.")
+    name = name.rstrip("`")
+    if name not in values:
+        return InvalidFieldError("settings", said)
+    kind = get_type_hints(Settings)[name]
+    if get_origin(kind) is Literal:
+        problem = f"use one of {', '.join(get_args(kind))}"
+    return InvalidFieldError(name, f"'{values[name]}' is not allowed: {problem}")
 
 
 def _refuse_unknown(

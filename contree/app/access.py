@@ -43,13 +43,13 @@ class Caller:
         return str(self.token.token_id)
 
     def require(self, permission: Permission) -> None:
-        """Raise PermissionMissingError unless the token has `permission`, and ContentErasedError
-        when its project is erased and the permission is to do more than read.
+        """Raise ContentErasedError when the project is erased and `permission` is to do more than
+        read, PermissionMissingError unless the token has it.
         """
-        if permission.value not in self.token.permissions:
-            raise PermissionMissingError(permission.value)
         if self.token.erased_at is not None and permission.value not in READING:
             raise ContentErasedError(self.token.erased_at)
+        if permission.value not in self.token.permissions:
+            raise PermissionMissingError(permission.value)
 
     def context(self, at: datetime) -> Context:
         return Context(

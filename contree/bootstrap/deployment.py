@@ -58,6 +58,7 @@ from contree.app.outages import Outages
 from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
 from contree.app.recorded_log import RecordedLog
 from contree.app.sealing import Sealer
+from contree.app.short_ids import KnownIds
 from contree.app.work_queue import WorkQueue
 from contree.bootstrap.databases import DatabaseUrls
 from contree.bootstrap.history import History, history
@@ -95,6 +96,7 @@ class Core:
     files: FileReads
     tokens: TokenReads
     projects: ProjectReads
+    known_ids: KnownIds
     content_index: ContentIndex
     layer_removal: LayerRemoval
     shared_layers: SharedLayers | None
@@ -164,6 +166,7 @@ async def core(
             files=projections.SqlFileReads(reads),
             tokens=projections.SqlTokenReads(reads),
             projects=projections.SqlProjectReads(reads),
+            known_ids=projections.SqlKnownIds(reads),
             content_index=PostgresContentIndex(pool),
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
             shared_layers=stores.layers,

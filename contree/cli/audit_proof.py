@@ -9,21 +9,21 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-from uuid import UUID
 
 from contree import bootstrap
 from contree.app.proof.signed import SignedCheckpoint
+from contree.app.short_ids import IdKind, parse_short_id
 from contree.bootstrap import proof as proofs
 from contree.bootstrap.proof import Proof
-from contree.cli.audit_text import proven_lines, verdict_lines
+from contree.cli import NOT_CHECKED
+from contree.cli.audit_text import proven_lines, verdict_lines, verdict_value
+from contree.cli.output import add_json, show_json
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, UnavailableError
 from contree.domain.note import VerifierKey
 
 PROGRESS_S = 1.0
 SIZE_DIGITS_MAX = 19
-NOTHING_VERIFIED = 3
-"""Exit status where no event was there to be checked: neither right nor wrong."""
 
 
 def add_commands(
@@ -51,17 +51,19 @@ def add_commands(
         "verify",
         parents=[common, stored],
         help="check the whole log against chain, tree and checkpoints",
-        description="Exit status: 0 all right, 1 not right or not checked, 3 the log is empty.",
+        description="Exit status: 0 all right, 1 not right, 3 not checked: no installation, the "
+        "database or the checkpoints are away, or the log is empty.",
     )
     verify.add_argument(
         "--after", type=int, metavar="POSITION", help="begin behind it; default: check everything"
     )
-    verify.set_defaults(command=_verify)
+    add_json(verify)
+    verify.set_defaults(command=_verify, refused_status=NOT_CHECKED)
 
     prove = actions.add_parser(
         "prove", parents=[common, stored], help="write what proves one operation to an outsider"
     )
-    prove.add_argument("operation", metavar="OPERATION", help="its UUID")
+    prove.add_argument("operation", metavar="OPERATION", help="its id, or how it begins")
     prove.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
     prove.set_defaults(command=_prove)
 
@@ -138,18 +140,19 @@ async def _verify(settings: Settings, arguments: argparse.Namespace) -> int:
     keys = _believed(settings, arguments)
     async with _proof(settings) as proof:
         verdict = await proof.verify(keys).run(after=arguments.after, progress=_Progress())
-    sys.stdout.write("\n".join(verdict_lines(verdict)) + "\n")
+    if arguments.json:
+        show_json(verdict_value(verdict))
+    else:
+        sys.stdout.write("\n".join(verdict_lines(verdict)) + "\n")
     if verdict.is_of_nothing:
-        return NOTHING_VERIFIED
+        return NOT_CHECKED
     return 1 if verdict.findings else 0
 
 
 async def _prove(settings: Settings, arguments: argparse.Namespace) -> None:
-    try:
-        operation_id = UUID(arguments.operation)
-    except ValueError:
-        raise InvalidFieldError("OPERATION", f"'{arguments.operation}' is not a UUID") from None
+    typed = parse_short_id(arguments.operation, field="OPERATION")
     async with _proof(settings) as proof:
+        operation_id = await typed.whole(IdKind.OPERATION, proof.known_ids)
         newest = await proof.newest(_believed(settings, arguments))
         bundle = await proof.prove(newest).operation(operation_id)
     _write(bundle.encoded(), arguments.output)

@@ -34,7 +34,6 @@ def add_commands(
     diff = commands.add_parser(
         "diff",
         parents=[common],
-        help="what differs between two images, as git diff shows it",
         description="Exit status 0, with --exit-code 1 when anything differs. No guest is started.",
     )
     diff.add_argument("image", metavar="A", help=HELP)

@@ -28,6 +28,7 @@ from contree import bootstrap, programs
 from contree.app.guest.microvm import GuestInfo, GuestSpec, Origin
 from contree.app.images.layer_store import MountPlan
 from contree.cli.kvm_remedy import kvm_remedy
+from contree.cli.output import add_json, show_json
 from contree.config import Settings
 from contree.domain.errors import ContreeError
 
@@ -61,6 +62,17 @@ class Finding:
     detail: str
     remedy: str = ""
 
+    @property
+    def value(self) -> dict[str, str | None]:
+        """The same in JSON; `level` in lower case."""
+        remedy = None if self.level is Level.OK else self.remedy or None
+        return {
+            "subject": self.subject,
+            "level": self.level.value.lower(),
+            "detail": self.detail,
+            "remedy": remedy,
+        }
+
     def __str__(self) -> str:
         line = f"{self.level.value:<7} {self.subject}: {self.detail}\n"
         if self.level is Level.OK or not self.remedy:
@@ -75,25 +87,30 @@ def add_commands(
     parser = commands.add_parser(
         "doctor",
         parents=[common],
-        help="check this machine, by booting a probe guest too",
         epilog="Exit status: 0 guests can run (there may be warnings), 1 something is missing, "
         "2 wrong usage.",
     )
     parser.add_argument("--libvirt-uri", metavar="URI", help="default: QEMU embedded here")
     parser.add_argument("--accelerator", metavar="NAME", help="auto, kvm or tcg")
+    add_json(parser, what="one JSON object a line, for each thing that was looked at")
     parser.set_defaults(command=_doctor)
 
 
-async def _doctor(settings: Settings, _: argparse.Namespace) -> int:
+async def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     levels = set()
     with _log_kept_back() as kept:
         async for finding in _findings(settings):
             levels.add(finding.level)
+            if arguments.json:
+                show_json(finding.value)
+                continue
             sys.stdout.write(str(finding))
             sys.stdout.flush()
     is_well = Level.MISSING not in levels
-    sys.stdout.write("this machine can run guests\n" if is_well else "see what is missing above\n")
-    sys.stdout.flush()
+    if not arguments.json:
+        said = "this machine can run guests" if is_well else "see what is missing above"
+        sys.stdout.write(f"{said}\n")
+        sys.stdout.flush()
     if not is_well or settings.log_level == "DEBUG":
         kept.flush()
     return 0 if is_well else 1

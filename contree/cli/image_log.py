@@ -37,7 +37,6 @@ def add_commands(
     log = commands.add_parser(
         "log",
         parents=[common],
-        help="which runs made an image, and what each changed",
         description="With paths: only what changed one of them. No guest is started.",
     )
     log.add_argument("image", metavar="IMAGE", help=HELP)

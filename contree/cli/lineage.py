@@ -10,6 +10,7 @@ from typing import Any
 from contree import bootstrap
 from contree.app.audit.lineage_tree import draw_lineage
 from contree.cli.image_reference import HELP, referred
+from contree.cli.output import add_json, show_json
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 from contree.domain.project import project_id_of
@@ -22,13 +23,15 @@ def add_commands(
     commands: argparse._SubParsersAction[Any], common: argparse.ArgumentParser
 ) -> None:
     lineage = commands.add_parser(
-        "lineage", parents=[common], help="draw where an image comes from and what came of it"
+        "lineage",
+        parents=[common],
     )
     lineage.add_argument("image", metavar="IMAGE", help=HELP)
     lineage.add_argument("--project", metavar="NAME")
     lineage.add_argument("--depth", type=int, default=100, metavar="N", help="default 100")
     lineage.add_argument("--limit", type=int, default=1000, metavar="N", help="default 1000")
     lineage.add_argument("--whole-ids", action="store_true", help="not the beginning of each")
+    add_json(lineage)
     lineage.set_defaults(command=_lineage)
 
 
@@ -52,6 +55,11 @@ async def _lineage(settings: Settings, arguments: argparse.Namespace) -> None:
             limit=arguments.limit,
             query={"image": arguments.image},
         )
+    if arguments.json:
+        from contree.http.audit.history import lineage_value  # and a web server with it
+
+        show_json(lineage_value(found))
+        return
     # Into a pipe it is written whole, whatever terminal there is.
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     lines = draw_lineage(found, columns=columns, whole_ids=arguments.whole_ids)

@@ -53,9 +53,13 @@ def add_commands(
     common: argparse.ArgumentParser,
 ) -> None:
     serve = commands.add_parser(
-        "serve", parents=[common], help="API, worker and embedded PostgreSQL on this machine"
+        "serve",
+        parents=[common],
     )
-    api = commands.add_parser("api", parents=[common], help="the API only; needs a database URL")
+    api = commands.add_parser(
+        "api",
+        parents=[common],
+    )
     for parser in (serve, api):
         parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:8080")
         parser.add_argument(

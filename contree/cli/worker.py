@@ -40,7 +40,6 @@ def add_commands(
     worker = commands.add_parser(
         "worker",
         parents=[common],
-        help="one worker; needs a database URL",
         epilog="With --database-url - the URL is read from standard input.",
     )
     add_worker_options(worker)

@@ -65,6 +65,7 @@ def _routes() -> list[web.RouteDef]:
     """A GET answers HEAD too only where clients use it: elsewhere HEAD is a 405."""
     get = web.get
     return [
+        get("/", health.root, allow_head=False),
         get("/healthz", health.alive),
         get("/readyz", health.ready),
         get("/openapi.json", health.openapi, allow_head=False),

@@ -15,6 +15,7 @@ from contree.projections.audit_reads import SqlAuditReads
 from contree.projections.files import FilesProjection, SqlFileReads
 from contree.projections.guest_starts import SqlGuestStarts
 from contree.projections.images import ImagesProjection, SqlImageReads
+from contree.projections.known_ids import SqlKnownIds
 from contree.projections.operation_reads import SqlOperationReads
 from contree.projections.operations import OperationsProjection
 from contree.projections.past import SqlPastReads
@@ -38,6 +39,7 @@ __all__ = [
     "SqlFileReads",
     "SqlGuestStarts",
     "SqlImageReads",
+    "SqlKnownIds",
     "SqlOperationReads",
     "SqlPastReads",
     "SqlProjectReads",

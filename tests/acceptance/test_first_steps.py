@@ -86,6 +86,33 @@ def test_the_steps_are_printed_until_there_is_a_token(first: RunningServer) -> N
     assert "First steps" not in first.log_text.removeprefix(seen)
 
 
+def fenced(language: str, containing: str) -> str:
+    """The one block of README in a language that contains a text."""
+    blocks = re.findall(
+        rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL
+    )
+    [found] = [block for block in blocks if containing in block]
+    return str(found)
+
+
+def test_what_readme_shows_from_python_and_with_curl_works(
+    first: RunningServer, busybox_url: str, tmp_path: Path
+) -> None:
+    token = first.token("demo")
+    typed(
+        first, tmp_path, "contree", "auth", "--type=jwt", f"--url={first.url}", f"--token={token}"
+    )
+    typed(first, tmp_path, "contree", "images", "import", busybox_url)
+
+    python = fenced("python", "import ContreeSync")
+    assert typed(first, tmp_path, sys.executable, "-c", python) == "left\nright\n"
+
+    lines = fenced("sh", "api=").replace("http://127.0.0.1:8080", first.url)
+    assert first.url in lines
+    output = typed(first, tmp_path, "bash", "-ec", f"TOKEN={token}\n{lines}").splitlines()
+    assert output[-1] == "hello"
+
+
 def test_readme_says_the_same(first: RunningServer) -> None:
     readme = README.read_text()
     _, _, *steps = block(first.log_text, "First steps")

@@ -20,7 +20,7 @@ from contree.domain.context import Context
 from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Kind
 from contree.domain.project import project_id_of
-from contree.domain.token import Permission
+from contree.domain.token import READING, Permission
 from contree.http.app import create_app
 from tests.fakes.microvm import PROGRAMS, FakeFile, FakeMicroVM, FakeProcess
 
@@ -53,8 +53,13 @@ class Deployment:
         self.secrets: dict[str, str] = {}
 
     async def token(self, project: str) -> str:
+        """A token that may do all that its project allows."""
+        row = await self.core.projects.get(project_id_of(project))
+        erased = row is not None and row.erased_at is not None
         return await bootstrap.issue_tokens(self.core).issue(
-            project=project, permissions=list(Permission), expires_at=None
+            project=project,
+            permissions=[p for p in Permission if not erased or p in READING],
+            expires_at=None,
         )
 
     async def image(self, project: str) -> UUID:

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from contree.app.audit.ask_audit import Query
-from contree.app.audit.audit_reads import AuditEntry, MakingOperation, RelatedImage, Span
+from contree.app.audit.audit_reads import AuditEntry, Lineage, MakingOperation, RelatedImage, Span
 from contree.app.audit.cloud_event import cloud_event
 from contree.domain.context import Context
 from contree.domain.errors import ContreeError
@@ -88,12 +88,15 @@ async def show_lineage(request: web.Request) -> web.Response:
         limit=number_of(request, "limit", default=IMAGES_DEFAULT, low=1, high=IMAGES_MAX),
         query=recorded_query(request),
     )
-    value = {
+    return json_answer(request, lineage_value(found))
+
+
+def lineage_value(found: Lineage) -> dict[str, Any]:
+    return {
         "image": found.image_id,
         "images": [related_image_value(image) for image in found.images],
         "truncated": found.truncated,
     }
-    return json_answer(request, value)
 
 
 def related_image_value(image: RelatedImage) -> dict[str, Any]:

@@ -42,6 +42,7 @@ LOCATION = {"Location": {"schema": STRING}}
 def paths() -> dict[str, Any]:
     """Return the `paths` of the document."""
     return {
+        "/": {"get": open_operation("Where to go on", ref("Root"), errors=())},
         "/healthz": {"get": open_operation("The process answers", ref("Health"), errors=())},
         "/readyz": {
             "get": open_operation("Requests will be carried out", ref("Health"), errors=(503,))

@@ -56,6 +56,13 @@ def value_schemas() -> dict[str, Schema]:
             },
             optional=("field",),
         ),
+        "Root": answer(
+            {
+                "name": {"const": "contree"},
+                "links": answer(dict.fromkeys(("openapi", "ready", "alive"), STRING)),
+                "docs": STRING,
+            }
+        ),
         "Health": answer({"status": {"enum": ["alive", "ready"]}}),
         "WhoAmI": answer(
             {

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import textwrap
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ PROBE_TIMEOUT_S = 10.0
 """A guest is ready in about a second under a KVM that works."""
 PROBE_TIMEOUT_DEMANDED_S = 30.0
 """Where somebody says that KVM works, the host may be slow, or itself a guest."""
+REASON_SHOWN_CHARS = 100
+"""Of why KVM does not work, in a warning; all of it is at DEBUG and in `doctor`."""
 DISBELIEF_S = 3600.0
 KVM_DEVICE = Path("/dev/kvm")
 
@@ -112,11 +115,16 @@ class KvmProbe:
                 "set accelerator to tcg or auto"
             )
         log.warning(
-            "KVM does not work here (%s; %s in %s): guests run under TCG, %s",
+            "KVM does not work here (%s): guests run under TCG, %s; "
+            "`contreed doctor` says what to do",
+            textwrap.shorten(verdict.reason, REASON_SHOWN_CHARS, placeholder=" ..."),
+            NO_BOUNDARY,
+        )
+        log.debug(
+            "why KVM does not work: %s; %s in %s",
             verdict.reason,
             "kept" if asked_now else "found earlier, it is asked again an hour later; kept",
             self._record,
-            NO_BOUNDARY,
         )
         return Choice(accelerator=TCG, why_not_kvm=verdict.reason)
 
