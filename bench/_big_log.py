@@ -16,7 +16,7 @@ import asyncpg
 from contree.adapters.postgres.transcoder import event_mapper
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
-from contree.domain.image import Image, committed_image_id, imported_image_id
+from contree.domain.image import Image, RecordedEnvironment, committed_image_id, imported_image_id
 from contree.domain.instance import InstanceSpec
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome
@@ -94,7 +94,7 @@ def _templates(project_id: UUID) -> list[tuple[UUID, int, str, bytes]]:
         manifest_digest="sha256:m",
         config_digest=PARENT_DIGEST,
         layers=["sha256:0"],
-        env={},
+        environment=RecordedEnvironment(),
         workdir="/",
         size_bytes=1,
     )
@@ -106,7 +106,6 @@ def _templates(project_id: UUID) -> list[tuple[UUID, int, str, bytes]]:
         context,
         operation_id=OPERATION,
         layer="sha256:1",
-        preserved_env={},
         workdir="/",
         size_bytes=9,
     )
@@ -117,6 +116,7 @@ def _templates(project_id: UUID) -> list[tuple[UUID, int, str, bytes]]:
         signal=-1,
         core_dumped=False,
         timed_out=False,
+        oom_killed=False,
         duration_us=1000,
         stdout=nothing,
         stderr=nothing,

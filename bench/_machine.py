@@ -12,8 +12,8 @@ from typing import Any
 
 import libvirt
 
-from contree.adapters.microvm.hypervisor.connection import EMULATOR
 from contree.adapters.postgres.embedded import binaries
+from contree.programs import QEMU
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
         "memory_mib": int(_field("/proc/meminfo", "MemTotal").split()[0]) // 1024,
         "kernel": _version_in(platform.release()),
         "python": platform.python_version(),
-        "qemu": _said([EMULATOR, "--version"]),
+        "qemu": _said([QEMU.path(), "--version"]),
         "libvirt": _libvirt_version(),
         "postgresql": _said([str(binaries() / "postgres"), "--version"]),
     }

@@ -34,8 +34,10 @@ from contree.adapters.microvm.agent.messages import (
 from contree.adapters.microvm.boot.assets import GuestAssets
 from contree.adapters.microvm.disks.layers_disk import write_layers_disk
 from contree.adapters.microvm.disks.scratch_disk import copy_sparsely
-from contree.adapters.microvm.hypervisor.connection import EMULATOR, MACHINE
+from contree.adapters.microvm.hypervisor.connection import MACHINE
 from contree.adapters.microvm.hypervisor.domain_xml import (
+    CPU_WITHOUT,
+    CPUID_LEAVES,
     KERNEL_COMMAND_LINE,
     LAYERS_SLOT,
     SCRATCH_SLOT,
@@ -43,6 +45,7 @@ from contree.adapters.microvm.hypervisor.domain_xml import (
 from contree.adapters.microvm.hypervisor.migration import load_state
 from contree.adapters.microvm.templates.template import Template
 from contree.app.images.layer_store import FilePart
+from contree.programs import QEMU
 
 PATIENCE_S = 120.0
 READ_BYTES = 1024**2
@@ -287,6 +290,14 @@ def _reap(process: subprocess.Popen[bytes], phases: Phases) -> None:
     phases.cpu_s = usage.ru_utime + usage.ru_stime
 
 
+def _cpu(accelerator: str) -> list[str]:
+    """Return the arguments that give a guest the CPU of `domain_xml`."""
+    without = [f"{name}=off" for name in CPU_WITHOUT[accelerator]]
+    if accelerator == "kvm":
+        return ["-cpu", ",".join(["host", *without, "pmu=off"])]
+    return ["-cpu", ",".join(["max", *without]), *CPUID_LEAVES]
+
+
 def qemu_command(
     directory: Path,
     setup: RawSetup,
@@ -309,10 +320,10 @@ def qemu_command(
         backend = f"memory-backend-file,id=ram,{size},mem-path={template.memory_file},share=off"
         kernel, initrd, incoming = template.kernel, template.initrd, ["-incoming", "defer"]
     return [
-        EMULATOR, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        QEMU.path(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", f"{MACHINE},accel={setup.accelerator},usb=off,memory-backend=ram",
         "-object", backend,
-        "-cpu", "host" if setup.accelerator == "kvm" else "max", "-m", str(setup.memory_mib),
+        *_cpu(setup.accelerator), "-m", str(setup.memory_mib),
         "-kernel", str(kernel), "-initrd", str(initrd), "-append", KERNEL_COMMAND_LINE,
         "-serial", f"file:{directory / 'console.log'}",
         "-chardev", f"socket,id=monitor,fd={monitor_fd}",

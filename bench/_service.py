@@ -99,9 +99,8 @@ class Service:
 
         async def layers(core: Core) -> tuple[tuple[FilePart, ...], ...]:
             project_id = await self.project_id(core)
-            row = await core.images.get(project_id, UUID(image))
-            assert row is not None
-            return (await core.layers.mount_plan(row.layers)).squashfs
+            stack = await core.images.stack(project_id, UUID(image))
+            return (await core.layers.mount_plan(stack)).squashfs
 
         cache = self.settings.data_dir / "cache"
         return RawSetup(

@@ -99,9 +99,8 @@ def _settle(running: Service) -> None:
 
 
 async def _size_kib(running: Service, core: Core, image: str) -> float:
-    row = await core.images.get(await running.project_id(core), UUID(image))
-    assert row is not None
-    plan = await core.layers.mount_plan(row.layers)
+    layers = await core.images.stack(await running.project_id(core), UUID(image))
+    plan = await core.layers.mount_plan(layers)
     return sum(part.size_bytes for squashfs in plan.squashfs for part in squashfs) / KIB
 
 

@@ -24,7 +24,7 @@ from bench._measure import Report, Target, progress
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.pool import open_pool
 from contree.domain.context import Context
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.project import project_id_of
 from contree.domain.tag import Tag
 from contree.projections import ALL
@@ -139,7 +139,7 @@ async def _moves(log: PostgresEventLog) -> Any:
             manifest_digest="sha256:m",
             config_digest=f"sha256:{number}",
             layers=[],
-            env={},
+            environment=RecordedEnvironment(),
             workdir="/",
             size_bytes=1,
         )

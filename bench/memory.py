@@ -150,7 +150,7 @@ def _sizes(running: Service) -> Sizes:
 def _part_of(pid: int, command: str, running: Service) -> str:
     if pid == running.server.pid:
         return "API"
-    if command.startswith("/usr/bin/qemu-system"):
+    if "/qemu-system" in command.partition(" ")[0]:
         return "QEMUs"
     return "worker" if "contree worker" in command else "PostgreSQL"
 

@@ -30,7 +30,7 @@ from contree.adapters.postgres.rebuild import BATCH_EVENTS, EVENTS, compare, reb
 from contree.adapters.postgres.transcoder import event_mapper
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.instance import InstanceSpec
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome
@@ -153,7 +153,7 @@ def _runs(space: int) -> Iterator[tuple[Aggregate, ...]]:
         manifest_digest=f"sha256:{'1' * 64}",
         config_digest=f"sha256:{'2' * 64}",
         layers=[f"sha256:{'3' * 64}"],
-        env={"PATH": "/usr/bin:/bin"},
+        environment=RecordedEnvironment(env={"PATH": "/usr/bin:/bin"}),
         workdir="/",
         size_bytes=1,
     )
@@ -171,7 +171,6 @@ def _runs(space: int) -> Iterator[tuple[Aggregate, ...]]:
             context,
             operation_id=id_,
             layer=f"sha256:{number:064x}",
-            preserved_env={},
             workdir="/",
             size_bytes=number,
         )
@@ -182,6 +181,7 @@ def _runs(space: int) -> Iterator[tuple[Aggregate, ...]]:
             signal=-1,
             core_dumped=False,
             timed_out=False,
+            oom_killed=False,
             duration_us=1000,
             stdout=NO_OUTPUT,
             stderr=NO_OUTPUT,

@@ -1,8 +1,9 @@
-"""Makes one table of what the benches wrote, for bench/README.md and the project's README.
+"""Makes tables of what the benches wrote, for bench/README.md.
 
     python -m bench.report      reads bench/out/*.json, writes between the marks in bench/README.md
 
-and prints the short table, the rows that answer a question. It measures nothing.
+and prints the short table, the rows that answer a question, for its section "The answers in short".
+It measures nothing.
 """
 
 from __future__ import annotations

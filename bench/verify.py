@@ -102,7 +102,7 @@ async def _compare(
     rows: int,
 ) -> None:
     built: list[float] = []
-    checkpoints = proof.checkpoints()
+    checkpoints = proof.checkpoints(make_key=True)
     owner = await asyncpg.connect(dsn)
     for start in range(0, rows, PART_ROWS):
         progress(f"append {start:,}")

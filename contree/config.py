@@ -6,13 +6,14 @@ The only reader of the environment. Names are the same everywhere: the option `-
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import socket
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -24,6 +25,7 @@ from contree.worker.loop import Capacity
 from contree.worker.room import FixedAdmission, GuestAdmission
 
 PREFIX = "CONTREED_"
+CONFIG = PREFIX + "CONFIG"
 SUPERVISOR = "NOTIFY_SOCKET"
 SOURCE_TREE = Path(__file__).resolve().parent.parent
 
@@ -54,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_owner_url    the role that may migrate and rebuild; unset: database_url
     libvirt_uri           unset: QEMU's embedded driver inside the worker
     accelerator           auto boots a probe guest under KVM and falls back to TCG
+    kvm_probe_timeout     seconds that the probe guest may take; unset: 10, or 30 where
+                          accelerator is kvm
     guest_kernel_dir      an unpacked kernel package: boot/vmlinuz-*, lib/modules/*
     guest_agent           the static agent binary
     worker_name           stable over restarts of the same worker
@@ -64,11 +68,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     imports_here          imports at once on this worker
     import_allow          hosts, addresses and networks, by commas, that imports may reach though
                           they are not on the public internet
+    pending_max_per_project  operations of one project that may wait; more are refused
+    disk_reserve_mib      room below data_dir under which a worker takes on nothing
+    drain_timeout         seconds that what runs may go on after the first SIGTERM or SIGINT
     checkpoint_interval   seconds between signed checkpoints of the log, at least
     checkpoints           where they are kept: a directory, or s3://BUCKET/PREFIX; unset: below
                           data_dir. Better somewhere the database's owner cannot write
-    checkpoint_key        the private key that signs them; unset: below data_dir. Made when missing
+    checkpoint_key        the private key that signs them; unset: below data_dir. Made with
+                          the deployment, or where checkpoint_former_keys names the one before
     checkpoint_origin     the log's name in them; unset: one made from the key
+    log_format            of the lines on stderr: text, or one JSON object each
     checkpoint_former_keys  public keys (`contreed audit key`) that signed before, by commas
     """
 
@@ -82,23 +91,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_owner_url: str | None = None
     libvirt_uri: str | None = None
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    kvm_probe_timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
     guest_kernel_dir: Path = SOURCE_TREE / ".cache/packages/linux-image-cloud-amd64"
     guest_agent: Path = SOURCE_TREE / "guest/build/agent"
     guest_memory_mib: int = 512
     guest_vcpu_count: int = 1
-    worker_name: str = msgspec.field(default_factory=_default_worker_name)
+    worker_name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = msgspec.field(
+        default_factory=_default_worker_name
+    )
     instances_here: Annotated[int, msgspec.Meta(ge=1)] | None = None
     cpu_overcommit: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     memory_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 512
     warm_guests: Annotated[int, msgspec.Meta(ge=0)] = 0
     imports_here: int = 2
     import_allow: str = ""
+    disk_reserve_mib: Annotated[int, msgspec.Meta(ge=0)] = 1024
+    drain_timeout: Annotated[float, msgspec.Meta(ge=0)] = 900.0
     checkpoint_interval: float = 60.0
     checkpoints: str | None = None
     checkpoint_key: Path | None = None
     checkpoint_origin: str | None = None
     checkpoint_former_keys: str | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
     instance_max_timeout: int = 3600
     instance_default_timeout: int = 300
     instance_max_concurrency: int = 10
@@ -106,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     images_import_max_concurrency: int = 5
     images_import_max_timeout: int = 3600
     upload_max_bytes: int = 12 * 1024**3
+    pending_max_per_project: Annotated[int, msgspec.Meta(ge=1)] = 10_000
 
     @property
     def runtime_dir(self) -> Path:
@@ -167,6 +183,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             images_import_max_concurrency=self.images_import_max_concurrency,
             images_import_max_timeout_s=self.images_import_max_timeout,
             upload_bytes_max=self.upload_max_bytes,
+            pending_max_per_project=self.pending_max_per_project,
         )
 
 
@@ -176,23 +193,53 @@ def load_settings(
     """Return the settings; `options` with value None are not given.
 
     The TOML file is `options["config"]` or `CONTREED_CONFIG`.
-    Raises InvalidFieldError naming the setting and where it came from.
+    Raises InvalidFieldError naming the setting, also one that does not exist: what was meant by it
+    would be left out silently.
     """
     env = os.environ if environment is None else environment
     values: dict[str, Any] = {}
-    file = options.get("config") or env.get(PREFIX + "CONFIG")
+    known = [field.name for field in msgspec.structs.fields(Settings)]
+    file = options.get("config") or env.get(CONFIG)
     if file:
         try:
             values.update(tomllib.loads(Path(file).read_text()))
         except (OSError, ValueError) as error:
             raise InvalidFieldError("config", f"cannot read '{file}': {error}") from error
-    known = {field.name for field in msgspec.structs.fields(Settings)}
-    values.update({n: env[PREFIX + n.upper()] for n in known if PREFIX + n.upper() in env})
+        _refuse_unknown(values, known, said=f"is no setting, in '{file}'")
+    variables = {n.removeprefix(PREFIX): v for n, v in env.items() if n.startswith(PREFIX)}
+    _refuse_unknown(
+        variables,
+        [*(name.upper() for name in known), CONFIG.removeprefix(PREFIX)],
+        prefix=PREFIX,
+        said="is no setting, in the environment",
+    )
+    values.update({n: variables[n.upper()] for n in known if n.upper() in variables})
     values.update({n: v for n, v in options.items() if n in known and v is not None})
     try:
         return msgspec.convert(values, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise InvalidFieldError("settings", str(error)) from error
+        raise _refusal(str(error), values) from error
+
+
+def _refusal(said: str, values: Mapping[str, Any]) -> InvalidFieldError:
+    """What msgspec says of a value, by the name of the setting and with what is allowed."""
+    problem, _, name = said.partition(" - at `$.")
+    name = name.rstrip("`")
+    if name not in values:
+        return InvalidFieldError("settings", said)
+    kind = get_type_hints(Settings)[name]
+    if get_origin(kind) is Literal:
+        problem = f"use one of {', '.join(get_args(kind))}"
+    return InvalidFieldError(name, f"'{values[name]}' is not allowed: {problem}")
+
+
+def _refuse_unknown(
+    names: Iterable[str], known: Sequence[str], *, said: str, prefix: str = ""
+) -> None:
+    for name in sorted(set(names).difference(known)):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+        raise InvalidFieldError(prefix + name, f"{said}{hint}")
 
 
 def supervisor_address() -> str | None:
@@ -203,7 +250,7 @@ def supervisor_address() -> str | None:
 
 def worker_environment(settings: Settings, *, supervisor: Path) -> dict[str, str]:
     """The environment that gives a child process the same settings and another supervisor."""
-    env = {k: v for k, v in os.environ.items() if k != PREFIX + "CONFIG"}
+    env = {k: v for k, v in os.environ.items() if k != CONFIG}
     env[SUPERVISOR] = str(supervisor)
     for field in msgspec.structs.fields(Settings):
         value = getattr(settings, field.name)
@@ -225,3 +272,13 @@ def _decode(kind: type, value: Any) -> Any:
     if kind is Path:
         return Path(value).expanduser().absolute()
     raise NotImplementedError(f"settings of type {kind}")
+
+
+def pager_of_user() -> str | None:
+    """Return the command that the user reads long answers with (environ(7))."""
+    return os.environ.get("PAGER")
+
+
+def wants_no_colour() -> bool:
+    """Say whether the user wants no colours in any program (no-color.org)."""
+    return bool(os.environ.get("NO_COLOR"))

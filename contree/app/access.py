@@ -43,13 +43,13 @@ class Caller:
         return str(self.token.token_id)
 
     def require(self, permission: Permission) -> None:
-        """Raise PermissionMissingError unless the token has `permission`, and ContentErasedError
-        when its project is erased and the permission is to do more than read.
+        """Raise ContentErasedError when the project is erased and `permission` is to do more than
+        read, PermissionMissingError unless the token has it.
         """
-        if permission.value not in self.token.permissions:
-            raise PermissionMissingError(permission.value)
         if self.token.erased_at is not None and permission.value not in READING:
             raise ContentErasedError(self.token.erased_at)
+        if permission.value not in self.token.permissions:
+            raise PermissionMissingError(permission.value)
 
     def context(self, at: datetime) -> Context:
         return Context(
@@ -109,3 +109,14 @@ class Access:
         if project and project not in {token.project_name, str(token.project_id)}:
             raise UnauthenticatedError("Project: the token does not belong to this project")
         return Caller(token=token, request_id=request_id)
+
+    async def require_still_good(self, caller: Caller) -> None:
+        """Raise UnauthenticatedError once the caller's token is revoked or has expired.
+
+        For what goes on long after it was authenticated.
+        """
+        token = caller.token
+        if token.expires_at is not None and token.expires_at <= self._clock.now():
+            raise UnauthenticatedError("the token has expired")
+        if token.token_id not in await self._tokens.active_of(token.project_id):
+            raise UnauthenticatedError("the token was revoked")

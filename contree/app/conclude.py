@@ -1,18 +1,21 @@
-"""End an operation: one transaction that holds the end and everything that comes of it.
+"""Record how work on an operation begins and ends; the end with everything that comes of it.
 
 A worker's copy of an operation may be old (a client cancelled it meanwhile), so the end is decided
 on a fresh copy and repeated when somebody was first. A wish to cancel that was recorded before the
-end wins over any other end.
+end wins over any other end. Each record is decided on a fresh copy again when its answer was lost
+with the database, so it is there once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
+from contree.app.outages import LOG_AWAY, Outages
 from contree.app.retries import retry_conflicts
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
@@ -25,10 +28,13 @@ Decide = Callable[[Operation, Context], Awaitable[Sequence[Aggregate]]]
 
 
 class Conclude:
-    """Appends ends."""
+    """Appends beginnings and ends, in the name of one worker."""
 
-    def __init__(self, *, log: EventLog, clock: Clock, ids: IdSource, actor: str) -> None:
+    def __init__(
+        self, *, log: EventLog, outages: Outages, clock: Clock, ids: IdSource, actor: str
+    ) -> None:
         self._log = log
+        self._outages = outages
         self._clock = clock
         self._ids = ids
         self._actor = actor
@@ -38,7 +44,8 @@ class Conclude:
     ) -> Status:
         """End the operation that the worker holds as `mine`, as `decide` says; return its status.
 
-        Does nothing when it has ended already, or another attempt has begun by now.
+        Does nothing when it has ended already, or another attempt has begun by now. Waits while
+        the log is away.
         """
 
         async def attempt() -> Status:
@@ -54,7 +61,27 @@ class Conclude:
                 await self._log.append(*others, operation)
             return operation.status
 
-        return await retry_conflicts(attempt)
+        return await self._outages.waited_out(
+            f"the end of operation {mine.id}", lambda: retry_conflicts(attempt), on=LOG_AWAY
+        )
+
+    async def started(self, mine: Operation, **facts: Any) -> None:
+        """Record that the work of `mine` has begun; waits while the log is away.
+
+        When a client cancelled meanwhile it is left out: the wish reaches the worker by itself.
+        """
+        known: Operation | None = mine
+
+        async def attempt() -> None:
+            nonlocal known
+            operation, known = known or await self._load(mine.id), None
+            if operation.status is Status.ASSIGNED and operation.attempts == mine.attempts:
+                operation.start(self._context(operation), **facts)
+                with suppress(ConflictError):
+                    await self._log.append(operation)
+
+        what = f"the start of operation {mine.id}"
+        await self._outages.waited_out(what, attempt, on=LOG_AWAY)
 
     async def fail(
         self,
@@ -82,8 +109,9 @@ class Conclude:
         *,
         worker: str | None = None,
         attempt: int | None = None,
+        counted: bool = True,
     ) -> Status:
-        """Put an operation whose worker or machine was lost back into the queue, or end it.
+        """Put an operation back into the queue, or end it: Operation.lose. Waits for nothing.
 
         With `worker`, only when that one still holds it; with `attempt`, only when no other has
         begun by now (the same worker may have been given the next one).
@@ -93,19 +121,11 @@ class Conclude:
             operation = await self._load(operation_id)
             is_meant = worker in {None, operation.worker} and attempt in {None, operation.attempts}
             if operation.status.is_running and is_meant:
-                operation.lose(self._context(operation), reason=reason)
+                operation.lose(self._context(operation), reason=reason, counted=counted)
                 await self._log.append(operation)
             return operation.status
 
         return await retry_conflicts(lose_it)
-
-    async def append_unless_cancelled(self, operation: Operation) -> None:
-        """Append what the worker decided on its copy; when a client cancelled meanwhile, leave it.
-
-        The wish to cancel reaches the worker by itself and stops the work there.
-        """
-        with suppress(ConflictError):
-            await self._log.append(operation)
 
     async def _load(self, operation_id: UUID) -> Operation:
         operation = await self._log.load(Operation, operation_id)

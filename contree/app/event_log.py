@@ -14,6 +14,11 @@ from contree.domain.aggregate import Aggregate
 
 A = TypeVar("A", bound=Aggregate)
 
+EVENT_BYTES_MAX = 64 * 1024
+"""Of an event's encoded fields. What others choose the size of is bounded below it, or is content
+that the event names by digest: the log keeps what it has for ever, and is read in whole batches.
+"""
+
 
 class EventLog(Protocol):
     """Loads aggregates from their events and appends what they have decided."""
@@ -35,9 +40,9 @@ class EventLog(Protocol):
         sealed secret of an operation is destroyed in the transaction that ends it.
         With nothing pending this does nothing.
 
-        Raises ConflictError when another writer got to one of the aggregates first (nothing is
-        written; pending events are gone, load again) and UnavailableError when the database is
-        not there.
+        Raises EventTooLargeError for an event over EVENT_BYTES_MAX, ConflictError when another
+        writer got to one of the aggregates first (nothing is written; pending events are gone, load
+        again) and UnavailableError when the database is not there.
         """
         ...
 

@@ -11,9 +11,9 @@ from contree.app.access import OPERATOR, secret_sha256
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
 from contree.domain.context import Context
-from contree.domain.errors import ConflictError, NotFoundError
+from contree.domain.errors import ConflictError, InvalidFieldError, NotFoundError
 from contree.domain.project import Project, project_id_of
-from contree.domain.token import Permission, Token
+from contree.domain.token import READING, Permission, Token
 
 
 class IssueTokens:
@@ -29,10 +29,19 @@ class IssueTokens:
     ) -> str:
         """Return the secret of a new token; the project is created when it is new.
 
-        Raises InvalidFieldError for a bad project name.
+        Raises InvalidFieldError for a bad project name, and for permissions to do more than read in
+        a project that was erased.
         """
         secret = self._ids.new_secret()
         context = self._context(project_id_of(project))
+        there = await self._log.load(Project, context.project_id)
+        erased_at = None if there is None else there.erased_at
+        if erased_at is not None and not READING.issuperset(permissions):
+            raise InvalidFieldError(
+                "permissions",
+                f"project '{project}' was erased on {erased_at:%Y-%m-%d %H:%M:%S} UTC, a token of "
+                f"it can only read what is left: use any of {', '.join(sorted(READING))}",
+            )
         token = Token.issue(
             context,
             token_id=self._ids.new_id(),
@@ -40,7 +49,7 @@ class IssueTokens:
             permissions=permissions,
             expires_at=expires_at,
         )
-        if await self._log.load(Project, context.project_id) is None:
+        if there is None:
             with suppress(ConflictError):  # somebody else created it in this moment: as good
                 await self._log.append(Project.create(context, name=project))
         await self._log.append(token)

@@ -42,7 +42,9 @@ class Journal(Protocol):
     async def append(self, operation_id: UUID, entries: Sequence[JournalEntry]) -> None:
         """Append in order; durable and told to followers when this returns. One writer.
 
-        Raises ConflictError once another process has restarted the journal.
+        After `restart`, the same entries may be appended again when it raised UnavailableError:
+        they are there once, also when only the answer was lost. Raises ConflictError once another
+        process has restarted the journal.
         """
         ...
 

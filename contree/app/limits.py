@@ -16,6 +16,7 @@ class Limits:
     images_import_max_concurrency: int = 5
     images_import_max_timeout_s: int = 3600
     images_import_default_timeout_s: int = 300
+    pending_max_per_project: int = 10_000
     request_body_bytes_max: int = 32 * 1024**2
     upload_bytes_max: int = 12 * 1024**3
 

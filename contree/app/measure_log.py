@@ -54,8 +54,8 @@ class LogMeter(Protocol):
         """It ended, so long after the work itself began."""
         ...
 
-    def lost(self, kind: Kind) -> None:
-        """An attempt was lost, and the operation put back into the queue."""
+    def requeued(self, kind: Kind, *, counted: bool) -> None:
+        """An attempt was lost (`counted`) or handed back; the operation is in the queue again."""
         ...
 
     def ended(self, kind: Kind, status: Status, seconds: float) -> None:
@@ -134,7 +134,7 @@ class MeasureLog:
                         origin=facts["facts"]["origin"], accelerator=facts["facts"]["accelerator"]
                     )
             case "requeued":
-                self._meter.lost(one.kind)
+                self._meter.requeued(one.kind, counted=facts["counted"])
                 one.queued_at, one.assigned_at, one.started_at = at, None, None
             case _ if happened in ENDS:
                 _between(one.started_at, at, one.kind, self._meter.worked)

@@ -3,15 +3,17 @@
 Entries are queued without waiting and written by one task as fast as the journal takes them, so a
 follower sees output within one write, and a burst becomes few writes: pieces of a stream that wait
 together become one entry (journal_pieces). `finish` waits until all is durable and gives the digest
-that the audit log keeps.
+that the audit log keeps. While the database is away the writer waits, then everything behind it
+does, up to the processes: so nothing of their output is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
@@ -28,6 +30,7 @@ from contree.app.guest.microvm import (
 )
 from contree.app.journal import Journal, JournalEntry
 from contree.app.journal_pieces import Piece, joined
+from contree.app.outages import LOG_AWAY, Outages
 from contree.domain.environment import masked
 from contree.domain.errors import UnavailableError
 from contree.domain.outcome import ResourceUsage
@@ -54,8 +57,11 @@ Waiting = JournalEntry | Piece | asyncio.Event | None
 class OperationJournal:
     """The journal of one attempt; an async context manager that owns the writing task."""
 
-    def __init__(self, journal: Journal, clock: Clock, operation_id: UUID) -> None:
+    def __init__(
+        self, journal: Journal, clock: Clock, operation_id: UUID, outages: Outages
+    ) -> None:
         self._journal = journal
+        self._outages = outages
         self._clock = clock
         self._operation_id = operation_id
         self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_MAX)
@@ -64,9 +70,19 @@ class OperationJournal:
         self._stream_bytes = 0
         self._is_full = False
         self._is_open = False  # init is there and shutdown is not
+        self._wrote_s = 0.0
+        self._writing_since: float | None = None
+
+    @property
+    def writing_s(self) -> float:
+        """How long writing has taken so far; the guest may have had to wait for all of that."""
+        since = self._writing_since
+        return self._wrote_s + (0.0 if since is None else _now_s() - since)
 
     async def __aenter__(self) -> Self:
-        await self._journal.restart(self._operation_id)
+        await self._outages.waited_out(
+            self._what, partial(self._journal.restart, self._operation_id), on=LOG_AWAY
+        )
         self._writer = asyncio.create_task(self._write())
         return self
 
@@ -138,7 +154,7 @@ class OperationJournal:
                 "gid": spec.gid,
                 "timeout": spec.timeout_ms // 1000,
                 "truncate_at": spec.output_bytes_max,
-                "env": masked(spec.env),
+                "env": masked(spec.env, spec.secret_env),
             },
         )
 
@@ -215,9 +231,20 @@ class OperationJournal:
                 for entry in entries:
                     shown = orjson.dumps([entry.type, entry.spid, entry.data])
                     self._digest.update(shown + b"\n")
-                await self._journal.append(self._operation_id, entries)
+                await self._append(entries)
             for event in written:
                 event.set()
+
+    async def _append(self, entries: Sequence[JournalEntry]) -> None:
+        self._writing_since = _now_s()
+        await self._outages.waited_out(
+            self._what, partial(self._journal.append, self._operation_id, entries), on=LOG_AWAY
+        )
+        self._wrote_s, self._writing_since = self.writing_s, None
+
+    @property
+    def _what(self) -> str:
+        return f"the journal of operation {self._operation_id}"
 
     def _shown(self, what: JournalEntry | Piece) -> Iterator[JournalEntry]:
         """Yield the entry of a piece, unless the journal is full; say once that it is."""
@@ -238,12 +265,17 @@ class OperationJournal:
         yield JournalEntry(at=what.at, type=what.type, spid=what.spid, data=data)
 
 
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _exit_data(event: Exited) -> dict[str, Any]:
     data: dict[str, Any] = {
         "pid": event.pid,
         "code": event.exit_code,
         "signal": event.signal,
         "timed_out": event.timed_out,
+        "oom_killed": event.oom_killed,
         "duration_ms": event.duration_us // 1000,
         "resources": {name: getattr(event.usage, name) for name in ResourceUsage.__slots__},
     }

@@ -1,22 +1,25 @@
 """The files of a run, from the content store into its guest, before the command starts.
 
 Small files are read ahead, several at once, and all go to the guest as one stream: a thousand cost
-little more than one. An archive is taken apart here, so the guest needs no program for it.
+little more than one. An archive is taken apart here, so the guest needs no program for it. While
+the database or the store is away it waits (Outages).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from contree.app.content.archives import ArchiveEntry, Archives
 from contree.app.content.project_content import ProjectContent
 from contree.app.guest.microvm import FileKind, Guest, GuestFile
+from contree.app.outages import Outages
 from contree.app.reads import FileReads, FileRow
 from contree.domain.errors import LayerRefused, NotFoundError, OperationFailure
 from contree.domain.instance import FilePlacement, InstanceSpec
@@ -31,16 +34,27 @@ _Placed = tuple[str, FilePlacement, FileRow]
 class PlaceFiles:
     """Puts what a run asks for in place. Raises OperationFailure, NotFoundError, GuestFailure."""
 
-    def __init__(self, *, files: FileReads, content: ProjectContent, archives: Archives) -> None:
+    def __init__(
+        self,
+        *,
+        files: FileReads,
+        content: ProjectContent,
+        archives: Archives,
+        outages: Outages,
+    ) -> None:
         self._files = files
         self._content = content
         self._archives = archives
+        self._outages = outages
 
     async def place(self, guest: Guest, project_id: UUID, spec: InstanceSpec) -> None:
         if not spec.files:
             return
         wanted = {placement.file_id for placement in spec.files.values()}
-        rows = await self._files.many(project_id, tuple(wanted))
+        rows = await self._outages.waited_out(
+            f"files of project {project_id}",
+            partial(self._files.many, project_id, tuple(wanted)),
+        )
         if missing := wanted - rows.keys():
             raise NotFoundError("file", min(missing))
         placed = [(path, one, rows[one.file_id]) for path, one in spec.files.items()]
@@ -76,8 +90,9 @@ class PlaceFiles:
                     if data:
                         yield data
                     continue
-                async for piece in self._content.read(project_id, row.sha256):
-                    yield piece
+                async with aclosing(self._read(project_id, row.sha256)) as pieces:
+                    async for piece in pieces:
+                        yield piece
 
     async def _read_ahead(
         self, project_id: UUID, placed: list[_Placed]
@@ -91,8 +106,7 @@ class PlaceFiles:
                     _, placement, row = one
                     reading = None
                     if not placement.unpack and row.size_bytes <= AHEAD_BYTES_MAX:
-                        read = self._content.read_bytes(project_id, row.sha256)
-                        reading = asyncio.create_task(read)
+                        reading = asyncio.create_task(self._read_bytes(project_id, row.sha256))
                     waiting.append((one, reading))
                 if not waiting:
                     return
@@ -116,9 +130,11 @@ class PlaceFiles:
         name = f"file {path}"
         top = path.encode("utf-8", "surrogateescape")
         directories: list[GuestFile] = []
-        content: AsyncIterator[bytes] = self._content.read(project_id, row.sha256)
         try:
-            async with aclosing(self._archives.entries(content, bytes_max=bytes_max)) as entries:
+            async with (
+                aclosing(self._read(project_id, row.sha256)) as content,
+                aclosing(self._archives.entries(content, bytes_max=bytes_max)) as entries,
+            ):
                 async for entry in entries:
                     if isinstance(entry, bytes):
                         yield entry
@@ -133,6 +149,16 @@ class PlaceFiles:
             raise OperationFailure(f"{name}: cannot be unpacked: {error}") from error
         for directory in reversed(directories):
             yield directory
+
+    def _read(self, project_id: UUID, sha256: str) -> AsyncGenerator[bytes, None]:
+        return self._outages.read(
+            f"content {sha256}", partial(self._content.read, project_id, sha256)
+        )
+
+    async def _read_bytes(self, project_id: UUID, sha256: str) -> bytes:
+        return await self._outages.waited_out(
+            f"content {sha256}", partial(self._content.read_bytes, project_id, sha256)
+        )
 
 
 def _at(top: bytes, name: str, placement: FilePlacement, entry: ArchiveEntry) -> GuestFile:

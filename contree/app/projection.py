@@ -16,11 +16,14 @@ class Change:
     statement  one INSERT, UPDATE or DELETE with `$1`.. placeholders, no RETURNING
     arguments  its values, in placeholder order
     row        (table, key): two changes of one row are never put into one SQL statement
+    reads      another row that the statement reads, if any. It is written once and never changed;
+               the statement runs after the one that writes it
     """
 
     statement: str
     arguments: tuple[Any, ...]
     row: tuple[str, object]
+    reads: tuple[str, object] | None = None
 
 
 class Projection(Protocol):

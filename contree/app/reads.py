@@ -27,7 +27,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRow:
-    """One (image, tag) pair; an untagged image is one row with tag None."""
+    """One (image, tag) pair; an untagged image is one row with tag None.
+
+    depth  number of runs from the import up to the image; 0 for an import
+    """
 
     image_id: UUID
     project_id: UUID
@@ -35,13 +38,13 @@ class ImageRow:
     created_at: datetime
     operation_id: UUID | None
     parent_image_id: UUID | None
-    layers: tuple[str, ...]
+    depth: int
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OperationRow:
-    """An operation as last known. `request` is the recorded spec (run) or import request."""
+class OperationSummary:
+    """An operation as last known, as lists have it."""
 
     operation_id: UUID
     project_id: UUID
@@ -57,9 +60,15 @@ class OperationRow:
     result_image_id: UUID | None
     result_tag: str | None
     image_size_bytes: int | None
-    request: Mapping[str, Any]
     outcome: Mapping[str, Any] | None
     replay_of: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationRow(OperationSummary):
+    """All of it. `request` is the recorded spec (run) or import request."""
+
+    request: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +125,10 @@ class ImageReads(Protocol):
 
     async def by_tag(self, project_id: UUID, tag: str) -> ImageRow | None: ...
 
+    async def stack(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
+        """The diff_ids of all layers of the image, bottom to top. Raises NotFoundError."""
+        ...
+
     async def tags_of(self, project_id: UUID, image_id: UUID) -> Sequence[str]: ...
 
     async def list(
@@ -151,7 +164,7 @@ class OperationReads(Protocol):
         *,
         status: Status | None = None,
         kind: Kind | None = None,
-    ) -> Sequence[OperationRow]: ...
+    ) -> Sequence[OperationSummary]: ...
 
     async def project_of(self, operation_id: UUID) -> UUID | None:
         """Whose the operation is; None when it is not known."""
@@ -159,6 +172,10 @@ class OperationReads(Protocol):
 
     async def counts(self, project_id: UUID) -> Mapping[str, int]:
         """Number of operations by status word, all six present."""
+        ...
+
+    async def as_many_wait(self, project_id: UUID, number: int) -> bool:
+        """Whether `number` or more of the project's operations are PENDING; reads no more rows."""
         ...
 
     async def under_way(self) -> Sequence[UnderWay]:

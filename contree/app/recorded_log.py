@@ -7,13 +7,15 @@ tests/contracts/test_recorded_log.py holds the fake and the real one to this tex
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 BATCH_EVENTS = 1000
+BATCH_BYTES_MAX = 8 * 1024**2
+"""Of the events' states in one batch; the last one may pass it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +38,18 @@ class RecordedEvent:
     hash: bytes
 
 
+def is_full(states: Collection[bytes], *, rows_max: int, bytes_max: int = BATCH_BYTES_MAX) -> bool:
+    """Whether a batch that ends by rows and by bytes holds all it may: there may be more."""
+    return len(states) >= rows_max or sum(map(len, states)) >= bytes_max
+
+
 class RecordedLog(Protocol):
     """Reads the log forwards."""
 
     async def read(self, *, after: int, limit: int = BATCH_EVENTS) -> Sequence[RecordedEvent]:
         """Return at most `limit` events beyond position `after`, in order; empty at the end.
 
+        Fewer, but one at least, when they hold BATCH_BYTES_MAX bytes: `is_full` says which it was.
         Nothing is ever recorded at or before a position that was read. Raises UnavailableError.
         """
         ...

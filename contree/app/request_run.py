@@ -14,10 +14,12 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.limits import Limits
-from contree.app.reads import FileReads, ImageReads
+from contree.app.pending_bound import PendingBound
+from contree.app.reads import FileReads, ImageReads, ImageRow
 from contree.app.sealing import Sealer
-from contree.domain.environment import is_secret, masked
+from contree.domain.environment import masked, secrets_of
 from contree.domain.errors import InvalidFieldError, NotFoundError
+from contree.domain.image import require_depth_below_limit
 from contree.domain.instance import (
     HOSTNAME_DEFAULT,
     MAX_LAYER_BYTES_MIN,
@@ -45,13 +47,17 @@ class StdinOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOrder:
-    """A run as the client asks for it; None takes the deployment's default."""
+    """A run as the client asks for it; None takes the deployment's default.
+
+    secret_env  names in `env` whose values are secrets, whatever they are called
+    """
 
     image: str
     command: str
     args: tuple[str, ...] = ()
     shell: bool = False
-    env: Mapping[str, str | None] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    secret_env: frozenset[str] = frozenset()
     cwd: str = ""
     uid: int = 0
     gid: int = 0
@@ -79,6 +85,7 @@ class RequestRun:
         content: ProjectContent,
         environment: ProjectEnvironment,
         sealer: Sealer,
+        pending: PendingBound,
         clock: Clock,
         ids: IdSource,
         limits: Limits,
@@ -89,6 +96,7 @@ class RequestRun:
         self._content = content
         self._environment = environment
         self._sealer = sealer
+        self._pending = pending
         self._clock = clock
         self._ids = ids
         self._limits = limits
@@ -96,13 +104,18 @@ class RequestRun:
     async def request(self, caller: Caller, order: RunOrder) -> tuple[UUID, InstanceSpec]:
         """Return the operation's id and the normalised request. Never waits for capacity.
 
-        Raises PermissionMissingError, InvalidFieldError, NotFoundError (image), ContentErasedError.
+        Raises PermissionMissingError, InvalidFieldError, NotFoundError (image), ContentErasedError
+        and QueueFullError.
         """
         caller.require(Permission.SPAWN_DISPOSABLE if order.disposable else Permission.SPAWN)
-        secrets = {n: v for n, v in order.env.items() if v is not None and is_secret(n)}
-        spec = self._spec(order, await self._resolve_image(caller, order.image), secrets)
+        secrets = secrets_of(order.env, order.secret_env)
+        image = await self._resolve_image(caller, order.image)
+        if not order.disposable:
+            require_depth_below_limit(image.image_id, image.depth)
+        spec = self._spec(order, image.image_id, secrets)
         replace(spec, env=order.env).check()  # the real values, before the secrets are masked
         await self._check_files_exist(caller, spec)
+        await self._pending.require_room(caller.project_id)
         if order.stdin is not None:
             stored = await self._content.put_bytes(caller.project_id, order.stdin.data)
             stdin = Stdin(
@@ -121,7 +134,7 @@ class RequestRun:
         await self._log.append(operation, seal=sealed)
         return operation.id, spec
 
-    async def _resolve_image(self, caller: Caller, reference: str) -> UUID:
+    async def _resolve_image(self, caller: Caller, reference: str) -> ImageRow:
         if reference.startswith(TAG_PREFIX):
             tag = parse_tag(reference.removeprefix(TAG_PREFIX), field="image")
             row = await self._images.by_tag(caller.project_id, tag)
@@ -135,7 +148,7 @@ class RequestRun:
             row = await self._images.get(caller.project_id, image_id)
         if row is None:
             raise NotFoundError("image", reference)
-        return row.image_id
+        return row
 
     def _spec(self, order: RunOrder, image_id: UUID, secrets: Mapping[str, str]) -> InstanceSpec:
         return InstanceSpec(
@@ -143,7 +156,7 @@ class RequestRun:
             command=order.command,
             args=order.args,
             shell=order.shell,
-            env=masked(order.env),
+            env=masked(order.env, secrets),
             env_digests={n: self._sealer.digest(v.encode()) for n, v in secrets.items()},
             cwd=order.cwd,
             uid=order.uid,

@@ -2,14 +2,17 @@
 
 Order (design section 3): the output and the layer are durable before the transaction that records
 image and success; until then nothing the run did can be seen, so an attempt that is lost is simply
-run again from its immutable image. When the end is a failure, what is known of the command goes
-with it: its exit code, output and usage cannot be had again.
+run again from its immutable image. While the database or the store is away a run waits (Outages).
+When the end is a failure, what is known of the command goes with it: its exit code, output and
+usage cannot be had again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import orjson
@@ -17,45 +20,61 @@ import orjson
 from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
 from contree.app.content.project_content import ProjectContent
-from contree.app.content.project_environment import ProjectEnvironment
+from contree.app.content.project_environment import Inherited, ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.guest.control_server import ControlServer
 from contree.app.guest.guest_command import MainProcess, Steering, run_command
 from contree.app.guest.guest_control import GuestControl, Inbox
 from contree.app.guest.guest_processes import GuestProcesses
 from contree.app.guest.microvm import Guest, GuestSpec, MicroVM, ProcessSpec
-from contree.app.images.layer_store import Layer, LayerStore
+from contree.app.guest.process_specs import client_process, main_process
+from contree.app.images.layer_store import Layer, LayerStore, MountPlan
+from contree.app.images.runnable_image import RunnableImage, runnable_image
 from contree.app.journal import Journal
 from contree.app.left_behind import LeftBehind, left_behind, result_image
 from contree.app.operation_history import OperationHistory
 from contree.app.operation_journal import OperationJournal
+from contree.app.outages import Outages
 from contree.app.place_files import PlaceFiles
+from contree.app.reads import ImageReads
 from contree.app.run_outcome import RunOutcome
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
-from contree.domain.environment import process_environment
 from contree.domain.errors import (
     ContentErasedError,
     ContreeError,
+    EventTooLargeError,
+    GuestFailure,
     InvalidFieldError,
+    LimitExceededError,
     NotFoundError,
     OperationFailure,
     StorageFullError,
 )
-from contree.domain.image import Image
 from contree.domain.instance import InstanceSpec, Stdin
 from contree.domain.operation import ATTEMPTS_MAX, GAVE_UP, Operation
 from contree.domain.outcome import ProcessOutcome
 from contree.domain.subprocess import SubprocessSpec
 
-OVERHEAD_MAX_S = 4 * 3600
-"""How long an attempt may take beside the command's own timeout: start, files, what it wrote, and
-keeping that. Each wait for a guest has a bound of its own; this one bounds whatever sum a hostile
-guest makes of them, and is far above what an honest one on a busy host needs."""
-
 NETWORK = "none"
 """Guests have no network yet, whatever `networking.enabled` says; the start event records it."""
+
+OVERHEAD_MAX_S = 4 * 3600
+"""How long an attempt may take beside the command's own timeout: start, files, what it wrote, and
+keeping that. Each wait, for a guest or for what is away, has a bound of its own; this one bounds
+whatever sum a hostile guest makes of them, and is far above what an honest one needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """What a run needs that is kept elsewhere. `spec` and the environments have real values."""
+
+    image: RunnableImage
+    spec: InstanceSpec
+    inherited: Inherited
+    request_env: Mapping[str, str | None]
+    mounts: MountPlan
 
 
 class RunInstance:
@@ -65,6 +84,7 @@ class RunInstance:
         self,
         *,
         log: EventLog,
+        images: ImageReads,
         files: PlaceFiles,
         content: ProjectContent,
         environment: ProjectEnvironment,
@@ -76,8 +96,10 @@ class RunInstance:
         clock: Clock,
         ids: IdSource,
         conclude: Conclude,
+        outages: Outages,
     ) -> None:
         self._log = log
+        self._images = images
         self._files = files
         self._content = content
         self._environment = environment
@@ -89,26 +111,33 @@ class RunInstance:
         self._clock = clock
         self._ids = ids
         self._conclude = conclude
+        self._outages = outages
 
     async def execute(self, operation: Operation) -> None:
         """Bring the assigned `operation` to its end, or back into the queue.
 
         A guest that is lost through no fault of the command (before it started, QEMU killed from
-        outside) is run again; otherwise it is FAILED with the reason. So it is after
-        OVERHEAD_MAX_S beside its timeout. Cancelling leaves the operation running in the log and
-        no guest.
+        outside) is run again; otherwise it is FAILED with the reason, also after OVERHEAD_MAX_S
+        beside its timeout. Cancelling leaves the operation running in the log and no guest, and so
+        do UnavailableError, when something was away for too long, and StorageFullError: this host
+        has no room for what the run needs.
         """
         main = MainProcess()
-        async with OperationJournal(self._journal, self._clock, operation.id) as journal:
+        async with OperationJournal(
+            self._journal, self._clock, operation.id, self._outages
+        ) as journal:
             try:
                 await self._in_time(operation, main, journal)
             except (
                 OperationFailure,
                 InvalidFieldError,
-                StorageFullError,
+                LimitExceededError,
                 NotFoundError,
                 ContentErasedError,
+                EventTooLargeError,
             ) as failure:
+                if isinstance(failure, GuestFailure) and failure.host_full:
+                    raise StorageFullError(str(failure)) from failure
                 await self._give_up(operation, main, journal, failure)
             except asyncio.CancelledError:
                 await journal.abandon()
@@ -124,15 +153,15 @@ class RunInstance:
         """Let it be run again, or end it as FAILED with all that is known of its command."""
         error = str(failure)
         if isinstance(failure, OperationFailure) and failure.retryable:
-            if operation.attempts < ATTEMPTS_MAX:
+            if operation.attempts_lost + 1 < ATTEMPTS_MAX:
                 await self._conclude.lose(operation.id, error, attempt=operation.attempts)
                 return
             error = GAVE_UP.format(error)
         digest = await journal.finish()
-        result = main.result()
-        outcome = None
-        if result is not None:
-            outcome = await RunOutcome(self._content, operation.project_id).as_possible(result)
+        result, outcome = main.result(), None
+        # An event that was refused for its size had the outcome too: the end is to fit for certain.
+        if result is not None and not isinstance(failure, EventTooLargeError):
+            outcome = await self._outcome(operation).as_possible(result)
         await self._conclude.fail(operation, error, outcome=outcome, journal_sha256=digest)
 
     async def _in_time(
@@ -157,20 +186,17 @@ class RunInstance:
     async def _execute(
         self,
         operation: Operation,
-        spec: InstanceSpec,
+        recorded: InstanceSpec,
         main: MainProcess,
         journal: OperationJournal,
     ) -> None:
-        await self._content.require(operation.project_id)
-        image = await self._log.load(Image, spec.image_id)
-        if image is None:
-            raise NotFoundError("image", spec.image_id)
-        spec = await self._environment.opened(operation.project_id, spec)
-        preserved = await self._environment.preserved(image)
-        request_env = await self._request_environment(operation, spec)
+        what = f"operation {operation.id}: what it needs"
+        prepared = await self._outages.waited_out(what, partial(self._prepare, operation, recorded))
+        image, spec, inherited = prepared.image, prepared.spec, prepared.inherited
+        request_env = prepared.request_env
         guest_spec = GuestSpec(
             run_id=self._ids.new_id(),
-            mounts=await self._layers.mount_plan(image.layers),
+            mounts=prepared.mounts,
             hostname=spec.hostname,
             max_layer_bytes=spec.max_layer_bytes,
         )
@@ -180,18 +206,17 @@ class RunInstance:
             await self._files.place(guest, operation.project_id, spec)
             await run_command(
                 guest,
-                _process(spec, image, preserved, request_env),
+                main_process(spec, image, inherited, request_env),
                 main=main,
                 stdin=None if spec.stdin is None else self._stdin(operation, spec.stdin),
                 close_stdin=spec.stdin is None or spec.stdin.close,
                 shell=spec.shell,
                 journal=journal,
-                steering=self._steering(operation, spec, image, preserved, request_env),
+                steering=self._steering(operation, spec, image, inherited, request_env),
             )
             result = main.result()
             assert result is not None  # it has ended
-            made = RunOutcome(self._content, operation.project_id)
-            storing = asyncio.create_task(made.whole(result))
+            storing = asyncio.create_task(self._outcome(operation).whole(result))
             try:
                 layer = await self._keep_delta(guest, image, spec)
                 outcome = await storing
@@ -199,8 +224,22 @@ class RunInstance:
                 storing.cancel()
                 await asyncio.gather(storing, return_exceptions=True)
         digest = await journal.finish()
-        left = await left_behind(self._environment, image, spec, preserved, request_env)
+        left = await self._outages.waited_out(
+            what, partial(left_behind, self._environment, image, spec, inherited, request_env)
+        )
         await self._record_success(operation, image, left, layer, outcome, digest)
+
+    async def _prepare(self, operation: Operation, spec: InstanceSpec) -> _Prepared:
+        await self._content.require(operation.project_id)
+        image = await runnable_image(self._log, self._images, operation.project_id, spec.image_id)
+        spec = await self._environment.opened(operation.project_id, spec)
+        return _Prepared(
+            image=image,
+            spec=spec,
+            inherited=await self._environment.inherited(image.environment),
+            request_env=await self._request_environment(operation, spec),
+            mounts=await self._layers.mount_plan(image.layers),
+        )
 
     async def _request_environment(
         self, operation: Operation, spec: InstanceSpec
@@ -215,35 +254,52 @@ class RunInstance:
         return env
 
     async def _record_start(self, operation: Operation, guest: Guest) -> None:
-        operation.start(
-            self._context(operation),
+        await self._conclude.started(
+            operation,
             accelerator=guest.info.accelerator,
             origin=guest.info.origin.value,
             kernel=guest.info.kernel,
             boot_id=str(guest.info.boot_id),
             network=NETWORK,
         )
-        await self._conclude.append_unless_cancelled(operation)
+
+    def _read(self, operation: Operation, sha256: str) -> AsyncGenerator[bytes, None]:
+        return self._outages.read(
+            f"content {sha256}", partial(self._content.read, operation.project_id, sha256)
+        )
 
     def _stdin(self, operation: Operation, stdin: Stdin) -> AsyncIterator[bytes]:
-        return self._content.read(operation.project_id, stdin.sha256)
+        return self._read(operation, stdin.sha256)
+
+    @asynccontextmanager
+    async def _inbox(self, operation: Operation) -> AsyncIterator[Inbox]:
+        async with AsyncExitStack() as stack:
+            yield await self._outages.waited_out(
+                f"operation {operation.id}: its inbox",
+                lambda: stack.enter_async_context(self._control.open(operation.id)),
+            )
 
     def _steering(
         self,
         operation: Operation,
         spec: InstanceSpec,
-        image: Image,
-        preserved: Mapping[str, str],
+        image: RunnableImage,
+        inherited: Inherited,
         request_env: Mapping[str, str | None],
     ) -> Steering:
         """What clients start beside the command has its image, environment and directory."""
-        history = OperationHistory(log=self._log, clock=self._clock, operation_id=operation.id)
+        history = OperationHistory(
+            log=self._log, outages=self._outages, clock=self._clock, operation_id=operation.id
+        )
 
         async def to_process(wanted: SubprocessSpec, sealed: bytes) -> ProcessSpec:
-            wanted = await self._environment.opened(operation.project_id, wanted)
+            wanted = await self._outages.waited_out(
+                f"operation {operation.id}: the environment of a process",
+                partial(self._environment.opened, operation.project_id, wanted),
+            )
             secrets = orjson.loads(self._sealer.open(sealed)) if sealed else {}
-            return _subprocess(
-                wanted, spec, image, preserved, {**request_env, **wanted.env, **secrets}
+            return client_process(
+                wanted, spec, image, inherited, {**request_env, **wanted.env, **secrets}
             )
 
         def server(inbox: Inbox, processes: GuestProcesses) -> ControlServer:
@@ -255,9 +311,11 @@ class RunInstance:
                 read_stdin=partial(self._stdin, operation),
             )
 
-        return Steering(inbox=self._control.open(operation.id), server=server)
+        return Steering(inbox=self._inbox(operation), server=server)
 
-    async def _keep_delta(self, guest: Guest, image: Image, spec: InstanceSpec) -> Layer | None:
+    async def _keep_delta(
+        self, guest: Guest, image: RunnableImage, spec: InstanceSpec
+    ) -> Layer | None:
         if spec.disposable:
             return None
         return await self._layers.add_delta(
@@ -266,10 +324,13 @@ class RunInstance:
             bytes_max=spec.max_layer_bytes,
         )
 
+    def _outcome(self, operation: Operation) -> RunOutcome:
+        return RunOutcome(self._content, self._outages, operation)
+
     async def _record_success(
         self,
         operation: Operation,
-        image: Image,
+        image: RunnableImage,
         left: LeftBehind,
         layer: Layer | None,
         outcome: ProcessOutcome,
@@ -284,63 +345,6 @@ class RunInstance:
                 outcome=outcome,
                 journal_sha256=journal_sha256,
             )
-            return () if result is None or result is image else (result,)
+            return () if result is None or result is image.image else (result,)
 
         await self._conclude.conclude(operation, decide, journal_sha256=journal_sha256)
-
-    def _context(self, operation: Operation) -> Context:
-        return Context(
-            actor=f"worker:{operation.worker}",
-            project_id=operation.project_id,
-            request_id=str(self._ids.new_id()),
-            at=self._clock.now(),
-        )
-
-
-def _process(
-    spec: InstanceSpec,
-    image: Image,
-    preserved: Mapping[str, str],
-    request_env: Mapping[str, str | None],
-) -> ProcessSpec:
-    env = process_environment(
-        image_env=image.env,
-        preserved_env=preserved,
-        request_env=request_env,
-        shell=spec.shell,
-    )
-    return ProcessSpec(
-        argv=spec.argv(env),
-        env=env,
-        cwd=spec.cwd or image.workdir or "/",
-        uid=spec.uid,
-        gid=spec.gid,
-        stdin_open=spec.stdin is not None,
-        timeout_ms=spec.timeout_s * 1000,
-        output_bytes_max=spec.output_bytes_max,
-    )
-
-
-def _subprocess(
-    wanted: SubprocessSpec,
-    spec: InstanceSpec,
-    image: Image,
-    preserved: Mapping[str, str],
-    env: Mapping[str, str | None],
-) -> ProcessSpec:
-    """Without a timeout: it ends with the instance at the latest."""
-    environment = process_environment(
-        image_env=image.env,
-        preserved_env=preserved,
-        request_env=env,
-        shell=spec.shell or wanted.shell,
-    )
-    return ProcessSpec(
-        argv=wanted.argv(environment),
-        env=environment,
-        cwd=wanted.cwd or spec.cwd or image.workdir or "/",
-        uid=wanted.uid,
-        gid=wanted.gid,
-        stdin_open=wanted.stdin is not None,
-        output_bytes_max=wanted.output_bytes_max,
-    )

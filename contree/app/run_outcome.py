@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from uuid import UUID
+from functools import partial
 
 from contree.app.content.project_content import ProjectContent
 from contree.app.guest.guest_command import CapturedOutput, CommandResult
+from contree.app.outages import Outages
 from contree.domain.errors import ContentErasedError, StorageFullError
+from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome
 
 _Store = Callable[[CapturedOutput], Awaitable[CapturedStream]]
 
 
 class RunOutcome:
-    """Makes outcomes of one project's run. Raises UnavailableError while the store is away."""
+    """Makes outcomes of one run. Waits while the store is away; raises UnavailableError after."""
 
-    def __init__(self, content: ProjectContent, project_id: UUID) -> None:
+    def __init__(self, content: ProjectContent, outages: Outages, operation: Operation) -> None:
         self._content = content
-        self._project_id = project_id
+        self._outages = outages
+        self._operation = operation
 
     async def whole(self, result: CommandResult) -> ProcessOutcome:
         """Return it with all that was captured. Raises StorageFullError, ContentErasedError."""
@@ -31,7 +34,10 @@ class RunOutcome:
         return await _outcome(result, self._stored_or_dropped)
 
     async def _stored(self, output: CapturedOutput) -> CapturedStream:
-        content = await self._content.put_bytes(self._project_id, bytes(output.data))
+        content = await self._outages.waited_out(
+            f"an output of operation {self._operation.id}",
+            partial(self._content.put_bytes, self._operation.project_id, bytes(output.data)),
+        )
         return CapturedStream(
             sha256=content.sha256,
             size_bytes=content.size_bytes,
@@ -67,6 +73,7 @@ async def _outcome(result: CommandResult, store: _Store) -> ProcessOutcome:
         signal=exited.signal,
         core_dumped=exited.core_dumped,
         timed_out=exited.timed_out,
+        oom_killed=exited.oom_killed,
         duration_us=exited.duration_us,
         usage=exited.usage,
         stdout=stdout,

@@ -13,6 +13,9 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.blame import Blame
+from contree.app.images.compare_images import CompareImages
+from contree.app.images.image_log import ShowLog
 from contree.app.images.image_search import ImageSearch
 from contree.app.images.layer_store import ImageFiles
 from contree.app.images.request_import import RequestImport
@@ -43,6 +46,9 @@ class Services:
     environment: ProjectEnvironment
     image_files: ImageFiles
     image_search: ImageSearch
+    diffs: CompareImages
+    image_log: ShowLog
+    blame: Blame
     journal: Journal
     news: OperationNews
     steering: SteerInstance

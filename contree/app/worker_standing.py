@@ -31,13 +31,15 @@ class WorkerStanding:
     """What holds now.
 
     running      operations that it carries out
-    free         how many more it would take on; 0 for all while the store is away
+    free         how many more it would take on; 0 for all while there is an obstacle
+    obstacle     one word for what keeps it from taking on any: disk, away, name, draining; None
     layer_bytes  what layers, and what is derived of them, take on this host's disk
     renewed_at   when it last renewed its leases; None before the first time
     """
 
     running: Mapping[Kind, int]
     free: Mapping[Kind, int]
+    obstacle: str | None
     guests: GuestStarts
     layer_bytes: int
     renewed_at: datetime | None

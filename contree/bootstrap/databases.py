@@ -10,13 +10,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from contree import projections
-from contree.adapters.postgres.embedded import EmbeddedPostgres, running_dsn
+from contree.adapters.postgres.embedded import EmbeddedPostgres, is_made, running_dsn
+from contree.adapters.postgres.migrate import is_migrated
 from contree.adapters.postgres.pool import APP_ROLE
 from contree.adapters.postgres.rebuild import Progress, compare, rebuild
+from contree.bootstrap.data_dir import private_data_dir
 from contree.bootstrap.history import compare_audit_index, migrate_all, reset_audit_index
 from contree.bootstrap.runtime_dir import runtime_dir
 from contree.config import Settings
-from contree.domain.errors import UnavailableError
+from contree.domain.errors import ContreeError, UnavailableError
+
+
+class NoInstallationError(ContreeError):
+    """Nothing was ever started on this data directory, or this database; the text names it."""
+
+    code = "no_installation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +41,11 @@ class DatabaseUrls:
 
 @asynccontextmanager
 async def owned_data_dir(settings: Settings) -> AsyncIterator[None]:
-    """Hold the data directory: one `serve` each. Raises UnavailableError when one runs."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Hold the data directory: one `serve` each.
+
+    Raises UnavailableError when one runs, and as `private_data_dir`.
+    """
+    private_data_dir(settings)
     descriptor = os.open(settings.data_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
@@ -50,10 +61,10 @@ async def owned_data_dir(settings: Settings) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
-    """Give a migrated database: the configured one, or the embedded one.
+    """Give a migrated database: the configured one, or the embedded one, which is made if need be.
 
     The embedded server is joined when it runs on this data directory, else started for the time of
-    the context.
+    the context. It is for what serves or works; all other commands take `installed_database`.
     """
     if settings.database_url is not None:
         owner = settings.database_owner_url or settings.database_url
@@ -78,11 +89,37 @@ async def database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
             await server.stop()
 
 
+@asynccontextmanager
+async def installed_database(settings: Settings) -> AsyncIterator[DatabaseUrls]:
+    """As `database`, where there is one already; a mistyped place is never made into another.
+
+    As `require_installation`.
+    """
+    await require_installation(settings)
+    async with database(settings) as urls:
+        yield urls
+
+
+async def require_installation(settings: Settings) -> None:
+    """Raise NoInstallationError, having made nothing, where none was ever started."""
+    if settings.database_url is None:
+        _require_data_dir(settings)
+    elif not await is_migrated(settings.database_url):
+        raise NoInstallationError(
+            "no installation in the database of database_url: start one with `contreed api`, or "
+            "name another"
+        )
+
+
 def running_database(settings: Settings) -> DatabaseUrls:
-    """Where the embedded server of a running `serve` is. Raises UnavailableError."""
+    """Where the embedded server of a running `serve` is.
+
+    Raises NoInstallationError, UnavailableError.
+    """
     if settings.database_url is not None:
         owner = settings.database_owner_url or settings.database_url
         return DatabaseUrls(app=settings.database_url, owner=owner)
+    _require_data_dir(settings)
     running = _running_urls(settings)
     if running is None:
         raise UnavailableError(
@@ -90,6 +127,19 @@ def running_database(settings: Settings) -> DatabaseUrls:
             "database_url"
         )
     return running
+
+
+def is_installed(settings: Settings) -> bool:
+    """Whether there is a database to ask: a configured one, or one that `serve` has made."""
+    return settings.database_url is not None or is_made(settings.data_dir)
+
+
+def _require_data_dir(settings: Settings) -> None:
+    if not is_made(settings.data_dir):
+        raise NoInstallationError(
+            f"no installation in '{settings.data_dir}': start one with `contreed serve --data-dir "
+            f"{settings.data_dir}`, name another with --data-dir, or set database_url"
+        )
 
 
 def _running_urls(settings: Settings) -> DatabaseUrls | None:

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from contree import projections
+from contree.adapters.layers.diff.comparer import StackComparer
 from contree.adapters.layers.reading.comparison import IndexComparer
 from contree.adapters.layers.reading.image_files import LayerImageFiles
 from contree.adapters.layers.removal import LayerRemovals
@@ -25,6 +27,7 @@ from contree.adapters.postgres.operation_news import PostgresOperationNews
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.adapters.postgres.project_keys import PostgresProjectKeys
 from contree.adapters.postgres.read_models import guard_of
+from contree.adapters.postgres.transcoder import OrjsonTranscoder
 from contree.adapters.postgres.work_queue import PostgresWorkQueue
 from contree.adapters.registry.addresses import AddressPolicy
 from contree.adapters.registry.source import RegistryImageSource
@@ -38,6 +41,8 @@ from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.project_journal import ProjectJournal
 from contree.app.event_log import EventLog
 from contree.app.guest.guest_control import GuestControl
+from contree.app.images.ancestry import Ancestry
+from contree.app.images.image_comparison import ImageComparer
 from contree.app.images.image_search import ImageSearch
 from contree.app.images.image_source import ImageSource
 from contree.app.images.layer_comparison import LayerComparer
@@ -49,15 +54,24 @@ from contree.app.images.layer_store import (
 from contree.app.journal import Journal
 from contree.app.leadership import Leadership
 from contree.app.operation_news import OperationNews
+from contree.app.outages import Outages
 from contree.app.reads import FileReads, ImageReads, OperationReads, ProjectReads, TokenReads
 from contree.app.recorded_log import RecordedLog
 from contree.app.sealing import Sealer
+from contree.app.short_ids import KnownIds
 from contree.app.work_queue import WorkQueue
 from contree.bootstrap.databases import DatabaseUrls
 from contree.bootstrap.history import History, history
-from contree.bootstrap.proof import Proof, open_proof
+from contree.bootstrap.proof import Proof, note_signer, open_proof
 from contree.bootstrap.stores import Check, open_stores
 from contree.config import Settings
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+Closing = TypeVar("Closing", bound=_Closes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +91,22 @@ class Core:
     control: GuestControl
     database: PostgresDatabase
     images: ImageReads
+    ancestry: Ancestry
     operations: OperationReads
     files: FileReads
     tokens: TokenReads
     projects: ProjectReads
+    known_ids: KnownIds
     content_index: ContentIndex
     layer_removal: LayerRemoval
     shared_layers: SharedLayers | None
     check_store: Check
+    outages: Outages
     content: ProjectContent
     environment: ProjectEnvironment
     layers: LayerStore
     comparer: LayerComparer
+    image_comparer: ImageComparer
     image_files: ImageFiles
     image_search: ImageSearch
     source: ImageSource
@@ -97,11 +115,19 @@ class Core:
 
 
 @asynccontextmanager
-async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
-    """Open what every long-running part needs. Raises UnavailableError."""
+async def core(
+    settings: Settings, urls: DatabaseUrls, *, make_keys: bool = False
+) -> AsyncIterator[Core]:
+    """Open what every long-running part needs. Raises UnavailableError.
+
+    With `make_keys` the deployment's keys are made if its log is empty, and are wanted here if it
+    is not: its first process makes them, other hosts have copies. Raises SealingKeyError.
+    """
     async with AsyncExitStack() as stack:
         pool = await open_pool(urls.app)
         stack.push_async_callback(pool.close)
+        leases = await open_pool(urls.app, connections_min=0, connections_max=1)
+        stack.push_async_callback(leases.close)
         listener = PostgresListener(urls.app)
         stack.push_async_callback(listener.aclose)
         event_log = PostgresEventLog(pool, projections.ALL)
@@ -112,16 +138,15 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
         operations = projections.SqlOperationReads(reads)
         data_dir = settings.data_dir
         sealer = FileSealer(data_dir / "keys")
+        if make_keys or settings.database_url is None:  # an embedded database has no other host
+            _prepare_keys(settings, sealer, make=await past.recorded.head() == 0)
         keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
         if settings.store is not None:
             await keys.check()
-        stores = await stack.enter_async_context(open_stores(settings, PostgresMoments(pool).alone))
-        layers = LayerDirectory(data_dir / "layers", stores.layers)
-        stack.push_async_callback(asyncio.to_thread, layers.close)
-        image_files = LayerImageFiles(layers)
-        image_search = LayerSearch(layers, data_dir / "search")
-        stack.push_async_callback(asyncio.to_thread, image_files.close)
-        stack.push_async_callback(asyncio.to_thread, image_search.close)
+        outages, alone = Outages(), PostgresMoments(pool).alone
+        stores = await stack.enter_async_context(open_stores(settings, alone, outages))
+        content = ProjectContent(keys=keys, blobs=stores.blobs)
+        layers = _closed_by(stack, LayerDirectory(data_dir / "layers", stores.layers))
         yield Core(
             settings=settings,
             clock=clock,
@@ -130,29 +155,43 @@ async def core(settings: Settings, urls: DatabaseUrls) -> AsyncIterator[Core]:
             recorded=past.recorded,
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
-            queue=PostgresWorkQueue(pool, event_log, dsn=urls.app),
+            queue=PostgresWorkQueue(pool, event_log, listener=listener, leases=leases),
             journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),
             database=reads,
             images=projections.SqlImageReads(reads),
+            ancestry=projections.SqlAncestry(reads, decode=OrjsonTranscoder().decode),
             operations=operations,
             files=projections.SqlFileReads(reads),
             tokens=projections.SqlTokenReads(reads),
             projects=projections.SqlProjectReads(reads),
+            known_ids=projections.SqlKnownIds(reads),
             content_index=PostgresContentIndex(pool),
             layer_removal=LayerRemovals(data_dir / "layers", data_dir / "search"),
             shared_layers=stores.layers,
             check_store=stores.check,
-            content=ProjectContent(keys=keys, blobs=stores.blobs),
-            environment=ProjectEnvironment(keys),
+            outages=outages,
+            content=content,
+            environment=ProjectEnvironment(keys=keys, content=content),
             layers=layers,
             comparer=IndexComparer(layers),
-            image_files=image_files,
-            image_search=image_search,
-            source=RegistryImageSource(
-                data_dir / "pulls", policy=AddressPolicy(settings.import_allow)
-            ),
+            image_comparer=_closed_by(stack, StackComparer(layers)),
+            image_files=_closed_by(stack, LayerImageFiles(layers)),
+            image_search=_closed_by(stack, LayerSearch(layers, data_dir / "search")),
+            source=RegistryImageSource(data_dir / "pulls", AddressPolicy(settings.import_allow)),
             sealer=sealer,
             history=past,
         )
+
+
+def _closed_by(stack: AsyncExitStack, part: Closing) -> Closing:
+    """Return the part; the stack closes it, which blocks."""
+    stack.push_async_callback(asyncio.to_thread, part.close)
+    return part
+
+
+def _prepare_keys(settings: Settings, sealer: FileSealer, *, make: bool) -> None:
+    sealer.prepare(make=make)
+    if make:
+        note_signer(settings, make=True)

@@ -23,7 +23,7 @@ from contree.app.audit.audit_index import AuditProgress
 from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
 from contree.app.recorded_log import RecordedLog
-from contree.projections import audit_index
+from contree.projections import SqlGuestStarts, audit_index
 from contree.worker.follow_log import FollowLog
 
 AUDIT_TABLES = IndexTables(
@@ -39,12 +39,14 @@ class History:
     progress  how far the audit index is
     ask       the use cases
     follow    the duty that keeps the index
+    starts    how many guests were started of late
     """
 
     recorded: RecordedLog
     progress: AuditProgress
     ask: AskAudit
     follow: FollowLog
+    starts: SqlGuestStarts
 
 
 def history(
@@ -75,6 +77,7 @@ def history(
             ids=ids,
         ),
         follow=FollowLog(recorded=recorded, index=indexer),
+        starts=SqlGuestStarts(database, decode=decode),
     )
 
 

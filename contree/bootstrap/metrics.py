@@ -48,9 +48,11 @@ def worker_metrics(core: Core, worker: Worker, machines: LibvirtMicroVM) -> Work
 
     async def standing() -> WorkerStanding:
         layer_bytes = await asyncio.to_thread(disk_use.measured)
+        obstacle = worker.obstacle
         return WorkerStanding(
             running=worker.running,
             free=worker.free(),
+            obstacle=None if obstacle is None else obstacle.kind,
             guests=machines.starts(),
             layer_bytes=layer_bytes,
             renewed_at=worker.renewed_at,

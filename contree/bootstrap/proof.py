@@ -13,7 +13,7 @@ from contree.adapters.blobs.checkpoint_directory import DirectoryCheckpointStore
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.log_rows import PostgresLogRows
 from contree.adapters.postgres.log_tree import PostgresLogTree, clear_tree
-from contree.adapters.postgres.pool import connect_as_owner, open_pool
+from contree.adapters.postgres.pool import PostgresDatabase, connect_as_owner, open_pool
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.system.clock import SystemClock
 from contree.adapters.system.note_keys import FileNoteSigner, SigningKeyError, is_signature
@@ -36,10 +36,12 @@ from contree.app.proof.prove import Prove
 from contree.app.proof.signed import SignedCheckpoint, opened
 from contree.app.proof.verify import Verify
 from contree.app.recorded_log import RecordedLog
+from contree.app.short_ids import KnownIds
 from contree.bootstrap.stores import bucket_and_prefix
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, TooEarlyError
 from contree.domain.note import NOTE_BYTES_MAX, VerifierKey
+from contree.projections import SqlKnownIds
 
 BUNDLE_BYTES_MAX = 1024**3
 NEAR_SIZES = 3
@@ -56,9 +58,10 @@ class Proof:
     rows: LogRows
     tree: LogTree
     store: CheckpointStore
+    known_ids: KnownIds
 
-    def checkpoints(self, *, make_key: bool = True) -> Checkpoints:
-        """What grows the tree over the log and signs it. Raises ContreeError without a key."""
+    def checkpoints(self, *, make_key: bool = False) -> Checkpoints:
+        """What grows the tree over the log and signs it. Raises SigningKeyError without a key."""
         return Checkpoints(
             recorded=self.recorded,
             tree=self.tree,
@@ -80,7 +83,7 @@ class Proof:
         `keys` are those that are believed then. Raises ContreeError when there is none.
         """
         try:
-            checkpoints = self.checkpoints(make_key=False)
+            checkpoints = self.checkpoints()
         except SigningKeyError as error:
             sizes = await self.store.sizes()
             if not sizes:
@@ -139,6 +142,7 @@ async def open_proof(
             rows=PostgresLogRows(pool),
             tree=PostgresLogTree(pool),
             store=store,
+            known_ids=SqlKnownIds(PostgresDatabase(pool)),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from contree.adapters.blobs.directory_blobs import DirectoryBlobStore
 from contree.adapters.layers.shared import SharedLayers
 from contree.app.content.blob_store import BlobStore
+from contree.app.outages import Outages
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 
@@ -34,7 +35,7 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(settings: Settings, alone: Alone) -> AsyncIterator[Stores]:
+async def open_stores(settings: Settings, alone: Alone, outages: Outages) -> AsyncIterator[Stores]:
     """Open what `store` says. Raises InvalidFieldError, and UnavailableError for no such bucket."""
     if settings.store is None:
         if settings.layer_cache_gib is not None:
@@ -55,7 +56,7 @@ async def open_stores(settings: Settings, alone: Alone) -> AsyncIterator[Stores]
     spool = settings.data_dir / "spool"
     async with open_s3_blobs(place, spool=spool, alone=alone) as shared:
         await shared.check()
-        yield Stores(blobs=shared, layers=SharedLayers(shared), check=shared.check)
+        yield Stores(blobs=shared, layers=SharedLayers(shared, outages), check=shared.check)
 
 
 def bucket_and_prefix(setting: str, place: str) -> tuple[str, str]:

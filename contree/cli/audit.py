@@ -12,7 +12,9 @@ def add_commands(
     commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
-    audit = commands.add_parser("audit", help="ask the log, prove it, check what was proven")
+    audit = commands.add_parser(
+        "audit",
+    )
     actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
     audit_log.add_commands(actions, common)
     audit_proof.add_commands(actions, common)

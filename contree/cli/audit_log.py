@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -16,16 +16,18 @@ from typing import Any
 import orjson
 
 from contree import bootstrap
+from contree.app.access import OPERATOR
 from contree.app.audit.ask_audit import AskAudit, AskedSpan
 from contree.app.audit.audit_reads import AuditEntry, AuditFilter, Span
 from contree.app.audit.audit_types import wanted_types
 from contree.app.audit.cloud_event import cloud_event
-from contree.app.audit.lineage_tree import CONTROL
+from contree.app.short_ids import IdKind, KnownIds, parse_short_id
+from contree.app.tree_text import UNSEEN
+from contree.cli.output import add_json, moment
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 from contree.domain.project import project_id_of
 from contree.domain.tag import parse_tag
-from contree.http.query import parse_uuid
 from contree.http.times import moment_of
 from contree.worker.duties import duties_kept
 
@@ -33,11 +35,13 @@ LIMIT_DEFAULT = 100
 PAGE_EVENTS = 1000
 QUIET_S = 10.0
 SHOWN_CHARS_MAX = 100
+SHORT_DIGITS = 8
+WORKER_PREFIX = "worker:"
 FILTERS = {
     "project": "NAME",
     "actor": "WHO",
-    "operation": "UUID",
-    "image": "UUID",
+    "operation": "ID",
+    "image": "ID",
     "tag": "NAME",
     "since": "TIME",
     "until": "TIME",
@@ -60,36 +64,45 @@ def add_commands(actions: argparse._SubParsersAction[Any], common: argparse.Argu
     )
     log.add_argument("--after", type=int, default=0, metavar="N", help="beyond this position")
     log.add_argument("--until-position", type=int, metavar="N", help="up to this position")
-    log.add_argument("--limit", type=int, metavar="N", help=f"default {LIMIT_DEFAULT}; 0: no limit")
-    log.add_argument("--reverse", action="store_true", help="the newest first")
+    log.add_argument(
+        *("-n", "--limit"),
+        type=int,
+        metavar="N",
+        help=f"the N newest, or with --after the first N; default {LIMIT_DEFAULT}; 0: all",
+    )
+    log.add_argument("--reverse", action="store_true", help="the newest first, else last")
     log.add_argument("--follow", action="store_true", help="go on with what comes, until Ctrl-C")
-    log.add_argument("--json", action="store_true", help="CloudEvents, one a line")
+    add_json(log, what="CloudEvents, one a line")
     log.set_defaults(command=_log)
 
 
 async def _log(settings: Settings, arguments: argparse.Namespace) -> None:
-    wanted, asked = _filter(arguments), _span(arguments)
+    asked = _span(arguments)
     query = {
         name: text
         for name in (*FILTERS, "type", "after", "until_position", "limit", "reverse", "follow")
         if (text := _said(getattr(arguments, name)))
     }
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
         # Where no worker does it, the index is brought up to date here.
         duties_kept([core.history.follow], core.leadership),
     ):
+        wanted = await _filter(arguments, core.known_ids)
         audit = core.history.ask
         if arguments.follow:
             reader = audit.operator(wanted.project_id)
             batches = await audit.feed(reader, wanted, asked, quiet_s=QUIET_S, query=query)
+        elif _is_tail(arguments):
+            batches = _tail(audit, wanted, asked, arguments, query)
         else:
             batches = _pages(audit, wanted, asked, arguments, query)
+        projects = {str(row.token_id): row.project_name for row in await core.tokens.list()}
         async with aclosing(batches):
             async for entries in batches:
                 for entry in entries:
-                    sys.stdout.write(_json(entry) if arguments.json else _line(entry))
+                    sys.stdout.write(_json(entry) if arguments.json else _line(entry, projects))
                 sys.stdout.flush()
 
 
@@ -101,9 +114,7 @@ async def _pages(
     query: dict[str, str],
 ) -> AsyncGenerator[Sequence[AuditEntry], None]:
     """Yield page after page until the limit, or the end that the log had at the beginning."""
-    limit = LIMIT_DEFAULT if arguments.limit is None else arguments.limit
-    if limit < 0:
-        raise InvalidFieldError("limit", "must be 0 or more")
+    limit = _limit(arguments)
     reader = audit.operator(wanted.project_id)
     count = 0
     while not limit or count < limit:
@@ -123,21 +134,59 @@ async def _pages(
             return
         asked = AskedSpan(after=rest.after, until_position=rest.until)
         reader = audit.operator(wanted.project_id)
+    sys.stderr.write(f"{count} events, and there may be more: -n 0 shows all\n")
 
 
-def _filter(arguments: argparse.Namespace) -> AuditFilter:
+def _limit(arguments: argparse.Namespace) -> int:
+    limit = LIMIT_DEFAULT if arguments.limit is None else int(arguments.limit)
+    if limit < 0:
+        raise InvalidFieldError("limit", "must be 0 or more")
+    return limit
+
+
+def _is_tail(arguments: argparse.Namespace) -> bool:
+    """Whether the newest events are wanted, and as they came."""
+    return bool(_limit(arguments)) and not arguments.after and not arguments.reverse
+
+
+async def _tail(
+    audit: AskAudit,
+    wanted: AuditFilter,
+    asked: AskedSpan,
+    arguments: argparse.Namespace,
+    query: dict[str, str],
+) -> AsyncGenerator[Sequence[AuditEntry], None]:
+    """Yield the newest events within the limit, in one batch, the newest last."""
+    arguments.reverse = True
+    newest = [
+        entry async for page in _pages(audit, wanted, asked, arguments, query) for entry in page
+    ]
+    yield newest[::-1]
+
+
+async def _filter(arguments: argparse.Namespace, known: KnownIds) -> AuditFilter:
     ids = {
-        name: None if (text := getattr(arguments, name)) is None else parse_uuid(text, field=name)
+        name: None
+        if (text := getattr(arguments, name)) is None
+        else await parse_short_id(text, field=name).whole(IdKind(name), known)
         for name in ("operation", "image")
     }
     return AuditFilter(
         project_id=None if arguments.project is None else project_id_of(arguments.project),
-        actor=arguments.actor,
+        actor=await _actor(arguments.actor, known),
         operation_id=ids["operation"],
         image_id=ids["image"],
         tag=None if arguments.tag is None else parse_tag(arguments.tag),
         types=wanted_types(arguments.type),
     )
+
+
+async def _actor(text: str | None, known: KnownIds) -> str | None:
+    """A worker, the operator, or a token as it is shown or by its id."""
+    if text is None or text == OPERATOR or text.startswith(WORKER_PREFIX):
+        return text
+    typed = parse_short_id(text.rpartition("/")[2], field="actor")
+    return str(await typed.whole(IdKind.TOKEN, known))
 
 
 def _span(arguments: argparse.Namespace) -> AskedSpan:
@@ -172,15 +221,20 @@ def _json(entry: AuditEntry) -> str:
     return orjson.dumps(cloud_event(entry)).decode() + "\n"
 
 
-def _line(entry: AuditEntry) -> str:
-    """Position, time, who, what, about what, and what else there is to say, on one line."""
+def _line(entry: AuditEntry, projects: Mapping[str, str]) -> str:
+    """Position, time, who, what, about what, and what else there is to say, on one line.
+
+    projects  the name of a token's project by the token's id: `demo/018d9fbc` is who
+    """
     event = cloud_event(entry)
     data = {name: value for name, value in event["data"].items() if value is not None}
-    text = orjson.dumps(data).decode().translate(CONTROL)
+    text = orjson.dumps(data).decode().translate(UNSEEN)
     if len(text) > SHOWN_CHARS_MAX:
         text = text[: SHOWN_CHARS_MAX - 3] + "..."
-    actor = event["actor"].translate(CONTROL)
+    actor = event["actor"].translate(UNSEEN)
+    if actor in projects:
+        actor = f"{projects[actor]}/{actor[:SHORT_DIGITS]}"
     return (
-        f"{event['id']:>8}  {entry.event.recorded_at:%Y-%m-%d %H:%M:%S.%f}Z  {actor}  "
+        f"{event['id']:>8}  {moment(entry.event.recorded_at)}  {actor}  "
         f"{event['type'].removeprefix('contree.')}  {event['subject']}  {text}\n"
     )

@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-from uuid import UUID
 
 from contree import bootstrap
 from contree.app.proof.signed import SignedCheckpoint
+from contree.app.short_ids import IdKind, parse_short_id
 from contree.bootstrap import proof as proofs
 from contree.bootstrap.proof import Proof
-from contree.cli.audit_text import proven_lines, verdict_lines
+from contree.cli import NOT_CHECKED
+from contree.cli.audit_text import proven_lines, verdict_lines, verdict_value
+from contree.cli.output import add_json, show_json
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, UnavailableError
 from contree.domain.note import VerifierKey
@@ -48,17 +50,20 @@ def add_commands(
     verify = actions.add_parser(
         "verify",
         parents=[common, stored],
-        help="check the whole log against chain, tree and checkpoints; exit 1 if it is not right",
+        help="check the whole log against chain, tree and checkpoints",
+        description="Exit status: 0 all right, 1 not right, 3 not checked: no installation, the "
+        "database or the checkpoints are away, or the log is empty.",
     )
     verify.add_argument(
         "--after", type=int, metavar="POSITION", help="begin behind it; default: check everything"
     )
-    verify.set_defaults(command=_verify)
+    add_json(verify)
+    verify.set_defaults(command=_verify, refused_status=NOT_CHECKED)
 
     prove = actions.add_parser(
         "prove", parents=[common, stored], help="write what proves one operation to an outsider"
     )
-    prove.add_argument("operation", metavar="OPERATION", help="its UUID")
+    prove.add_argument("operation", metavar="OPERATION", help="its id, or how it begins")
     prove.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
     prove.set_defaults(command=_prove)
 
@@ -111,15 +116,12 @@ def _add_consistency(
 @asynccontextmanager
 async def _proof(settings: Settings) -> AsyncIterator[Proof]:
     """What proving needs, beside a running server or without one; migrates nothing that runs."""
+    await bootstrap.require_installation(settings)
     try:
         urls = bootstrap.running_database(settings)
     except UnavailableError:
-        if not (settings.data_dir / "postgres").exists():
-            raise InvalidFieldError(
-                "data-dir", f"'{settings.data_dir}' holds no database"
-            ) from None
         async with (
-            bootstrap.database(settings) as started,
+            bootstrap.installed_database(settings) as started,
             proofs.proof_of(settings, started.app) as proof,
         ):
             yield proof
@@ -129,6 +131,8 @@ async def _proof(settings: Settings) -> AsyncIterator[Proof]:
 
 
 async def _key(settings: Settings, _: argparse.Namespace) -> None:
+    if not proofs.key_path(settings).exists():
+        await bootstrap.require_installation(settings)
     sys.stdout.write(f"{proofs.note_signer(settings, make=False).key}\n")
 
 
@@ -136,16 +140,19 @@ async def _verify(settings: Settings, arguments: argparse.Namespace) -> int:
     keys = _believed(settings, arguments)
     async with _proof(settings) as proof:
         verdict = await proof.verify(keys).run(after=arguments.after, progress=_Progress())
-    sys.stdout.write("\n".join(verdict_lines(verdict)) + "\n")
+    if arguments.json:
+        show_json(verdict_value(verdict))
+    else:
+        sys.stdout.write("\n".join(verdict_lines(verdict)) + "\n")
+    if verdict.is_of_nothing:
+        return NOT_CHECKED
     return 1 if verdict.findings else 0
 
 
 async def _prove(settings: Settings, arguments: argparse.Namespace) -> None:
-    try:
-        operation_id = UUID(arguments.operation)
-    except ValueError:
-        raise InvalidFieldError("OPERATION", f"'{arguments.operation}' is not a UUID") from None
+    typed = parse_short_id(arguments.operation, field="OPERATION")
     async with _proof(settings) as proof:
+        operation_id = await typed.whole(IdKind.OPERATION, proof.known_ids)
         newest = await proof.newest(_believed(settings, arguments))
         bundle = await proof.prove(newest).operation(operation_id)
     _write(bundle.encoded(), arguments.output)
@@ -191,7 +198,7 @@ async def _check(_: Settings, arguments: argparse.Namespace) -> None:
 
 
 async def _rebuild(settings: Settings, _: argparse.Namespace) -> None:
-    async with bootstrap.database(settings) as database:
+    async with bootstrap.installed_database(settings) as database:
         await proofs.forget_tree(database.owner)
         async with proofs.proof_of(settings, database.app) as proof:
             size = await proof.grow()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from contree.app.proof.bundle import Proven
 from contree.app.proof.verify import Verdict
@@ -10,6 +11,8 @@ from contree.app.proof.verify import Verdict
 
 def verdict_lines(verdict: Verdict) -> list[str]:
     """What a verification found, for people: the first line of findings is the first bad row."""
+    if verdict.is_of_nothing:
+        return ["the log is empty: there is nothing to verify"]
     lines = [str(finding) for finding in verdict.findings]
     lines.append(
         f"checked {verdict.row_count} events, up to position {verdict.position}; "
@@ -25,6 +28,22 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         )
     lines.append("NOT right" if verdict.findings else "all right")
     return lines
+
+
+def verdict_value(verdict: Verdict) -> dict[str, Any]:
+    """The same in JSON. `result`: "right", "wrong", or "empty" for a log without events."""
+    result = "wrong" if verdict.findings else "right"
+    return {
+        "result": "empty" if verdict.is_of_nothing else result,
+        "findings": [str(finding) for finding in verdict.findings],
+        "checked_events": verdict.row_count,
+        "position": verdict.position,
+        "checkpoints": verdict.checkpoint_count,
+        "covered_events": verdict.covered,
+        "covered_at": verdict.covered_at,
+        "uncovered_events": verdict.size - verdict.covered,
+        "uncovered_since": verdict.uncovered_since,
+    }
 
 
 def proven_lines(proven: Proven) -> list[str]:

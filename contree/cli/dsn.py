@@ -15,7 +15,8 @@ def add_commands(
     common: argparse.ArgumentParser,
 ) -> None:
     parser = commands.add_parser(
-        "dsn", parents=[common], help="print the DSN of the embedded database while it runs"
+        "dsn",
+        parents=[common],
     )
     parser.add_argument(
         "--owner", action="store_true", help="the role that may migrate, not the service's"

@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from contree import bootstrap
 from contree.app.access import Operator
 from contree.app.cancel_operation import CancelOperation
-from contree.app.reads import OperationRow, Page
+from contree.app.reads import OperationSummary, Page
+from contree.app.short_ids import IdKind, parse_short_id
 from contree.bootstrap import Core
+from contree.cli.output import add_json, show_list, show_record
 from contree.config import Settings
-from contree.domain.errors import InvalidFieldError, NotFoundError
+from contree.domain.errors import NotFoundError
 from contree.domain.operation import Status
 
 UNDER_WAY = (Status.EXECUTING, Status.ASSIGNED, Status.PENDING)
 PAGE = 1000
+COLUMNS = ("operation", "project", "kind", "status", "requested", "worker")
 
 
 def add_commands(
     commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
-    operation = commands.add_parser("operation", help="what is queued and runs, and how to stop it")
+    operation = commands.add_parser(
+        "operation",
+    )
     actions = operation.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = actions.add_parser(
         "list", parents=[common], help="operations that have not ended, of all projects"
     )
     listing.add_argument("--project", metavar="NAME", help="of this one alone")
+    add_json(listing)
     listing.set_defaults(command=_list)
     show = actions.add_parser("show", parents=[common], help="one operation, ended or not")
+    add_json(show)
     show.set_defaults(command=_show)
     cancel = actions.add_parser(
         "cancel",
@@ -43,13 +48,13 @@ def add_commands(
     )
     cancel.set_defaults(command=_cancel)
     for parser in (show, cancel):
-        parser.add_argument("operation", metavar="OPERATION", help="its UUID")
+        parser.add_argument("operation", metavar="OPERATION", help="its id, or how it begins")
 
 
 @asynccontextmanager
 async def _core(settings: Settings) -> AsyncIterator[Core]:
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
         yield core
@@ -62,16 +67,23 @@ async def _list(settings: Settings, arguments: argparse.Namespace) -> None:
             projects = [one for one in projects if one.name == arguments.project]
             if not projects:
                 raise NotFoundError("project", arguments.project)
-        for project in projects:
-            for status in UNDER_WAY:
-                async for row in _rows(core, project.project_id, status):
-                    sys.stdout.write(
-                        f"{row.operation_id}  {project.name}  {row.kind.value}  {status.value}  "
-                        f"{_moment(row.created_at)}  {row.worker or '-'}\n"
-                    )
+        found = [
+            {
+                "operation": row.operation_id,
+                "project": project.name,
+                "kind": row.kind,
+                "status": status,
+                "requested": row.created_at,
+                "worker": row.worker,
+            }
+            for project in projects
+            for status in UNDER_WAY
+            async for row in _rows(core, project.project_id, status)
+        ]
+    show_list(COLUMNS, found, as_json=arguments.json)
 
 
-async def _rows(core: Core, project_id: UUID, status: Status) -> AsyncIterator[OperationRow]:
+async def _rows(core: Core, project_id: UUID, status: Status) -> AsyncIterator[OperationSummary]:
     """Newest first. What comes to an end between two pages may hide another: ask again."""
     offset = 0
     while True:
@@ -85,31 +97,34 @@ async def _rows(core: Core, project_id: UUID, status: Status) -> AsyncIterator[O
 
 
 async def _show(settings: Settings, arguments: argparse.Namespace) -> None:
-    operation_id = _uuid(arguments.operation)
+    typed = parse_short_id(arguments.operation, field="OPERATION")
     async with _core(settings) as core:
+        operation_id = await typed.whole(IdKind.OPERATION, core.known_ids)
         project_id = await _project_of(core, operation_id)
         row = await core.operations.get(project_id, operation_id)
         names = {one.project_id: one.name for one in await core.projects.list()}
     if row is None:
         raise NotFoundError("operation", operation_id)
-    sys.stdout.write(
-        f"operation  {row.operation_id}\n"
-        f"project    {names[row.project_id]}\n"
-        f"kind       {row.kind.value}\n"
-        f"status     {row.status.value}\n"
-        f"requested  {_moment(row.created_at)}\n"
-        f"begun      {_moment(row.started_at)}\n"
-        f"ended      {_moment(row.finished_at)}\n"
-        f"worker     {row.worker or '-'}\n"
-        f"image      {row.image_id or '-'}\n"
-        f"result     {row.result_image_id or '-'}\n"
-        f"error      {_shown(row.error or '-')}\n"
-    )
+    record = {
+        "operation": row.operation_id,
+        "project": names[row.project_id],
+        "kind": row.kind,
+        "status": row.status,
+        "requested": row.created_at,
+        "begun": row.started_at,
+        "ended": row.finished_at,
+        "worker": row.worker,
+        "image": row.image_id,
+        "result": row.result_image_id,
+        "error": row.error,
+    }
+    show_record(record, as_json=arguments.json)
 
 
 async def _cancel(settings: Settings, arguments: argparse.Namespace) -> None:
-    operation_id = _uuid(arguments.operation)
+    typed = parse_short_id(arguments.operation, field="OPERATION")
     async with _core(settings) as core:
+        operation_id = await typed.whole(IdKind.OPERATION, core.known_ids)
         operator = Operator(
             project_id=await _project_of(core, operation_id), request_id=str(core.ids.new_id())
         )
@@ -121,19 +136,3 @@ async def _project_of(core: Core, operation_id: UUID) -> UUID:
     if project_id is None:
         raise NotFoundError("operation", operation_id)
     return project_id
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidFieldError("OPERATION", f"'{text}' is not a UUID") from None
-
-
-def _shown(text: str) -> str:
-    """An error may quote what a guest or a registry says: nothing of it reaches a terminal raw."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def _moment(at: datetime | None) -> str:
-    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 
 from contree import bootstrap
@@ -17,6 +16,7 @@ from contree.app.content.keep_projects import KeepProjects
 from contree.app.content.remove_content import Outcome, RemoveContent
 from contree.app.reads import ProjectRow
 from contree.bootstrap import Core
+from contree.cli.output import add_json, moment, show_json, show_list, show_record
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 
@@ -31,11 +31,15 @@ def add_commands(
     commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
-    project = commands.add_parser("project", help="legal hold, retention and erasure of content")
+    project = commands.add_parser(
+        "project",
+    )
     actions = project.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = actions.add_parser("list", parents=[common], help="all projects")
+    add_json(listing)
     listing.set_defaults(command=_list)
     show = actions.add_parser("show", parents=[common], help="what becomes of its content")
+    add_json(show)
     show.set_defaults(command=_show)
     hold = actions.add_parser("hold", parents=[common], help="keep everything, until released")
     hold.add_argument("--reason", required=True, metavar="TEXT", help="recorded, and shown")
@@ -64,7 +68,7 @@ def add_commands(
 @asynccontextmanager
 async def _core(settings: Settings) -> AsyncIterator[Core]:
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
         yield core
@@ -80,25 +84,49 @@ def _keep(core: Core) -> KeepProjects:
     )
 
 
-async def _list(settings: Settings, _: argparse.Namespace) -> None:
+async def _list(settings: Settings, arguments: argparse.Namespace) -> None:
     async with _core(settings) as core:
         rows = await core.projects.list()
-    for row in rows:
-        sys.stdout.write(f"{row.project_id}  {row.name}  {', '.join(_state(row))}\n")
+    if arguments.json:
+        show_json([_value(row) for row in rows])
+    else:
+        table = [
+            {"id": row.project_id, "project": row.name, "content": ", ".join(_state(row))}
+            for row in rows
+        ]
+        show_list(("id", "project", "content"), table, as_json=False)
 
 
 async def _show(settings: Settings, arguments: argparse.Namespace) -> None:
     async with _core(settings) as core:
         row = await _keep(core).row(arguments.name)
-    sys.stdout.write(
-        f"project    {row.name}\n"
-        f"id         {row.project_id}\n"
-        f"created    {_moment(row.created_at)}\n"
-        f"legal hold {row.hold_reason or 'none'}\n"
-        f"retention  {_retention_text(row)}\n"
-        f"expired    {_expired_text(row)}\n"
-        f"erased     {_erased_text(row)}\n"
-    )
+    if arguments.json:
+        show_json(_value(row))
+    else:
+        record = {
+            "project": row.name,
+            "id": row.project_id,
+            "created": row.created_at,
+            "legal hold": row.hold_reason or "none",
+            "retention": _retention_text(row),
+            "expired": _expired_text(row),
+            "erased": _erased_text(row),
+        }
+        show_record(record, as_json=False)
+
+
+def _value(row: ProjectRow) -> dict[str, Any]:
+    """A project in JSON: what `project list` and `show` tell."""
+    return {
+        "project": row.name,
+        "id": row.project_id,
+        "created": row.created_at,
+        "hold_reason": row.hold_reason,
+        "retention_days": row.retention_days,
+        "expired_before": row.content_cut,
+        "erased": row.erased_at,
+        "cleared": row.cleared_at,
+    }
 
 
 async def _hold(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -158,29 +186,25 @@ async def _cleared(core: Core, row: ProjectRow) -> Outcome:
 
 def _state(row: ProjectRow) -> list[str]:
     if row.erased_at is not None:
-        return [f"erased {_moment(row.erased_at)}"]
+        return [f"erased {moment(row.erased_at)}"]
     held = [] if row.hold_reason is None else ["legal hold"]
     return [*held, f"content kept {_retention_text(row)}"]
 
 
 def _retention_text(row: ProjectRow) -> str:
-    return "for ever" if row.retention_days is None else f"{row.retention_days} days"
+    return FOREVER if row.retention_days is None else f"{row.retention_days} days"
 
 
 def _expired_text(row: ProjectRow) -> str:
     if row.content_cut is None:
         return "nothing"
     going = "" if row.swept_cut == row.content_cut else ", still being removed"
-    return f"content of operations that ended before {_moment(row.content_cut)}{going}"
+    return f"content of operations that ended before {moment(row.content_cut)}{going}"
 
 
 def _erased_text(row: ProjectRow) -> str:
     if row.erased_at is None:
         return "no"
     if row.cleared_at is None:
-        return f"{_moment(row.erased_at)}, what is left on disk is still being removed"
-    return f"{_moment(row.erased_at)}, removed from disk {_moment(row.cleared_at)}"
-
-
-def _moment(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{moment(row.erased_at)}, what is left on disk is still being removed"
+    return f"{moment(row.erased_at)}, removed from disk {moment(row.cleared_at)}"

@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 from contree import bootstrap
+from contree.cli import NOT_CHECKED
+from contree.cli.output import add_json, show_json
 from contree.config import Settings
 
 LINE_EACH_S = 5.0
@@ -18,7 +20,9 @@ def add_commands(
     commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
-    projections = commands.add_parser("projections", help="the read models behind the API")
+    projections = commands.add_parser(
+        "projections",
+    )
     actions = projections.add_subparsers(title="actions", metavar="ACTION", required=True)
     rebuild = actions.add_parser(
         "rebuild",
@@ -28,9 +32,11 @@ def add_commands(
     rebuild.add_argument(
         "--check",
         action="store_true",
-        help="change nothing: compare live with rebuilt, exit 1 on any difference",
+        help="change nothing: compare live with rebuilt; exit status 1 on any difference, 3 where "
+        "that could not be done",
     )
-    rebuild.set_defaults(command=_rebuild)
+    add_json(rebuild)
+    rebuild.set_defaults(command=_rebuild, refused_status=NOT_CHECKED)
 
 
 class _Progress:
@@ -58,7 +64,7 @@ class _Progress:
 
 
 async def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
-    async with bootstrap.database(settings) as database:
+    async with bootstrap.installed_database(settings) as database:
         progress = _Progress()
         try:
             report = await bootstrap.rebuild_projections(
@@ -66,6 +72,16 @@ async def _rebuild(settings: Settings, arguments: argparse.Namespace) -> int:
             )
         finally:
             progress.end()
+    if arguments.json:
+        show_json(
+            {
+                "rebuilt": not arguments.check,
+                "events": report.event_count,
+                "differences": report.differences,
+                "compared": report.compared,
+            }
+        )
+        return 1 if report.differences else 0
     for line in (*report.differences, *report.compared):
         sys.stdout.write(line + "\n")
     if not arguments.check:

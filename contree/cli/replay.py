@@ -6,10 +6,12 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
-from uuid import UUID
 
 from contree import bootstrap
 from contree.app.access import Operator
+from contree.app.short_ids import IdKind, parse_short_id
+from contree.cli import NOT_CHECKED
+from contree.cli.output import add_json, show_json
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError, NotFoundError
 from contree.domain.image import Image
@@ -25,7 +27,6 @@ from contree.domain.replay_report import (
 )
 from contree.domain.text_difference import Cause, TextDifference
 from contree.http.execution.replay_value import report_value
-from contree.http.json_text import json_bytes
 
 FILES_SHOWN = 20
 EXCERPT_CHARS = 60
@@ -38,8 +39,8 @@ def add_commands(
     replay = commands.add_parser(
         "replay",
         parents=[common],
-        help="run a recorded command again and report what differs",
-        description="Exit status: 0 equal or explained, 1 different. The server must be running.",
+        description="Exit status: 0 equal or explained, 1 different, 3 could not be replayed. "
+        "The server must be running.",
     )
     replay.add_argument("operation", nargs="?", metavar="OPERATION", help="the run to repeat")
     replay.add_argument("--from", dest="from_image", metavar="IMAGE", help="or all runs from here")
@@ -51,8 +52,8 @@ def add_commands(
         metavar="NAME=VALUE",
         help="the secret value that a variable had; it is checked against the recorded digest",
     )
-    replay.add_argument("--json", action="store_true", help="one JSON document a line")
-    replay.set_defaults(command=_replay)
+    add_json(replay, what="one JSON document a line")
+    replay.set_defaults(command=_replay, refused_status=NOT_CHECKED)
 
 
 async def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -60,11 +61,13 @@ async def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
     if [value is not None for value in wanted] not in ([True, False, False], [False, True, True]):
         raise InvalidFieldError("OPERATION", "give one, or both --from IMAGE and --to IMAGE")
     worst = Verdict.EQUAL
+    await bootstrap.require_installation(settings)
     database = bootstrap.running_database(settings)
     async with bootstrap.core(settings, database) as core:
         chain = bootstrap.replay_chain(core)
         if arguments.operation is not None:
-            original_id = _uuid("OPERATION", arguments.operation)
+            typed = parse_short_id(arguments.operation, field="OPERATION")
+            original_id = await typed.whole(IdKind.OPERATION, core.known_ids)
             original = await core.log.load(Operation, original_id)
             if original is None:
                 raise NotFoundError("operation", original_id)
@@ -72,8 +75,10 @@ async def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
             report = await chain.one(operator, original_id, secrets=_secrets(arguments.env))
             _show(report, as_json=arguments.json)
             return int(report.verdict is Verdict.DIFFERENT)
-        from_image = _uuid("--from", arguments.from_image)
-        to_image = _uuid("--to", arguments.to_image)
+        from_image, to_image = [
+            await parse_short_id(text, field=name).whole(IdKind.IMAGE, core.known_ids)
+            for name, text in (("--from", arguments.from_image), ("--to", arguments.to_image))
+        ]
         image = await core.log.load(Image, to_image)
         if image is None:
             raise NotFoundError("image", to_image)
@@ -82,13 +87,6 @@ async def _replay(settings: Settings, arguments: argparse.Namespace) -> int:
             _show(report, as_json=arguments.json)
             worst = max(worst, report.verdict, key=list(Verdict).index)
     return int(worst is Verdict.DIFFERENT)
-
-
-def _uuid(name: str, text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidFieldError(name, f"'{text}' is not a UUID") from None
 
 
 def _secrets(pairs: Sequence[str]) -> dict[str, str]:
@@ -103,10 +101,10 @@ def _secrets(pairs: Sequence[str]) -> dict[str, str]:
 
 def _show(report: ReplayReport, *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json_bytes(report_value(report)).decode() + "\n")
+        show_json(report_value(report))
     else:
         sys.stdout.write("\n".join(lines_of(report)) + "\n")
-    sys.stdout.flush()
+        sys.stdout.flush()
 
 
 def lines_of(report: ReplayReport) -> Iterator[str]:
@@ -138,7 +136,8 @@ def _end(ended: Ended) -> str:
         return f"{ended.status} {_quoted(ended.error or '')}"
     if ended.timed_out:
         return "timed out"
-    return f"exit {ended.exit_code}" if ended.signal == -1 else f"signal {ended.signal}"
+    said = f"exit {ended.exit_code}" if ended.signal == -1 else f"signal {ended.signal}"
+    return f"{said}, out of memory" if ended.oom_killed else said
 
 
 def _stream(comparison: StreamComparison) -> str:

@@ -6,15 +6,17 @@ import argparse
 import asyncio
 import logging
 import resource
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from contree import bootstrap
 from contree.app.services import Services
-from contree.cli.supervision import READY, STOPPING, stop_on_signals, tell_supervisor
+from contree.cli.supervision import READY, STOPPING, Stop, stop_on_signals, tell_supervisor
 from contree.cli.worker import add_worker_options
 from contree.cli.worker_process import WorkerProcess
 from contree.config import Settings
@@ -28,16 +30,21 @@ log = logging.getLogger(__name__)
 WELCOME = """\
 Contree is listening on {url}
 
-First steps, in another terminal:
-  contreed token create --data-dir {data_dir} --project demo      # prints a token
-  export CONTREE_URL={url} CONTREE_TOKEN=<token>
-  contree images import docker://docker.io/library/busybox:latest # published CLI
+First steps, in another terminal, with the published client (pip install contree-cli):
+  TOKEN=$({contreed} token create --data-dir {data_dir} --project demo)
+  contree auth --type jwt --url {url} --token "$TOKEN"
+  contree images import docker://docker.io/library/busybox:latest
+  eval "$(contree use tag:busybox:latest)"
+  contree run -s -- 'uname -sr; echo hello >/greeting'
+  contree cat /greeting
 
-From Python (pip install contree-sdk):
+From Python, as who signed in there (pip install contree-sdk):
   from contree_sdk import ContreeSync
   from contree_sdk.auth import JWTAuth
   from contree_sdk.config import ContreeConfig
-  contree = ContreeSync(ContreeConfig(auth=JWTAuth(token="<token>", base_url="{url}")))
+  contree = ContreeSync(ContreeConfig(auth=JWTAuth()))
+  image = contree.images.use("busybox:latest")
+  print(image.run(shell="echo hello").wait().stdout)
 """
 
 
@@ -46,9 +53,13 @@ def add_commands(
     common: argparse.ArgumentParser,
 ) -> None:
     serve = commands.add_parser(
-        "serve", parents=[common], help="API, worker and embedded PostgreSQL on this machine"
+        "serve",
+        parents=[common],
     )
-    api = commands.add_parser("api", parents=[common], help="the API only; needs a database URL")
+    api = commands.add_parser(
+        "api",
+        parents=[common],
+    )
     for parser in (serve, api):
         parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:8080")
         parser.add_argument(
@@ -68,36 +79,46 @@ def add_commands(
 
 async def _serve(settings: Settings, _: argparse.Namespace) -> None:
     stop = _prepared(settings)
-    first_start = not settings.data_dir.exists()
     async with (
         bootstrap.owned_data_dir(settings),
-        WorkerProcess(settings) as worker,  # it gets ready while the database does
+        WorkerProcess(
+            settings, at_once=stop.at_once
+        ) as worker,  # it gets ready while the database does
         bootstrap.database(settings) as database,
-        bootstrap.core(settings, database) as core,
+        bootstrap.core(settings, database, make_keys=True) as core,
         _served(core, beside=worker) as url,
         worker.at_work(database),
     ):
         log.info("listening on %s", url)
-        if first_start:
-            sys.stderr.write("\n" + WELCOME.format(url=url, data_dir=settings.data_dir) + "\n")
-        await worker.started(unless=stop)
-        await _until(stop)
+        if not await core.tokens.list():  # nobody has taken the first step yet
+            sys.stderr.write(f"\n{_welcome(url, settings)}\n")
+        await worker.started(unless=stop.asked)
+        await _until(stop.asked)
 
 
 async def _api(settings: Settings, _: argparse.Namespace) -> None:
     stop = _prepared(settings)
     if settings.database_url is None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
+    bootstrap.private_data_dir(settings)
     async with (
         bootstrap.database(settings) as database,
-        bootstrap.core(settings, database) as core,
+        bootstrap.core(settings, database, make_keys=True) as core,
         _served(core) as url,
     ):
         log.info("listening on %s", url)
-        await _until(stop)
+        await _until(stop.asked)
 
 
-def _prepared(settings: Settings) -> asyncio.Event:
+def _welcome(url: str, settings: Settings) -> str:
+    """What to type first, as it can be typed in any directory."""
+    program = Path(sys.argv[0]).absolute()
+    contreed = [sys.executable, "-m", "contree"] if program.suffix == ".py" else [str(program)]
+    data_dir = shlex.quote(str(settings.data_dir))
+    return WELCOME.format(url=url, contreed=shlex.join(contreed), data_dir=data_dir)
+
+
+def _prepared(settings: Settings) -> Stop:
     """Return what signals set. Raises InvalidFieldError before anything has been started."""
     stop = stop_on_signals()
     for address in (
@@ -142,12 +163,12 @@ async def _until(stop: asyncio.Event) -> None:
 
 
 def _ready_with(services: Services, worker: WorkerProcess) -> Services:
-    """The same services, ready only once the worker beside them has been."""
+    """The same services, ready only while the worker beside them can work."""
 
     async def ready() -> None:
         await services.ready()
-        if not worker.is_ready:
-            raise UnavailableError("the worker is not ready yet")
+        if worker.problem is not None:
+            raise UnavailableError(worker.problem)
 
     return replace(services, ready=ready)
 

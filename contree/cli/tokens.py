@@ -6,19 +6,25 @@ import argparse
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from contree import bootstrap
+from contree.app.reads import TokenRow
+from contree.app.short_ids import IdKind, parse_short_id
+from contree.cli.output import add_json, show_list
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 from contree.domain.token import DEFAULT_PERMISSIONS, Permission, parse_permissions
+
+COLUMNS = ("token", "project", "state", "created", "expires", "permissions")
 
 
 def add_commands(
     commands: argparse._SubParsersAction[Any],
     common: argparse.ArgumentParser,
 ) -> None:
-    token = commands.add_parser("token", help="make, list and revoke API tokens")
+    token = commands.add_parser(
+        "token",
+    )
     actions = token.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser("create", parents=[common], help="print a new token, once")
     create.add_argument("--project", required=True, metavar="NAME", help="created when it is new")
@@ -30,9 +36,10 @@ def add_commands(
     create.add_argument("--expires-in-days", type=int, metavar="N", help="default: never expires")
     create.set_defaults(command=_create)
     listing = actions.add_parser("list", parents=[common], help="tokens, without their secrets")
+    add_json(listing)
     listing.set_defaults(command=_list)
     revoke = actions.add_parser("revoke", parents=[common], help="withdraw a token for good")
-    revoke.add_argument("token_id", metavar="TOKEN_ID", help="as `token list` shows it")
+    revoke.add_argument("token_id", metavar="TOKEN_ID", help="or how it begins")
     revoke.set_defaults(command=_revoke)
 
 
@@ -46,7 +53,7 @@ async def _create(settings: Settings, arguments: argparse.Namespace) -> None:
             raise InvalidFieldError("expires-in-days", "must be 1 or more")
         expires_at = datetime.now(UTC) + timedelta(days=arguments.expires_in_days)
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
         secret = await bootstrap.issue_tokens(core).issue(
@@ -55,31 +62,38 @@ async def _create(settings: Settings, arguments: argparse.Namespace) -> None:
     sys.stdout.write(secret + "\n")
 
 
-async def _list(settings: Settings, _: argparse.Namespace) -> None:
+async def _list(settings: Settings, arguments: argparse.Namespace) -> None:
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
         rows = await core.tokens.list()
-    for row in rows:
-        state = "active"
-        if row.revoked_at is not None:
-            state = "revoked"
-        elif row.expires_at is not None and row.expires_at <= datetime.now(UTC):
-            state = "expired"
-        sys.stdout.write(
-            f"{row.token_id}  {row.project_name}  {state}  {row.created_at:%Y-%m-%d %H:%M}  "
-            f"{','.join(sorted(row.permissions))}\n"
-        )
+    listed = [
+        {
+            "token": row.token_id,
+            "project": row.project_name,
+            "state": _state(row),
+            "created": row.created_at,
+            "expires": row.expires_at,
+            "permissions": sorted(row.permissions),
+        }
+        for row in rows
+    ]
+    show_list(COLUMNS, listed, as_json=arguments.json)
+
+
+def _state(row: TokenRow) -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    is_over = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
+    return "expired" if is_over else "active"
 
 
 async def _revoke(settings: Settings, arguments: argparse.Namespace) -> None:
-    try:
-        token_id = UUID(arguments.token_id)
-    except ValueError:
-        raise InvalidFieldError("TOKEN_ID", f"'{arguments.token_id}' is not a UUID") from None
+    typed = parse_short_id(arguments.token_id, field="TOKEN_ID")
     async with (
-        bootstrap.database(settings) as database,
+        bootstrap.installed_database(settings) as database,
         bootstrap.core(settings, database) as core,
     ):
+        token_id = await typed.whole(IdKind.TOKEN, core.known_ids)
         await bootstrap.issue_tokens(core).revoke(token_id)

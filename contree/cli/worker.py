@@ -16,7 +16,13 @@ from typing import Any
 import msgspec
 
 from contree import bootstrap
-from contree.cli.supervision import READY, STOPPING, stop_on_signals, tell_supervisor
+from contree.cli.supervision import (
+    READY,
+    STOPPING,
+    stop_on_signals,
+    tell_status,
+    tell_supervisor,
+)
 from contree.config import Settings
 from contree.domain.errors import InvalidFieldError
 from contree.worker.loop import Worker
@@ -34,7 +40,6 @@ def add_commands(
     worker = commands.add_parser(
         "worker",
         parents=[common],
-        help="one worker; needs a database URL",
         epilog="With --database-url - the URL is read from standard input.",
     )
     add_worker_options(worker)
@@ -56,20 +61,25 @@ async def _worker(settings: Settings, _: argparse.Namespace) -> None:
     log.debug("to answer scrapes on %s", settings.metrics_address)  # raises before all else
     if settings.database_url is None:
         bootstrap.running_database(settings)  # raises: only `serve` starts one
+    bootstrap.private_data_dir(settings)
+    if not await bootstrap.programs_there(tell_status, unless=stop.asked):
+        return
     async with bootstrap.microvm(settings) as machines:
         if settings.database_url == FROM_STDIN:
-            url = await _first_line(unless=stop)
+            url = await _first_line(unless=stop.asked)
             if url is None:
                 return
             settings = msgspec.structs.replace(settings, database_url=url)
         async with (
             bootstrap.database(settings) as database,
-            bootstrap.core(settings, database) as core,
-            bootstrap.worker(core, machines) as worker,
+            bootstrap.core(settings, database, make_keys=True) as core,
+            bootstrap.worker(core, machines, told=tell_status) as worker,
             _measured(core, worker, machines),
         ):
             log.info("worker %s is ready", settings.worker_name)
-            await worker.run(stop, on_ready=partial(tell_supervisor, READY))
+            await worker.run(
+                stop.asked, at_once=stop.at_once, on_ready=partial(tell_supervisor, READY)
+            )
             tell_supervisor(STOPPING)
 
 

@@ -2,6 +2,7 @@
 
     getting ready (imports, libvirt, template) --at_work: it is told the database--> at work
     at work --dies--> started again        any --end of the context, or of us--> ended
+    end of the context: what it runs may go on for `drain_timeout`, or until `at_once` is set
 
 Ended with us also when we are killed (PR_SET_PDEATHSIG): what it held goes back into the queue at
 the next start, and its guests are swept then.
@@ -31,6 +32,8 @@ from contree.domain.errors import UnavailableError
 
 RESTART_DELAY_S = 1.0
 STOP_S = 30.0
+"""How long a worker takes to end once nothing runs any more."""
+
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 log = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class WorkerProcess:
     """An async context manager that keeps one worker process running."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, at_once: asyncio.Event) -> None:
         # Whoever starts it has migrated: a worker never acts as the owner.
         self._settings = msgspec.structs.replace(
             settings,
@@ -50,6 +53,7 @@ class WorkerProcess:
             metrics_listen=settings.worker_metrics_listen,
             worker_metrics_listen=None,
         )
+        self._at_once = at_once
         self._stack = AsyncExitStack()
         self._process: asyncio.subprocess.Process | None = None
         self._heard: Readiness
@@ -58,6 +62,13 @@ class WorkerProcess:
     def is_ready(self) -> bool:
         """Whether a worker has been ready; one that died since is being started again."""
         return self._heard.told.is_set()
+
+    @property
+    def problem(self) -> str | None:
+        """Why runs do not get on just now, None when nothing is known to be wrong."""
+        if self._heard.problem:
+            return f"the worker takes on nothing: {self._heard.problem}"
+        return None if self.is_ready else "the worker is not ready yet"
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -105,6 +116,7 @@ class WorkerProcess:
 
     async def _start(self) -> asyncio.subprocess.Process:
         parent = os.getpid()
+        self._heard.problem = ""  # what an earlier one lacked
 
         def die_with_parent() -> None:
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -145,9 +157,14 @@ class WorkerProcess:
         if process is None or process.returncode is not None:
             return
         process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), STOP_S)
-        except TimeoutError:
-            log.warning("the worker did not stop within %.0f s, killing it", STOP_S)
+        ended = asyncio.create_task(process.wait())
+        hurry = asyncio.create_task(self._at_once.wait())
+        drain_s = self._settings.drain_timeout + STOP_S
+        await asyncio.wait({ended, hurry}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+        if hurry.done() and process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        hurry.cancel()
+        if not (await asyncio.wait({ended}, timeout=STOP_S))[0]:
+            log.warning("the worker does not stop, killing it")
             process.kill()
-            await process.wait()
+            await ended

@@ -12,11 +12,16 @@ NO_PROJECT = UUID(int=0)
 """The project of what an operator reads over all projects at once."""
 
 
+QUERY_PARAMETERS_MAX = 16
+QUERY_CHARS_MAX = 256
+"""Of a parameter's name and of its value, in the record of a look."""
+
+
 class AuditRead(Created):
     """Recorded before the answer is given: no record, no answer.
 
     subject   what was read: `events`, `feed`, `lineage`, `as_of`
-    query     how it was asked for, by parameter
+    query     how it was asked for, by parameter; what is long of it is cut
     found     how many events, images or rows were answered; 0 at the start of a feed
     """
 
@@ -46,9 +51,11 @@ class AuditReading(Aggregate):
         query: Mapping[str, str],
         found: int,
     ) -> AuditReading:
-        return cls._begin(
-            AuditRead, context, reading_id, subject=subject, query=dict(query), found=found
-        )
+        shown = {
+            name[:QUERY_CHARS_MAX]: value[:QUERY_CHARS_MAX]
+            for name, value in list(query.items())[:QUERY_PARAMETERS_MAX]
+        }
+        return cls._begin(AuditRead, context, reading_id, subject=subject, query=shown, found=found)
 
 
 register(AuditReading, AuditRead)

@@ -27,6 +27,12 @@ class InvalidFieldError(ContreeError):
         self.problem = problem
 
 
+class EncodedBodyError(InvalidFieldError):
+    """The body is compressed on its way; what it would become has no bound."""
+
+    code = "encoded_body"
+
+
 class UnauthenticatedError(ContreeError):
     """No token, an unknown, expired or revoked one, or a project that is not the token's."""
 
@@ -92,10 +98,31 @@ class UploadInterruptedError(ContreeError):
     code = "upload_interrupted"
 
 
+class EventTooLargeError(ContreeError):
+    """A defect of ours: what should be bounded or content was to become part of an event."""
+
+    code = "event_too_large"
+
+    def __init__(self, topic: str, size_bytes: int, *, bytes_max: int) -> None:
+        super().__init__(f"an event {topic} of {size_bytes} bytes is refused, at most {bytes_max}")
+
+
 class StorageFullError(ContreeError):
     """The store has no room; nothing half-written was kept."""
 
     code = "storage_full"
+
+
+class QueueFullError(ContreeError):
+    """As many operations of the project wait as may; nothing was recorded."""
+
+    code = "queue_full"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} operations of this project wait already, which is the most "
+            "(pending_max_per_project): cancel some, or ask again when some have begun"
+        )
 
 
 class UnavailableError(ContreeError):
@@ -166,9 +193,16 @@ class OperationFailure(ContreeError):  # noqa: N818 - the field's word is failur
 
 
 class GuestFailure(OperationFailure):
-    """The guest or its QEMU did not do its part: no boot, panic, silence, protocol breach."""
+    """The guest or its QEMU did not do its part: no boot, panic, silence, protocol breach.
+
+    `host_full`: it was stopped because its host has no room for what it writes.
+    """
 
     code = "guest_failure"
+
+    def __init__(self, problem: str, *, retryable: bool = False, host_full: bool = False) -> None:
+        super().__init__(problem, retryable=retryable)
+        self.host_full = host_full
 
 
 class RegistryFailure(OperationFailure):

@@ -31,6 +31,7 @@ class File(Aggregate):
     """Content that runs may be given."""
 
     TOPIC = "contree.file"
+    OVERWRITES = True
 
     def __init__(self, sha256: str, size_bytes: int) -> None:
         self.sha256 = sha256

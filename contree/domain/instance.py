@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from contree.domain.environment import check_environment
+from contree.domain.environment import DEFAULT_PATH, check_environment
 from contree.domain.errors import InvalidFieldError
 from contree.domain.guest_path import PATH_BYTES_MAX, parse_guest_path
 from contree.domain.placement import check_files, check_new_path, normalised
+from contree.domain.spec_body import Body
 
 OUTPUT_BYTES_DEFAULT = 1024 * 1024
 OUTPUT_BYTES_MAX = 10 * 1024 * 1024
@@ -19,10 +20,19 @@ MAX_LAYER_BYTES_MIN = 4096
 """What a guest sends of a run that changed nothing fits in."""
 
 HOSTNAME_DEFAULT = "linuxkit"
-HOSTNAME_CHARS_MAX = 64
+HOSTNAME_BYTES_MAX = 64
 ARGS_MAX = 4096
 ARG_BYTES_MAX = 128 * 1024
+PROCESS_BYTES_MAX = 1024 * 1024 - 64
+"""Of argv, env and cwd together, as `process_bytes` counts: what a guest takes in one piece."""
+
+STRING_COST_BYTES = 4
+"""What each string takes on its way into the guest beside its own bytes."""
+
 FILES_MAX = 20_000
+FILE_PATHS_BYTES_MAX = 1024 * 1024
+"""Of the paths of all files of a request together."""
+
 ID_MAX = 2**32 - 2
 FILE_MODE_MASK = 0o7777
 
@@ -77,7 +87,10 @@ class ProcessFields(Protocol):
 
 
 def check_process(spec: ProcessFields) -> None:
-    """Raise InvalidFieldError naming the first field out of its bounds (the API's names)."""
+    """Raise InvalidFieldError naming the first field out of its bounds (the API's names).
+
+    What an image adds to the environment is not known here: `require_fitting` is for that.
+    """
     if not spec.command:
         raise InvalidFieldError("command", "is empty, name an executable or a shell expression")
     if len(spec.args) > ARGS_MAX:
@@ -88,9 +101,9 @@ def check_process(spec: ProcessFields) -> None:
     ):
         if "\0" in text:
             raise InvalidFieldError(name, "has a NUL byte")
-        if len(text.encode("utf-8", "surrogateescape")) >= ARG_BYTES_MAX:
+        if _size_bytes(text) >= ARG_BYTES_MAX:
             raise InvalidFieldError(name, f"longer than {ARG_BYTES_MAX - 1} bytes")
-    if not spec.shell and len(spec.command.encode("utf-8", "surrogateescape")) >= PATH_BYTES_MAX:
+    if not spec.shell and _size_bytes(spec.command) >= PATH_BYTES_MAX:
         raise InvalidFieldError(
             "command",
             f"names an executable, at most {PATH_BYTES_MAX - 1} bytes; shell: true runs a script",
@@ -105,6 +118,29 @@ def check_process(spec: ProcessFields) -> None:
     ):
         if not 0 <= value <= high:
             raise InvalidFieldError(name, f"is {value}, allowed are 0 to {high}")
+    # An unset variable, and `args` in shell mode, reach no guest: the log they would reach.
+    env = {"PATH": DEFAULT_PATH, **{n: v or "" for n, v in spec.env.items()}}
+    shell = process_argv(spec, env)[:-1] if spec.shell else ()
+    require_fitting((*shell, spec.command, *spec.args), env, spec.cwd or "/")
+
+
+def process_bytes(argv: Iterable[str], env: Mapping[str, str], cwd: str) -> int:
+    """How many bytes the description of a process takes on its way into the guest."""
+    strings = (*argv, *(f"{name}={value}" for name, value in env.items()), cwd)
+    return sum(_size_bytes(text) + STRING_COST_BYTES for text in strings)
+
+
+def require_fitting(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
+    """Raise InvalidFieldError, naming the larger one of `args` and `env`, for what is too large."""
+    total_bytes = process_bytes(argv, env, cwd)
+    if total_bytes <= PROCESS_BYTES_MAX:
+        return
+    env_bytes = process_bytes((), env, "")
+    raise InvalidFieldError(
+        "env" if 2 * env_bytes > total_bytes else "args",
+        f"command, args, env and cwd take {total_bytes} bytes together ({env_bytes} of them env), "
+        f"at most {PROCESS_BYTES_MAX}: put what is large into a file",
+    )
 
 
 def process_argv(spec: ProcessFields, env: Mapping[str, str]) -> tuple[str, ...]:
@@ -118,6 +154,7 @@ def process_argv(spec: ProcessFields, env: Mapping[str, str]) -> tuple[str, ...]
 class InstanceSpec:
     """One run, with every default filled. `env` holds no secret: see `domain.environment`.
 
+    body                what is long is in the content store: see `domain.spec_body`
     env_sealed          the values that `env` shows as `<SEALED>`, under the project's key; None
                         when `env` has them itself (app.content.project_environment)
     timeout_s           wall clock of the main process, seconds
@@ -138,6 +175,7 @@ class InstanceSpec:
     gid: int = 0
     hostname: str = HOSTNAME_DEFAULT
     stdin: Stdin | None = None
+    body: Body | None = None
     timeout_s: int
     output_bytes_max: int = OUTPUT_BYTES_DEFAULT
     max_layer_bytes: int = MAX_LAYER_BYTES_DEFAULT
@@ -150,8 +188,8 @@ class InstanceSpec:
     def check(self) -> None:
         """Raise InvalidFieldError naming the first field out of its bounds (the API's names)."""
         check_process(self)
-        if not 1 <= len(self.hostname) <= HOSTNAME_CHARS_MAX or "\0" in self.hostname:
-            raise InvalidFieldError("hostname", f"must have 1 to {HOSTNAME_CHARS_MAX} characters")
+        if not 1 <= _size_bytes(self.hostname) <= HOSTNAME_BYTES_MAX or "\0" in self.hostname:
+            raise InvalidFieldError("hostname", f"must have 1 to {HOSTNAME_BYTES_MAX} bytes")
         if not MAX_LAYER_BYTES_MIN <= self.max_layer_bytes <= 2**53:
             raise InvalidFieldError(
                 "resources_limits.max_layer_bytes",
@@ -164,6 +202,10 @@ class InstanceSpec:
     def _check_files(self) -> None:
         if len(self.files) > FILES_MAX:
             raise InvalidFieldError("files", f"has {len(self.files)} entries, at most {FILES_MAX}")
+        if (paths_bytes := sum(map(_size_bytes, self.files))) > FILE_PATHS_BYTES_MAX:
+            raise InvalidFieldError(
+                "files", f"the paths take {paths_bytes} bytes, at most {FILE_PATHS_BYTES_MAX}"
+            )
         files = normalised(self.files)
         unpacked = {path for path, placement in files.items() if placement.unpack}
         check_files(files, directories=unpacked, keeps_image=not self.disposable)
@@ -202,8 +244,13 @@ class InstanceSpec:
         values["args"] = tuple(values["args"])
         values["image_id"] = UUID(values["image_id"])
         values["stdin"] = None if stdin is None else Stdin(**stdin)
+        values["body"] = Body.from_fact(values.get("body"))
         values["files"] = {
             path: FilePlacement(**{**placement, "file_id": UUID(placement["file_id"])})
             for path, placement in values["files"].items()
         }
         return cls(**values)
+
+
+def _size_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))

@@ -3,7 +3,7 @@
     (nothing) --ImportRequested | InstanceRequested--> PENDING
     PENDING   --OperationAssigned--> ASSIGNED      a worker took it, under a lease
     ASSIGNED  --OperationStarted---> EXECUTING     the guest is up, or the pull has begun
-    ASSIGNED, EXECUTING --OperationRequeued--> PENDING   worker or machine lost; run again
+    ASSIGNED, EXECUTING --OperationRequeued--> PENDING   lost, or handed back; run again
     ASSIGNED, EXECUTING --OperationSucceeded--> SUCCESS  any exit code: the result is data
     PENDING, ASSIGNED, EXECUTING --OperationFailed--> FAILED       we could not run it
     PENDING, ASSIGNED, EXECUTING --OperationCancelled--> CANCELLED
@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from contree.domain.aggregate import Aggregate, Created, Event, register
+from contree.domain.bounded_text import bounded
 from contree.domain.context import Context
 from contree.domain.errors import InvalidTransitionError
 from contree.domain.instance import InstanceSpec
@@ -31,7 +32,7 @@ MAIN_SPID = 1
 """The number of an instance's main process; clients' further ones count from 2."""
 
 ATTEMPTS_MAX = 3
-"""A machine that fails this often under one operation is the operation's fault."""
+"""Guests or workers that die this often under one operation are the operation's fault."""
 GAVE_UP = f"gave up after {ATTEMPTS_MAX} attempts: {{}}"
 
 
@@ -71,18 +72,12 @@ class InstanceRequested(Created):
     """Recorded when a client asks for a run, or (`replay_of`) for the repetition of one."""
 
     TOPIC = "contree.operation.instance_requested"
-    class_version: ClassVar[int] = 2
-    spec: dict[str, Any]  # InstanceSpec.to_fact; version 1 had no `env_sealed`
+    spec: dict[str, Any]  # InstanceSpec.to_fact
     replay_of: UUID | None
-
-    @staticmethod
-    def upcast_v1_v2(state: dict[str, Any]) -> None:
-        state["spec"]["env_sealed"] = None
-        state["replay_of"] = None
 
 
 class OperationAssigned(Event):
-    """Recorded by the worker that took it. `attempt` counts from 1."""
+    """Recorded by the worker that took it. `attempt` counts from 1 and fences who writes for it."""
 
     TOPIC = "contree.operation.assigned"
     worker: str
@@ -107,14 +102,16 @@ class OperationStarted(Event):
 
 
 class OperationRequeued(Event):
-    """Recorded when the worker or its machine was lost before the end."""
+    """Recorded when an attempt was lost (`counted`), or handed back: see Operation.lose."""
 
     TOPIC = "contree.operation.requeued"
     reason: str
+    counted: bool
 
     def apply(self, aggregate: Operation) -> None:
         aggregate.status = Status.PENDING
         aggregate.worker = None
+        aggregate.attempts_lost += self.counted
 
 
 class CancellationRequested(Event):
@@ -130,18 +127,13 @@ class SubprocessSpawned(Event):
     """Recorded when a client's further process has started in the guest; the actor is the client.
 
     spid  2, 3, ...: never used twice in an operation; `pid` is the guest's
-    spec  SubprocessSpec.to_fact; standard input is a digest; version 1 had no `env_sealed`
+    spec  SubprocessSpec.to_fact; standard input is a digest
     """
 
     TOPIC = "contree.operation.subprocess_spawned"
-    class_version: ClassVar[int] = 2
     spid: int
     pid: int
     spec: dict[str, Any]
-
-    @staticmethod
-    def upcast_v1_v2(state: dict[str, Any]) -> None:
-        state["spec"]["env_sealed"] = None
 
     def apply(self, aggregate: Operation) -> None:
         aggregate.last_spid = self.spid
@@ -153,6 +145,9 @@ class ProcessSignalled(Event):
     TOPIC = "contree.operation.process_signalled"
     spid: int
     signal: int
+
+    def apply(self, aggregate: Operation) -> None:
+        aggregate.signals += 1
 
 
 class OperationSucceeded(Event):
@@ -227,10 +222,12 @@ class Operation(Aggregate):
         self.status = Status.PENDING
         self.worker: str | None = None
         self.attempts = 0
+        self.attempts_lost = 0
         self.started_at: datetime | None = None
         self.cancellation_requested = False
         self.result_image_id: UUID | None = None
         self.last_spid = MAIN_SPID
+        self.signals = 0
 
     @classmethod
     def request_import(
@@ -294,18 +291,19 @@ class Operation(Aggregate):
         self._require(self.status.is_running and self.spec is not None, "be sent signals")
         self._record(ProcessSignalled, context, spid=spid, signal=signal)
 
-    def lose(self, context: Context, *, reason: str) -> None:
-        """The worker or machine was lost: run again, cancel if asked to, or give up.
+    def lose(self, context: Context, *, reason: str, counted: bool = True) -> None:
+        """An attempt is over before its end: run again, cancel if asked to, or give up.
 
-        Gives up after ATTEMPTS_MAX attempts.
+        `counted`: its guest or worker died under it, and ATTEMPTS_MAX such are the last. Else it is
+        handed back, as often as need be: something interrupted it that it has no part in.
         """
         self._require(self.status.is_running, "be requeued")
         if self.cancellation_requested:
             self._cancelled(context)
-        elif self.attempts >= ATTEMPTS_MAX:
+        elif counted and self.attempts_lost + 1 >= ATTEMPTS_MAX:
             self.fail(context, error=GAVE_UP.format(reason))
         else:
-            self._record(OperationRequeued, context, reason=reason)
+            self._record(OperationRequeued, context, reason=bounded(reason), counted=counted)
 
     def cancel(self, context: Context) -> None:
         """Record a client's wish to stop: at once when no worker has it.
@@ -357,7 +355,7 @@ class Operation(Aggregate):
         self._record(
             OperationFailed,
             context,
-            error=error,
+            error=bounded(error),
             outcome=None if outcome is None else outcome.to_fact(),
             duration_us=self._duration_us(context),
             journal_sha256=journal_sha256,
@@ -384,17 +382,6 @@ class Operation(Aggregate):
             )
 
 
-register(
-    Operation,
-    ImportRequested,
-    InstanceRequested,
-    OperationAssigned,
-    OperationStarted,
-    OperationRequeued,
-    CancellationRequested,
-    SubprocessSpawned,
-    ProcessSignalled,
-    OperationSucceeded,
-    OperationFailed,
-    OperationCancelled,
-)
+register(Operation, ImportRequested, InstanceRequested, OperationAssigned, OperationStarted)
+register(OperationRequeued, CancellationRequested, SubprocessSpawned, ProcessSignalled)
+register(OperationSucceeded, OperationFailed, OperationCancelled)

@@ -46,6 +46,7 @@ class ProcessOutcome:
 
     exit_code  0..255, -1 when a signal killed it
     signal     the signal's number, -1 when it exited
+    oom_killed  memory ran out, and the guest's kernel killed the process or one that it started
     """
 
     pid: int
@@ -53,6 +54,7 @@ class ProcessOutcome:
     signal: int
     core_dumped: bool
     timed_out: bool
+    oom_killed: bool
     duration_us: int
     usage: ResourceUsage = field(default_factory=ResourceUsage)
     stdout: CapturedStream

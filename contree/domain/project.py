@@ -123,6 +123,7 @@ class Project(Aggregate):
     """A namespace, what its tokens may reach, and how long its content is there."""
 
     TOPIC = "contree.project"
+    OVERWRITES = True
 
     def __init__(self, name: str) -> None:
         self.name = name

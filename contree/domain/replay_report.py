@@ -32,6 +32,7 @@ class Ended:
     exit_code: int | None
     signal: int | None
     timed_out: bool
+    oom_killed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from contree.domain.instance import OUTPUT_BYTES_DEFAULT, Stdin, check_process, process_argv
+from contree.domain.spec_body import Body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +16,7 @@ class SubprocessSpec:
 
     env                 on top of the instance's own environment; None unsets
     env_digests         keyed digest of each masked value
-    env_sealed          as InstanceSpec has it
+    body, env_sealed    as InstanceSpec has them
     cwd                 empty: the instance's own
     stdin               None: /dev/null
     output_bytes_max    bytes kept of each of stdout and stderr
@@ -31,6 +32,7 @@ class SubprocessSpec:
     uid: int = 0
     gid: int = 0
     stdin: Stdin | None = None
+    body: Body | None = None
     output_bytes_max: int = OUTPUT_BYTES_DEFAULT
 
     def check(self) -> None:
@@ -54,5 +56,6 @@ class SubprocessSpec:
                 **fact,
                 "args": tuple(fact["args"]),
                 "stdin": None if stdin is None else Stdin(**stdin),
+                "body": Body.from_fact(fact.get("body")),
             }
         )

@@ -63,6 +63,7 @@ class Tag(Aggregate):
     """A movable name. `image_id` is None after a removal."""
 
     TOPIC = "contree.tag"
+    OVERWRITES = True
 
     def __init__(self, name: str, image_id: UUID) -> None:
         self.name = name

@@ -71,6 +71,7 @@ class Token(Aggregate):
     """One bearer token."""
 
     TOPIC = "contree.token"
+    OVERWRITES = True
 
     def __init__(
         self,

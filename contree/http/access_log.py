@@ -55,7 +55,8 @@ async def log_access(request: web.Request, handler: Handler) -> web.StreamRespon
 
 async def mark_start(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: runs when the head of any answer is about to go out."""
-    response.headers[REQUEST_ID_HEADER] = request[REQUEST_ID]
+    if (request_id := request.get(REQUEST_ID)) is not None:  # not before the middlewares ran
+        response.headers[REQUEST_ID_HEADER] = request_id
     request[STARTED] = True
 
 

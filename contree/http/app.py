@@ -15,12 +15,14 @@ from contree.http import health, whoami
 from contree.http.access_log import log_access, mark_start
 from contree.http.audit import history
 from contree.http.authentication import authenticate
+from contree.http.connection import answer_expect, name_server
 from contree.http.errors import answer_errors
 from contree.http.execution import events, instances, operations, replay, subprocesses
 from contree.http.execution.feed import Feeds
 from contree.http.execution.run_value import OutputReader
-from contree.http.images import collection, files, grep, inspect
+from contree.http.images import blame, collection, diff, files, grep, inspect, log
 from contree.http.metrics import METER, RequestMeter
+from contree.http.token_watch import TOKENS, TokenWatch
 from contree.http.wiring import CLOSING, SERVICES
 
 IMAGE = "/v1/inspect/{image_uuid}"
@@ -36,6 +38,7 @@ def create_app(services: Services, meter: RequestMeter | None = None) -> web.App
     if meter is not None:
         app[METER] = meter
     app[CLOSING] = asyncio.Event()
+    app[TOKENS] = TokenWatch(services.access)
     app[operations.OUTPUTS] = OutputReader(services.content)
     app[events.FEEDS] = Feeds(
         journal=services.journal,
@@ -43,9 +46,12 @@ def create_app(services: Services, meter: RequestMeter | None = None) -> web.App
         news=services.news,
         clock=services.clock,
     )
-    app.on_response_prepare.append(mark_start)
+    app.on_response_prepare.extend([mark_start, name_server])
     app.on_shutdown.append(_end_streams)
-    app.router.add_routes(_routes())
+    app.router.add_routes(
+        web.RouteDef(r.method, r.path, r.handler, r.kwargs | {"expect_handler": answer_expect})
+        for r in _routes()
+    )
     return app
 
 
@@ -59,12 +65,16 @@ def _routes() -> list[web.RouteDef]:
     """A GET answers HEAD too only where clients use it: elsewhere HEAD is a 405."""
     get = web.get
     return [
+        get("/", health.root, allow_head=False),
         get("/healthz", health.alive),
         get("/readyz", health.ready),
         get("/openapi.json", health.openapi, allow_head=False),
         get("/v1/whoami", whoami.whoami, allow_head=False),
         get("/v1/images", collection.list_images, allow_head=False),
         get("/v1/images/{image_uuid}/lineage", history.show_lineage, allow_head=False),
+        get("/v1/images/{image:.+}/diff/{other_image:.+}", diff.show_diff, allow_head=False),
+        get("/v1/images/{image:.+}/log", log.show_log, allow_head=False),
+        get("/v1/images/{image:.+}/blame", blame.show_blame, allow_head=False),
         web.post("/v1/images/import", collection.import_image),
         web.patch(TAG, collection.assign_tag),
         web.post(TAG, collection.assign_tag),  # the older form of PATCH

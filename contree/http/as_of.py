@@ -21,9 +21,6 @@ from contree.http.wiring import CALLER, SERVICES
 
 HEADER = "Contree-As-Of"
 POSITION_MARK = "@"
-QUERY_PARAMETERS_MAX = 32
-QUERY_CHARS_MAX = 256
-"""Of a value, in the record of a look: what is longer is cut there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +78,9 @@ async def seen_by(request: web.Request) -> Seen:
 
 def recorded_query(request: web.Request) -> dict[str, str]:
     """What the record of a look tells of its request: the path, and the parameters by name."""
-    query = {"path": request.path[:QUERY_CHARS_MAX]}
-    for name in list(dict.fromkeys(request.query))[:QUERY_PARAMETERS_MAX]:
-        values = ",".join(request.query.getall(name))
-        query[name[:QUERY_CHARS_MAX]] = values[:QUERY_CHARS_MAX].replace("\0", "\ufffd")
+    query = {"path": request.path}
+    for name in dict.fromkeys(request.query):
+        query[name] = ",".join(request.query.getall(name)).replace("\0", "\ufffd")
     return query
 
 

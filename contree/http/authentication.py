@@ -12,7 +12,7 @@ from contree.domain.errors import UnauthenticatedError
 from contree.http.errors import Handler
 from contree.http.wiring import CALLER, REQUEST_ID, SERVICES
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 SECRET_CHARS_MAX = 8192
 PROJECT_CHARS_MAX = 256
 

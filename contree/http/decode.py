@@ -85,6 +85,7 @@ class _Exec(msgspec.Struct):
     args: list[str] | None = None
     shell: bool | None = None
     env: dict[str, str | None] | None = None
+    secret_env: list[str] | None = None
     cwd: str | None = None
     uid: Number | None = None
     gid: Number | None = None
@@ -106,6 +107,7 @@ class _Run(msgspec.Struct):
     args: list[str] | None = None
     shell: bool | None = None
     env: dict[str, str | None] | None = None
+    secret_env: list[str] | None = None
     cwd: str | None = None
     uid: Number | None = None
     gid: Number | None = None
@@ -150,6 +152,7 @@ def decode_run(body: bytes) -> RunOrder:
         args=tuple(sent.args or ()),
         shell=bool(sent.shell),
         env=sent.env or {},
+        secret_env=frozenset(sent.secret_env or ()),
         cwd=sent.cwd or "",
         uid=_whole(sent.uid, "uid") or 0,
         gid=_whole(sent.gid, "gid") or 0,
@@ -175,6 +178,7 @@ def decode_subprocess(body: bytes) -> SubprocessOrder:
         args=tuple(sent.args or ()),
         shell=bool(sent.shell),
         env=sent.env or {},
+        secret_env=frozenset(sent.secret_env or ()),
         cwd=sent.cwd or "",
         uid=_whole(sent.uid, "uid") or 0,
         gid=_whole(sent.gid, "gid") or 0,

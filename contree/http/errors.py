@@ -5,7 +5,7 @@ request gets no body. An unexpected exception is a 500 that tells nothing of our
 logged with its traceback and the request's id.
 
 Published clients retry every 5xx, without limit, so no status from 500 on is used for a condition
-that does not go away by itself: a full store is a 409, too large a body a 400.
+that does not go away by itself: a full store or queue is a 409, too large a body a 400.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ RETRY_AFTER_S = 1
 
 STATUS_BY_ERROR: dict[type[errors.ContreeError], HTTPStatus] = {
     errors.InvalidFieldError: HTTPStatus.BAD_REQUEST,
+    errors.EncodedBodyError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.LimitExceededError: HTTPStatus.BAD_REQUEST,
     errors.UploadInterruptedError: HTTPStatus.BAD_REQUEST,
     errors.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
@@ -34,6 +35,7 @@ STATUS_BY_ERROR: dict[type[errors.ContreeError], HTTPStatus] = {
     errors.InvalidTransitionError: HTTPStatus.CONFLICT,
     errors.ConflictError: HTTPStatus.CONFLICT,
     errors.StorageFullError: HTTPStatus.CONFLICT,
+    errors.QueueFullError: HTTPStatus.CONFLICT,
     errors.ContentDamagedError: HTTPStatus.CONFLICT,
     errors.WrongFileTypeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -44,6 +46,7 @@ STATUS_BY_ERROR: dict[type[errors.ContreeError], HTTPStatus] = {
     errors.OutcomeUnknownError: HTTPStatus.GATEWAY_TIMEOUT,
     # An adapter's own error at its start: it has no business here.
     errors.ContreeError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.EventTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     # These end operations, not requests; to meet one here is a fault of ours.
     errors.OperationFailure: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.GuestFailure: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -91,7 +94,7 @@ def status_of(error: errors.ContreeError) -> HTTPStatus:
 
 
 def error_response(
-    request: web.Request, status: int, text: str, *, code: str, field: str | None = None
+    request: web.BaseRequest, status: int, text: str, *, code: str, field: str | None = None
 ) -> web.Response:
     """Return the API's error answer."""
     if request.method == "HEAD":
@@ -113,4 +116,6 @@ def _answer_to(
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     if status is HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
+    if status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        answer.headers["Accept-Encoding"] = "identity"  # RFC 9110, 12.5.3
     return answer

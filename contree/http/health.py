@@ -1,4 +1,4 @@
-"""For balancers and supervisors, without a token: alive, ready, and what the API is."""
+"""Without a token: where things are, and for balancers and supervisors, alive and ready."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from aiohttp import web
 from contree.http.answers import json_answer
 from contree.http.openapi import document
 from contree.http.wiring import SERVICES
+
+
+async def root(request: web.Request) -> web.Response:
+    """What this is and where to go on, for whoever opens the bare address.
+
+    Links are relative: a reverse proxy may have put a prefix before them.
+    """
+    value = {
+        "name": "contree",
+        "links": {"openapi": "openapi.json", "ready": "readyz", "alive": "healthz"},
+        "docs": "docs/api.md and docs/clients/README.md of the source tree",
+    }
+    return json_answer(request, value)
 
 
 async def alive(request: web.Request) -> web.Response:

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from aiohttp import web
 
+from contree.http.connection import name_server
+
 
 class RequestMeter(Protocol):
     """Takes how requests were answered."""
@@ -39,6 +41,7 @@ def create_metrics_app(exposition: Exposition) -> web.Application:
     """Return the application that answers scrapes."""
     app = web.Application()
     app[EXPOSITION] = exposition
+    app.on_response_prepare.append(name_server)
     app.router.add_get("/metrics", _metrics)
     return app
 

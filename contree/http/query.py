@@ -21,7 +21,7 @@ LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
 OFFSET_MAX = 2**31 - 1
 SPID_MAX = 2**31 - 1
-DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+WHOLE_NUMBER = re.compile(r"(?!-0)-?[0-9]{1,18}", re.ASCII)
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 TAG_PREFIX_TEXT = re.compile(r"[A-Za-z0-9_:/.-]{0,256}", re.ASCII)
 """What the beginning of a tag can be made of."""
@@ -39,7 +39,7 @@ def text_of(request: web.Request, name: str) -> str | None:
 
 def whole_number(text: str, *, field: str, low: int, high: int) -> int:
     """Return the decimal number `text`, within `low`..`high`. Raises InvalidFieldError."""
-    if not DIGITS.fullmatch(text) or not low <= int(text) <= high:
+    if not WHOLE_NUMBER.fullmatch(text) or not low <= int(text) <= high:
         raise InvalidFieldError(field, f"'{text[:40]}' is not a whole number from {low} to {high}")
     return int(text)
 

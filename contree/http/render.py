@@ -11,7 +11,7 @@ from typing import Any
 
 from contree.app.access import Caller
 from contree.app.limits import Limits
-from contree.app.reads import FileRow, ImageRow, OperationRow
+from contree.app.reads import FileRow, ImageRow, OperationRow, OperationSummary
 from contree.domain.operation import Status
 from contree.domain.token import Permission
 
@@ -45,14 +45,14 @@ def whoami_value(caller: Caller, limits: Limits, counts: dict[str, int]) -> dict
     }
 
 
-def duration_s(row: OperationRow, *, now: datetime) -> float:
+def duration_s(row: OperationSummary, *, now: datetime) -> float:
     """Seconds from assignment to the end, or until now; 0.0 while nobody has begun."""
     if row.status.is_running and row.started_at is not None:
         return max(0.0, (now - row.started_at).total_seconds())
     return row.duration_us / 1_000_000
 
 
-def operation_summary(row: OperationRow, *, now: datetime) -> dict[str, Any]:
+def operation_summary(row: OperationSummary, *, now: datetime) -> dict[str, Any]:
     usage = None if row.outcome is None else row.outcome["usage"]
     return {
         "uuid": row.operation_id,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from typing import Any
 
 from aiohttp import web
 
 from contree.app.services import Services
 from contree.domain.errors import InvalidFieldError
 from contree.http.app import create_app
+from contree.http.connection import Connection
 from contree.http.metrics import Exposition, RequestMeter, create_metrics_app
 
 SHUTDOWN_S = 5.0
@@ -30,38 +34,50 @@ async def serve_api(
 
     Raises InvalidFieldError when the address cannot be had.
     """
-    runner = web.AppRunner(
-        create_app(services, meter),
+    listening = _listening(
+        web.AppRunner(create_app(services, meter), shutdown_timeout=SHUTDOWN_S),
+        "listen",
+        host,
+        port,
         keepalive_timeout=KEEPALIVE_S,
-        shutdown_timeout=SHUTDOWN_S,
         max_line_size=LINE_BYTES_MAX,
+        auto_decompress=False,  # an encoded body is refused, and not inflated for that
         access_log=None,  # create_app logs each request itself, with its id
     )
-    async with _listening(runner, "listen", host, port) as url:
+    async with listening as url:
         yield url
 
 
 @asynccontextmanager
 async def serve_metrics(exposition: Exposition, host: str, port: int) -> AsyncIterator[str]:
     """As `serve_api`, for GET /metrics."""
-    runner = web.AppRunner(create_metrics_app(exposition), access_log=None)
-    async with _listening(runner, "metrics_listen", host, port) as url:
+    runner = web.AppRunner(create_metrics_app(exposition))
+    async with _listening(runner, "metrics_listen", host, port, access_log=None) as url:
         yield f"{url}/metrics"
 
 
 @asynccontextmanager
 async def _listening(
-    runner: web.AppRunner, setting: str, host: str, port: int
+    runner: web.AppRunner, setting: str, host: str, port: int, **options: Any
 ) -> AsyncIterator[str]:
+    """Listen as aiohttp's TCPSite would, which knows only the library's own kind of connection.
+
+    `options` are those of each Connection.
+    """
     await runner.setup()
+    server = runner.server
+    assert server is not None  # it is set up
     try:
-        site = web.TCPSite(runner, host, port, reuse_address=True, backlog=BACKLOG)
+        loop = asyncio.get_running_loop()
+        accept = partial(Connection, server, loop=loop, **options)
+        listen = loop.create_server(accept, host, port, reuse_address=True, backlog=BACKLOG)
         try:
-            await site.start()
+            listener = await listen
         except OSError as error:
             raise InvalidFieldError(setting, f"cannot listen on {host}:{port}: {error}") from error
-        bound = runner.addresses[0]
-        shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{bound[1]}"
+        with closing(listener):
+            bound = listener.sockets[0].getsockname()
+            shown = f"[{host}]" if ":" in host else host
+            yield f"http://{shown}:{bound[1]}"
     finally:
         await runner.cleanup()

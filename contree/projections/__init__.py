@@ -10,9 +10,12 @@ The audit index (`audit_index`) is no read model of this kind: it follows the lo
 from collections.abc import Sequence
 
 from contree.app.projection import Projection
+from contree.projections.ancestry import SqlAncestry
 from contree.projections.audit_reads import SqlAuditReads
 from contree.projections.files import FilesProjection, SqlFileReads
+from contree.projections.guest_starts import SqlGuestStarts
 from contree.projections.images import ImagesProjection, SqlImageReads
+from contree.projections.known_ids import SqlKnownIds
 from contree.projections.operation_reads import SqlOperationReads
 from contree.projections.operations import OperationsProjection
 from contree.projections.past import SqlPastReads
@@ -31,9 +34,12 @@ ALL: Sequence[Projection] = (
 
 __all__ = [
     "ALL",
+    "SqlAncestry",
     "SqlAuditReads",
     "SqlFileReads",
+    "SqlGuestStarts",
     "SqlImageReads",
+    "SqlKnownIds",
     "SqlOperationReads",
     "SqlPastReads",
     "SqlProjectReads",

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from contree.app.audit.audit_index import NEVER
 from contree.app.audit.audit_reads import (
+    PAGE_BYTES_MAX,
     SCAN_POSITIONS_MAX,
     AuditEntry,
     AuditFilter,
@@ -20,16 +21,19 @@ from contree.app.audit.audit_reads import (
     Span,
 )
 from contree.app.projection import Database
-from contree.app.recorded_log import RecordedEvent
+from contree.app.recorded_log import RecordedEvent, is_full
 from contree.projections.lineage import SqlLineage
 from contree.projections.query import NUL, Query
 
 EVENTS = (
-    "SELECT l.notification_id, l.originator_id, l.originator_version, l.topic, l.state, "
-    "l.recorded_at, l.hash FROM ({} ORDER BY position{} LIMIT {}) found "
-    "JOIN public.stored_events l ON l.notification_id = found.position ORDER BY found.position{}"
+    "SELECT notification_id, originator_id, originator_version, topic, state, recorded_at, hash "
+    "FROM (SELECT l.*, sum(octet_length(l.state)) OVER "
+    "(ORDER BY found.position{0} ROWS UNBOUNDED PRECEDING) - octet_length(l.state) AS before_bytes "
+    "FROM ({1} ORDER BY position{0} LIMIT {2}) found "
+    "JOIN public.stored_events l ON l.notification_id = found.position) sized "
+    "WHERE before_bytes < {3} ORDER BY notification_id{0}"
 )
-"""The positions first, by the index that finds them; then their rows of the log."""
+"""The positions first, by the index that finds them; then the rows of the log that fill a page."""
 
 ENTRIES = "SELECT e.position FROM audit.entries e"
 MENTIONS = "SELECT m.position FROM audit.mentions m JOIN audit.entries e ON e.position = m.position"
@@ -59,10 +63,12 @@ class SqlAuditReads:
         span = await self._clipped(span)
         window = _window(span, newest_first=newest_first) if _needs_scan(wanted) else span
         query, order = _query(wanted, window), " DESC" if newest_first else ""
-        statement = EVENTS.format(query.text(), order, query.bound(limit), order)
+        text = query.text()
+        statement = EVENTS.format(order, text, query.bound(limit), query.bound(PAGE_BYTES_MAX))
         rows = await self._database.fetch(statement, *query.arguments)
         found = [self._entry(row) for row in rows]
-        rest = _rest(span, window, found, is_full=len(found) == limit, newest_first=newest_first)
+        full = is_full([row["state"] for row in rows], rows_max=limit, bytes_max=PAGE_BYTES_MAX)
+        rest = _rest(span, window, found, is_full=full, newest_first=newest_first)
         return FoundEntries(entries=found, rest=rest)
 
     async def position_at(self, moment: datetime, *, inclusive: bool = True) -> int:

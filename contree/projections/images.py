@@ -1,25 +1,68 @@
-"""Images, with their tags joined in when read: one row an image, never updated."""
+"""Images: one row each, never updated; their tags are joined in when read.
+
+A row has the layers that the image adds to its parent; an image's stack of layers is found by
+following parents to the import. To make this way short, each image whose depth is a multiple of
+STRIDE also refers to its ancestor STRIDE images below, and has the layers of all images since then
+(ADR 19). So a stack at depth d is read from at most STRIDE + d / STRIDE rows, and no row grows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from contree.app.projection import Change, Database
 from contree.app.reads import ImageRow, Page
 from contree.domain.aggregate import Event
+from contree.domain.errors import NotFoundError
 from contree.domain.image import ImageCommitted, ImageImported
 from contree.projections.query import NUL, Query
 
+STRIDE: Final = 64
+
 INSERT = (
-    "INSERT INTO images "
-    "(image_id, project_id, created_at, operation_id, parent_image_id, layers, size_bytes) "
-    "VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    "INSERT INTO images (image_id, project_id, created_at, operation_id, parent_image_id, depth, "
+    "layers, size_bytes) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 )
+# Walks down to the image STRIDE below. Where one between is missing, `stride_layers` stays null,
+# and the table's check refuses the row. LATERAL with LIMIT: always a look into the primary key.
+INSERT_WITH_STRIDE = f"""
+INSERT INTO images (image_id, project_id, created_at, operation_id, parent_image_id, depth,
+                    layers, size_bytes, stride_image_id, stride_layers)
+WITH RECURSIVE line AS (
+    SELECT 1 AS steps, $5::uuid AS below, $7::text[] AS layers
+    UNION ALL
+    SELECT line.steps + 1, i.parent_image_id, i.layers || line.layers
+    FROM line, LATERAL (
+        SELECT parent_image_id, layers FROM images WHERE image_id = line.below LIMIT 1
+    ) i
+    WHERE line.steps < {STRIDE}
+)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, whole.below, whole.layers
+FROM (SELECT) AS one LEFT JOIN line AS whole ON whole.steps = {STRIDE}
+"""  # noqa: S608 - a constant
+INSERT_LAYERS = (
+    "INSERT INTO project_layers (layer, project_id) SELECT unnest($1::text[]), $2::uuid "
+    "ON CONFLICT DO NOTHING"
+)
+STACK = """
+WITH RECURSIVE line AS (
+    SELECT depth, coalesce(stride_image_id, parent_image_id) AS below,
+           coalesce(stride_layers, layers) AS layers
+    FROM images WHERE image_id = $1 AND project_id = $2
+    UNION ALL
+    SELECT i.* FROM line, LATERAL (
+        SELECT depth, coalesce(stride_image_id, parent_image_id),
+               coalesce(stride_layers, layers)
+        FROM images WHERE image_id = line.below LIMIT 1
+    ) i
+)
+SELECT depth, layers FROM line ORDER BY depth
+"""
 COLUMNS = (
     "i.image_id, i.project_id, t.name AS tag, i.created_at, i.operation_id, i.parent_image_id, "
-    "i.layers, i.size_bytes"
+    "i.depth, i.size_bytes"
 )
 TAGS = "tags t ON t.project_id = i.project_id AND t.image_id = i.image_id"
 ANY_TAG = f"SELECT {COLUMNS} FROM images i LEFT JOIN {TAGS}"  # noqa: S608 - constants
@@ -38,42 +81,66 @@ LAST_CHARACTER = "\U0010ffff"
 
 
 class ImagesProjection:
-    """The table `images`."""
+    """The tables `images`, and `project_layers`: which projects have an image with a layer."""
 
-    tables: tuple[str, ...] = ("images",)
-    ddl = """
+    tables: tuple[str, ...] = ("images", "project_layers")
+    ddl = f"""
 CREATE TABLE IF NOT EXISTS images (
     image_id        uuid        PRIMARY KEY,
     project_id      uuid        NOT NULL,
     created_at      timestamptz NOT NULL,
     operation_id    uuid,
     parent_image_id uuid,
+    depth           integer     NOT NULL,
     layers          text[]      NOT NULL,
-    size_bytes      bigint      NOT NULL
+    size_bytes      bigint      NOT NULL,
+    stride_image_id uuid,
+    stride_layers   text[],
+    CHECK ((stride_layers IS NOT NULL) = (depth > 0 AND depth % {STRIDE} = 0))
 );
 CREATE INDEX IF NOT EXISTS images_newest_idx
     ON images (project_id, created_at DESC, image_id DESC);
+CREATE TABLE IF NOT EXISTS project_layers (
+    layer      text NOT NULL,
+    project_id uuid NOT NULL,
+    PRIMARY KEY (layer, project_id)
+);
 """
 
     def apply(self, event: Event) -> Sequence[Change]:
         match event:
             case ImageImported():
-                parent_image_id = None
+                parent_image_id, depth, layers = None, 0, event.layers
             case ImageCommitted():
-                parent_image_id = event.parent_image_id
+                parent_image_id, depth = event.parent_image_id, event.depth
+                layers = [] if event.layer is None else [event.layer]
             case _:
                 return ()
-        arguments = (
-            event.originator_id,
-            event.project_id,
-            event.timestamp,
-            event.operation_id,
-            parent_image_id,
-            event.layers,
-            event.size_bytes,
+        has_stride = depth > 0 and depth % STRIDE == 0
+        image = Change(
+            statement=INSERT_WITH_STRIDE if has_stride else INSERT,
+            arguments=(
+                event.originator_id,
+                event.project_id,
+                event.timestamp,
+                event.operation_id,
+                parent_image_id,
+                depth,
+                layers,
+                event.size_bytes,
+            ),
+            row=("images", event.originator_id),
+            reads=("images", parent_image_id) if has_stride else None,
         )
-        row = ("images", event.originator_id)
-        return (Change(statement=INSERT, arguments=arguments, row=row),)
+        if not layers:
+            return (image,)
+        known = Change(
+            statement=INSERT_LAYERS,
+            arguments=(layers, event.project_id),
+            # As good as a row: what is there already is left alone, whoever was first.
+            row=("project_layers", (event.project_id, *layers)),
+        )
+        return (image, known)
 
 
 class SqlImageReads:
@@ -91,6 +158,14 @@ class SqlImageReads:
             return None
         row = await self._database.fetchrow(BY_TAG, project_id, tag)
         return None if row is None else image_row(row)
+
+    async def stack(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
+        rows = await self._database.fetch(STACK, image_id, project_id)
+        if not rows:
+            raise NotFoundError("image", image_id)
+        if rows[0]["depth"] != 0:
+            raise RuntimeError(f"the read model lacks an image below {image_id}: rebuild it")
+        return [layer for row in rows for layer in row["layers"]]
 
     async def tags_of(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
         rows = await self._database.fetch(TAGS_OF, project_id, image_id)
@@ -121,4 +196,4 @@ class SqlImageReads:
 
 
 def image_row(row: Mapping[str, Any]) -> ImageRow:
-    return ImageRow(**{**row, "layers": tuple(row["layers"])})
+    return ImageRow(**row)

@@ -7,9 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from contree.app.audit.audit_reads import Lineage, RelatedImage
+import orjson
+
+from contree.app.audit.audit_reads import (
+    LINEAGE_ARGS_BYTES,
+    LINEAGE_COMMAND_CHARS,
+    Lineage,
+    MakingOperation,
+    RelatedImage,
+)
 from contree.app.projection import Database
-from contree.projections.operation_reads import SqlOperationReads
+from contree.domain.operation import Kind
 
 ONE = "SELECT project_id FROM audit.images WHERE image_id = $1"
 ANCESTORS = """
@@ -35,6 +43,14 @@ TAGS = (
     "SELECT name, image_id FROM tags WHERE project_id = $1 AND image_id = ANY($2::uuid[]) "
     "ORDER BY assigned_at DESC, name"
 )
+OPERATIONS = (
+    f"SELECT operation_id, kind, left(request ->> 'command', {LINEAGE_COMMAND_CHARS}) AS command, "  # noqa: S608 - constants
+    f"CASE WHEN request ->> 'body' IS NULL AND octet_length(request ->> 'args') <= "
+    f"{LINEAGE_ARGS_BYTES} THEN request -> 'args' END AS args, "
+    "request ->> 'registry_url' AS registry_url, (outcome ->> 'exit_code')::integer AS exit_code, "
+    "created_at, started_at, finished_at, duration_us "
+    "FROM operations WHERE operation_id = ANY($1::uuid[]) AND project_id = $2"
+)
 
 Row = Mapping[str, Any]
 
@@ -44,7 +60,6 @@ class SqlLineage:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._operations = SqlOperationReads(database)
 
     async def of(
         self, project_id: UUID | None, image_id: UUID, *, depth: int, limit: int
@@ -96,7 +111,10 @@ class SqlLineage:
         for row in await self._database.fetch(TAGS, project_id, ids):
             tags[row["image_id"]].append(row["name"])
         operation_ids = [row["operation_id"] for _, row in found if row["operation_id"] is not None]
-        operations = await self._operations.many(project_id, operation_ids)
+        made = {
+            row["operation_id"]: _making(row)
+            for row in await self._database.fetch(OPERATIONS, operation_ids, project_id)
+        }
         return [
             RelatedImage(
                 image_id=row["image_id"],
@@ -104,7 +122,18 @@ class SqlLineage:
                 depth=number,
                 created_at=row["created_at"],
                 tags=tuple(tags[row["image_id"]]),
-                operation=operations.get(row["operation_id"]),
+                operation=made.get(row["operation_id"]),
             )
             for number, row in found
         ]
+
+
+def _making(row: Row) -> MakingOperation:
+    args = row["args"]
+    return MakingOperation(
+        **{
+            **row,
+            "kind": Kind(row["kind"]),
+            "args": None if args is None else orjson.loads(args),
+        }
+    )

@@ -9,19 +9,27 @@ from uuid import UUID
 import orjson
 
 from contree.app.projection import Database
-from contree.app.reads import OperationRow, Page, UnderWay
+from contree.app.reads import OperationRow, OperationSummary, Page, UnderWay
 from contree.domain.operation import Kind, Status
 from contree.projections.query import Query
 from contree.projections.together import Together
 
-SELECT = (
-    "SELECT operation_id, project_id, kind, status, error, created_at, started_at, finished_at, "
-    "duration_us, worker, image_id, result_image_id, result_tag, image_size_bytes, request, "
-    "outcome, replay_of FROM operations"
+SUMMARY = (
+    "operation_id, project_id, kind, status, error, created_at, started_at, finished_at, "
+    "duration_us, worker, image_id, result_image_id, result_tag, image_size_bytes, outcome, "
+    "replay_of"
 )
+SELECT = f"SELECT {SUMMARY}, request FROM operations"  # noqa: S608 - a constant
+SELECT_SUMMARIES = f"SELECT {SUMMARY} FROM operations"  # noqa: S608 - a constant
+"""For lists: requests are most of what there is to read, and are not shown."""
+
 PROJECT_OF = "SELECT project_id FROM operations WHERE operation_id = $1"
 COUNTS = (
     "SELECT status, count(*) AS operations FROM operations WHERE project_id = $1 GROUP BY status"
+)
+AS_MANY_WAIT = (
+    "SELECT EXISTS (SELECT FROM operations WHERE project_id = $1 AND status = 'PENDING' OFFSET $2) "
+    "AS as_many"
 )
 UNDER_WAY = (  # each half has an index of its own, which the whole would not be answered from
     "SELECT kind, status, NULL AS worker, count(*) AS operations FROM operations "
@@ -53,12 +61,12 @@ class SqlOperationReads:
 
     async def many(
         self, project_id: UUID, operation_ids: Sequence[UUID]
-    ) -> Mapping[UUID, OperationRow]:
+    ) -> Mapping[UUID, OperationSummary]:
         """Return those of the operations that the project has, by id."""
-        query = Query(SELECT, project_id=project_id)
+        query = Query(SELECT_SUMMARIES, project_id=project_id)
         query.where("operation_id = ANY({}::uuid[])", operation_ids)
         rows = await self._database.fetch(query.text(), *query.arguments)
-        return {row["operation_id"]: _operation_row(row) for row in rows}
+        return {row["operation_id"]: OperationSummary(**_summary(row)) for row in rows}
 
     async def list(
         self,
@@ -67,9 +75,9 @@ class SqlOperationReads:
         *,
         status: Status | None = None,
         kind: Kind | None = None,
-    ) -> Sequence[OperationRow]:
+    ) -> Sequence[OperationSummary]:
         query = Query(
-            SELECT,
+            SELECT_SUMMARIES,
             project_id=project_id,
             status=None if status is None else status.value,
             kind=None if kind is None else kind.value,
@@ -77,7 +85,7 @@ class SqlOperationReads:
         order = "created_at DESC, operation_id DESC"
         statement = query.page(page, created_at="created_at", order=order)
         rows = await self._database.fetch(statement, *query.arguments)
-        return [_operation_row(row) for row in rows]
+        return [OperationSummary(**_summary(row)) for row in rows]
 
     async def project_of(self, operation_id: UUID) -> UUID | None:
         row = await self._database.fetchrow(PROJECT_OF, operation_id)
@@ -88,6 +96,10 @@ class SqlOperationReads:
         found = {row["status"]: row["operations"] for row in rows}
         return {status.value: found.get(status.value, 0) for status in Status}
 
+    async def as_many_wait(self, project_id: UUID, number: int) -> bool:
+        row = await self._database.fetchrow(AS_MANY_WAIT, project_id, number - 1)
+        return row is not None and row["as_many"]
+
     async def under_way(self) -> Sequence[UnderWay]:
         rows = await self._database.fetch(UNDER_WAY)
         return [
@@ -97,13 +109,14 @@ class SqlOperationReads:
 
 
 def _operation_row(row: Mapping[str, Any]) -> OperationRow:
+    return OperationRow(**{**_summary(row), "request": orjson.loads(row["request"])})
+
+
+def _summary(row: Mapping[str, Any]) -> dict[str, Any]:
     outcome = row["outcome"]
-    return OperationRow(
-        **{
-            **row,
-            "kind": Kind(row["kind"]),
-            "status": Status(row["status"]),
-            "request": orjson.loads(row["request"]),
-            "outcome": None if outcome is None else orjson.loads(outcome),
-        }
-    )
+    return {
+        **row,
+        "kind": Kind(row["kind"]),
+        "status": Status(row["status"]),
+        "outcome": None if outcome is None else orjson.loads(outcome),
+    }

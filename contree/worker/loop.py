@@ -1,20 +1,19 @@
-"""The worker's loop: claim what there is room for, run it, act on cancellations, renew, recover.
+"""The worker's loop: claim what there is room for, run it, act on cancellations, drain.
 
     start: sweep guests and requeue what an earlier life left
-    woken by the log (NOTIFY) or every POLL_S: cancellations, claim
-    every LEASE_S / 3: renew own leases, requeue those of lost workers
+    woken by the queue (NOTIFY) or every POLL_S: cancellations, claim
     nothing queued or running: let guests be made that wait for runs to come
-    stop: claim no more; what runs is given DRAIN_S, then put back into the queue
+    stop: claim no more; what runs may go on for the drain timeout, then it is handed back
 
-One task an operation. A task that is cancelled leaves its operation running in the log; the loop
-then records why: a client's wish, or the worker's stop.
+One task an operation (worker.attempts). Leases are renewed until the last of them has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,21 +25,16 @@ from contree.app.guest.microvm import MicroVM
 from contree.app.recover import Recover
 from contree.app.work_queue import WorkQueue
 from contree.domain.context import Context
-from contree.domain.errors import ConflictError, ContreeError, StorageFullError, UnavailableError
 from contree.domain.operation import Kind, Operation
 from contree.domain.project import NAMESPACE
+from contree.worker.attempts import HAND_BACK_S, Attempts, Execute
+from contree.worker.leases import LEASE_S, NOT_NOW, Leases
+from contree.worker.obstacles import Obstacle, Obstacles
 from contree.worker.room import Admission
 
-LEASE_S = 60.0
 POLL_S = 2.0
-DRAIN_S = 5.0
-
-NOT_NOW = (ConflictError, StorageFullError, UnavailableError)
-"""What the log cannot do now and can later."""
 
 log = logging.getLogger(__name__)
-
-Execute = Callable[[Operation], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +48,12 @@ class Capacity:
 class Worker:
     """One worker process.
 
-    name     stable over restarts of the same installation
-    store    raises UnavailableError while what operations need beside the database is away
-    waiting  how many guests may wait, by now, for runs that are not known yet
+    name       stable over restarts of the same installation
+    obstacles  what may keep it from taking on any operation
+    drain_s    how long what runs may go on once it is to stop
+    resumes    whether what the log says it holds was left by an earlier life on this host, which
+               is over; else that is left to the leases
+    waiting    how many guests may wait, by now, for runs that are not known yet
     """
 
     def __init__(
@@ -71,7 +68,9 @@ class Worker:
         microvm: MicroVM,
         clock: Clock,
         ids: IdSource,
-        store: Callable[[], Awaitable[None]],
+        obstacles: Obstacles,
+        drain_s: float,
+        resumes: bool = True,
         waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self._name = name
@@ -79,32 +78,49 @@ class Worker:
         self._queue = queue
         self._execute = execute
         self._capacity = capacity
-        self._conclude = conclude
+        self._attempts = Attempts(worker=name, conclude=conclude, obstacles=obstacles)
         self._recover = recover
         self._microvm = microvm
         self._clock = clock
         self._ids = ids
-        self._store = store
+        self._obstacles = obstacles
+        self._drain_s = drain_s
+        self._resumes = resumes
         self._running: dict[UUID, tuple[Kind, asyncio.Task[None]]] = {}
         self._cancelled: set[UUID] = set()
-        self._stranded: set[UUID] = set()
         self._told: dict[Kind, str] = {}
         self._room = asyncio.Event()
-        self._renewed_at: datetime | None = None
+        self._claiming = asyncio.Lock()
+        self._claim_unheard = False
+        self._draining = False
+        self._leases = Leases(
+            worker=name,
+            queue=queue,
+            recover=recover,
+            clock=clock,
+            held=lambda: tuple(self._running),
+        )
 
     @property
     def renewed_at(self) -> datetime | None:
         """When it last renewed its leases; None before the first time."""
-        return self._renewed_at
+        return self._leases.renewed_at
 
     @property
     def running(self) -> Mapping[Kind, int]:
         """How many operations it carries out."""
         return {kind: self._running_of(kind) for kind in self._capacity}
 
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """What keeps it from taking on any operation now."""
+        if self._draining:
+            return Obstacle(kind="draining", reason="it is to stop")
+        return self._obstacles.first()
+
     def free(self) -> Mapping[Kind, int]:
         """How many more operations it would take on now."""
-        if self._stranded:
+        if self.obstacle is not None:
             return dict.fromkeys(self._capacity, 0)
         rooms = {
             kind: one.here.room(self._running_of(kind)) for kind, one in self._capacity.items()
@@ -112,34 +128,51 @@ class Worker:
         return {kind: max(0, room.more) for kind, room in rooms.items()}
 
     async def run(
-        self, stop: asyncio.Event, *, on_ready: Callable[[], None] = lambda: None
+        self,
+        stop: asyncio.Event,
+        *,
+        at_once: asyncio.Event | None = None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """Work until `stop` is set, then drain. Raises only what cannot be gone on from.
+        """Work until `stop` is set, then drain, until `at_once` is set or nothing runs any more.
+
+        Raises only what cannot be gone on from.
 
         `on_ready` is called once, when it has looked for work for the first time.
         """
         swept = await self._microvm.sweep()
-        requeued = await self._recover.own(self._name)
+        requeued = await self._recover.own(self._name) if self._resumes else 0
         if swept or requeued:
             log.warning("an earlier life left %d guests and %d operations", swept, requeued)
         helpers = [
             asyncio.create_task(self._follow(), name="follow"),
             asyncio.create_task(self._serve_queue(on_ready), name="queue"),
-            asyncio.create_task(self._keep_leases(), name="leases"),
+            asyncio.create_task(self._leases.keep(), name="leases"),
         ]
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        done, _ = await asyncio.wait([*helpers, stopping], return_when=asyncio.FIRST_COMPLETED)
-        for task in (*helpers, stopping):
-            task.cancel()
-        await asyncio.gather(*helpers, stopping, return_exceptions=True)
-        self._microvm.keep_waiting(0, fill=False)
-        await self._drain()
-        for task in done:
-            task.result()
+        at_once = at_once or asyncio.Event()
+        try:
+            await asyncio.wait([*helpers, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if any(helper.done() for helper in helpers):
+                at_once.set()  # nothing would look after what runs
+            await self._drain(at_once)
+        finally:
+            for task in (*helpers, stopping):
+                task.cancel()
+            ended = await asyncio.gather(*helpers, stopping, return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
 
     async def _follow(self) -> None:
-        async for _ in self._queue.wakeups(poll_s=POLL_S):
-            self._room.set()
+        async for wake in self._queue.wakeups(worker=self._name, poll_s=POLL_S):
+            if wake.unwanted or any(self._has_room(kind) for kind in wake.waiting):
+                self._room.set()
+
+    def _has_room(self, kind: Kind) -> bool:
+        return kind in self._execute and (
+            self._capacity[kind].here.room(self._running_of(kind)).more > 0
+        )
 
     async def _serve_queue(self, on_ready: Callable[[], None]) -> None:
         told = False
@@ -147,49 +180,63 @@ class Worker:
             await self._room.wait()
             self._room.clear()
             try:
-                # Woken by every event, mostly for nothing: so one question, and no sum of room.
+                # All who have room are woken, most of them for nothing: so one question first.
                 found = await self._queue.look(worker=self._name)
                 self._stop_unwanted(found.unwanted)
+                if self._claim_unheard:
+                    await self._recover.unheard(self._name, self._running)
+                    self._claim_unheard = False
+                blocked = self._obstacles.in_the_way()
                 for kind in self._execute:
-                    if kind in found.pending:
+                    if kind in found.pending and not blocked:
                         await self._claim(kind)
-                self._microvm.keep_waiting(self._waiting(), fill=not self._running)
+                if not self._draining:
+                    fill = not self._running and not blocked
+                    self._microvm.keep_waiting(self._waiting(), fill=fill)
                 if not told:
                     told = True
                     on_ready()
             except NOT_NOW as error:
-                # What runs goes on: a claim that is not recorded has taken nothing, and the leases
-                # of one that is recorded and was not answered run out.
+                # What runs goes on.
                 log.warning("the queue is not served: %s", error)
                 await asyncio.sleep(POLL_S)
                 self._room.set()
 
     async def _claim(self, kind: Kind) -> None:
-        if self._stranded:
-            return  # another would fare no better, and another worker may
-        capacity = self._capacity[kind]
-        room = capacity.here.room(self._running_of(kind))
-        if self._told.get(kind) != room.bound:
-            self._told[kind] = room.bound
-            log.info("%ss here are bounded by %s: %s", kind.value, room.bound, room.reason)
-        if room.more < 1:
-            return
-        claimed = await self._queue.claim(
-            worker=self._name,
-            kind=kind,
-            limit=room.more,
-            running_per_project_max=capacity.per_project,
-            lease_until=self._clock.now() + timedelta(seconds=LEASE_S),
-            context=self._context(),
-        )
-        for operation in claimed:
-            # One whose lease ran out may come back while its lost attempt still runs here.
-            _, lost = self._running.get(operation.id, (kind, None))
-            work = self._work(operation, after=lost)
-            task = asyncio.create_task(work, name=f"operation {operation.id}")
-            self._running[operation.id] = (kind, task)
-            self._cancelled.discard(operation.id)
-            task.add_done_callback(partial(self._ended, operation.id))
+        async with self._claiming:
+            if self._draining:
+                return
+            capacity = self._capacity[kind]
+            room = capacity.here.room(self._running_of(kind))
+            if self._told.get(kind) != room.bound:
+                self._told[kind] = room.bound
+                log.info("%ss here are bounded by %s: %s", kind.value, room.bound, room.reason)
+            if room.more < 1:
+                return
+            context = self._context()
+            self._claim_unheard = True
+            claimed = await self._queue.claim(
+                worker=self._name,
+                kind=kind,
+                limit=room.more,
+                running_per_project_max=capacity.per_project,
+                lease_until=context.at + timedelta(seconds=LEASE_S),
+                context=context,
+            )
+            self._claim_unheard = False
+            for operation in claimed:
+                self._begin(kind, operation)
+            if len(claimed) == room.more and self._has_room(kind):
+                self._room.set()  # more may wait
+
+    def _begin(self, kind: Kind, operation: Operation) -> None:
+        # One whose lease ran out may come back while its lost attempt still runs here.
+        _, lost = self._running.get(operation.id, (kind, None))
+        work = self._work(operation, after=lost)
+        task = asyncio.create_task(work, name=f"operation {operation.id}")
+        self._running[operation.id] = (kind, task)
+        self._cancelled.discard(operation.id)
+        task.add_done_callback(partial(self._ended, operation.id))
 
     def _running_of(self, kind: Kind) -> int:
         return sum(1 for of, _ in self._running.values() if of is kind)
@@ -201,62 +248,14 @@ class Worker:
         self._room.set()
 
     async def _work(self, operation: Operation, *, after: asyncio.Task[None] | None) -> None:
-        log.info("operation %s: attempt %d begins", operation.id, operation.attempts)
-        try:
-            if after is not None:
-                after.cancel()
-                await asyncio.wait({after})
-            await self._attempt(operation)
-        except asyncio.CancelledError:
-            # A wish to cancel that is in the log makes `lose` record the cancellation.
-            reason = "the worker was stopped"
-            if operation.id in self._cancelled:
-                await self._lose_when_possible(operation, reason)
-            else:  # what cannot be recorded now is found at the next start
-                await asyncio.shield(self._lose(operation, reason))
-
-    async def _attempt(self, operation: Operation) -> None:
-        try:
-            await self._execute[operation.kind](operation)
-        except UnavailableError as error:
-            # What the log cannot take now, the lease brings back later.
-            log.warning("operation %s: what it needs is away: %s", operation.id, error)
-            await self._lose_with_store(operation, "the database or the store was lost")
-        except ContreeError as error:
-            log.exception("operation %s failed", operation.id)
-            await self._lose_with_store(operation, str(error))
-        except Exception:
-            log.exception("operation %s hit a defect", operation.id)
-            await self._lose_with_store(operation, "internal error, see the worker's log")
-        else:
-            log.info("operation %s: attempt %d ended", operation.id, operation.attempts)
-
-    async def _lose(self, operation: Operation, reason: str) -> None:
-        await self._conclude.lose(operation.id, reason, attempt=operation.attempts)
-
-    async def _lose_when_possible(self, operation: Operation, reason: str) -> None:
-        """Until it is recorded it is ours: our lease, renewed, keeps everybody else away."""
-        while True:
-            try:
-                return await self._lose(operation, reason)
-            except NOT_NOW as error:
-                log.warning("operation %s: its loss is not recorded yet: %s", operation.id, error)
-                await asyncio.sleep(POLL_S)
-
-    async def _lose_with_store(self, operation: Operation, reason: str) -> None:
-        """Not before the store is back: no attempt is spent on waiting for it."""
-        self._stranded.add(operation.id)
-        try:
-            while True:
-                try:
-                    await self._store()
-                    break
-                except UnavailableError as error:
-                    log.warning("operation %s: no other attempt yet: %s", operation.id, error)
-                    await asyncio.sleep(POLL_S)
-            await self._lose_when_possible(operation, reason)
-        finally:
-            self._stranded.discard(operation.id)
+        if after is not None:
+            after.cancel()
+            await asyncio.wait({after})
+        await self._attempts.make(
+            operation,
+            self._execute[operation.kind],
+            is_unwanted=lambda: operation.id in self._cancelled,
+        )
 
     def _stop_unwanted(self, unwanted: Sequence[UUID]) -> None:
         for operation_id in unwanted:
@@ -265,25 +264,32 @@ class Worker:
                 self._cancelled.add(operation_id)
                 running[1].cancel()
 
-    async def _keep_leases(self) -> None:
-        while True:
-            try:
-                lease_until = self._clock.now() + timedelta(seconds=LEASE_S)
-                await self._queue.renew(
-                    tuple(self._running), worker=self._name, lease_until=lease_until
-                )
-                self._renewed_at = self._clock.now()
-                await self._recover.others()
-            except NOT_NOW as error:
-                log.warning("leases not renewed, or lost operations not requeued: %s", error)
-            await asyncio.sleep(LEASE_S / 3)
-
-    async def _drain(self) -> None:
-        tasks = [task for _, task in self._running.values()]
-        if not tasks:
-            return
-        log.info("waiting up to %.0f s for %d running operations", DRAIN_S, len(tasks))
-        _, late = await asyncio.wait(tasks, timeout=DRAIN_S)
+    async def _drain(self, at_once: asyncio.Event) -> None:
+        """Wait for what runs, `drain_s` at most; hand back what is left then."""
+        self._draining = True
+        self._microvm.keep_waiting(0, fill=False)
+        hurry = asyncio.create_task(at_once.wait(), name="hurry")
+        deadline_s = asyncio.get_running_loop().time() + self._drain_s
+        # What is being claimed must be known here before it can be handed back.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HAND_BACK_S), self._claiming:
+                pass
+        if self._running and not at_once.is_set():
+            log.warning(
+                "draining: %d operations may go on for up to %.0f s; a second SIGTERM or SIGINT"
+                " (Ctrl-C) hands them back at once",
+                len(self._running),
+                self._drain_s,
+            )
+        while self._running and not hurry.done():
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                break
+            tasks = [task for _, task in self._running.values()]
+            await asyncio.wait({*tasks, hurry}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # those that have ended are taken out of the table
+        hurry.cancel()
+        late = [task for _, task in self._running.values()]
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

@@ -138,8 +138,8 @@ static int write_file(struct tar_member *m, struct error *err)
 
     if (fd < 0)
         return io_error("open", err);
-    /* Blocks that are all there cannot have holes; most files end here. */
-    hole = (uint64_t)m->st->st_blocks * 512 >= (uint64_t)size ? size : lseek(fd, 0, SEEK_HOLE);
+    /* Not told by st_blocks: what fallocate took ahead has blocks, and is a hole until written. */
+    hole = lseek(fd, 0, SEEK_HOLE);
     if (hole >= 0 && hole < size)
         return sparse_write(&tar, fd, m, err);
     m->size = (uint64_t)size;

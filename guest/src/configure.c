@@ -1,5 +1,6 @@
 #include "configure.h"
 
+#include "cgroups.h"
 #include "clock.h"
 #include "identity.h"
 #include "mounts.h"
@@ -13,7 +14,7 @@ int prepare_guest(const struct prepare *m, unsigned layers_max, struct error *er
         return -1;
     if (disk_find(&m->scratch_disk, &scratch, err) < 0 || mount_scratch(&scratch, err) < 0)
         return -1;
-    return mount_inside(err);
+    return mount_inside(err) < 0 ? -1 : cgroups_make(INSIDE_DIR "/sys/fs/cgroup", err);
 }
 
 /* The scratch disk of a prepared guest is held: it may be another one by now. */

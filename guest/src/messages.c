@@ -132,9 +132,11 @@ bool decode_spawn(uint8_t *payload, size_t length, struct spawn *m)
     m->gid = read_u32(&r);
     flags = read_u32(&r);
     m->timeout_ms = read_u32(&r);
-    if (read_u32(&r) != 0 || (flags & ~(uint32_t)SPAWN_STDIN_OPEN) != 0 || m->spid == 0)
+    if (read_u32(&r) != 0 || (flags & ~(uint32_t)(SPAWN_STDIN_OPEN | SPAWN_HOME)) != 0 ||
+        m->spid == 0)
         return false;
     m->stdin_open = (flags & SPAWN_STDIN_OPEN) != 0;
+    m->home = (flags & SPAWN_HOME) != 0;
     m->caps[0] = read_u64(&r);
     m->caps[1] = read_u64(&r);
     read_path(&r, m->cwd);
@@ -266,6 +268,8 @@ void send_exited(struct queue *q, const struct exited *m)
 
     if (killed && WCOREDUMP(m->status))
         flags |= EXITED_CORE_DUMPED;
+    if (m->oom_killed)
+        flags |= EXITED_OOM_KILLED;
     if (!frame_start(q, FRAME_EXITED, 28 + sizeof(usage)))
         return;
     put_u32(q, m->spid);

@@ -40,6 +40,7 @@ struct file_begin {
 struct spawn {
     uint32_t spid, uid, gid, timeout_ms;
     bool stdin_open;
+    bool home; /* HOME is to be set if envp has none */
     uint64_t caps[2]; /* stdout, stderr */
     char cwd[MAX_PATH_BYTES + 1];
     char **argv, **envp;
@@ -56,6 +57,7 @@ struct exited {
     uint32_t spid, pid;
     int status; /* as wait4 gives it */
     bool timed_out;
+    bool oom_killed; /* it, or a process that it started */
     uint64_t duration_us;
     struct rusage usage;
 };

@@ -13,12 +13,13 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "etc_files.h"
 #include "identity.h"
 
 #define ROOT_DIR "/new"
-#define INSIDE_DIR "/i" /* what belongs inside the root, until there is one */
 #define WORK_DIR SCRATCH_DIR "/w"
-#define SKELETON "k" /* relative to LAYERS_DIR, like the layers' own names */
+#define ETC_DIR SCRATCH_DIR "/e" /* as long as it is there, a layer on top of the image */
+#define SKELETON SCRATCH_DIR "/k"
 
 enum { TTY_GROUP = 5 };
 
@@ -61,15 +62,26 @@ static const char *const LINKS[][2] = {
     {"/proc/self/fd/0", "stdin"},  {"/proc/self/fd/1", "stdout"},
     {"/proc/self/fd/2", "stderr"},
 };
-static const char *const SKELETON_DIRS[] = {
-    LAYERS_DIR, LAYERS_DIR "/" SKELETON, LAYERS_DIR "/" SKELETON "/dev",
-    LAYERS_DIR "/" SKELETON "/proc", LAYERS_DIR "/" SKELETON "/sys", SCRATCH_DIR, ROOT_DIR, INSIDE_DIR, "/dev",
+static const char *const AGENT_DIRS[] = {LAYERS_DIR, SCRATCH_DIR, ROOT_DIR, INSIDE_DIR, "/dev"};
+/* The skeleton is on the disk of the upper directory, so that all below the overlay are filesystems
+ * of 32-bit inode numbers, whose high bits are free to tell them apart. */
+static const char *const SCRATCH_DIRS[] = {
+    UPPER_DIR,        WORK_DIR,        SKELETON, SKELETON "/dev",
+    SKELETON "/proc", SKELETON "/sys", ETC_DIR,  ETC_DIR "/etc",
 };
 
 static int make_directory(const char *path, struct error *err)
 {
     if (mkdir(path, 0755) < 0 && errno != EEXIST)
         return error_set(err, ERROR_MOUNT, errno, "make directory %s: %s", path, strerror(errno));
+    return 0;
+}
+
+static int make_directories(const char *const *paths, size_t count, struct error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (make_directory(paths[i], err) < 0)
+            return -1;
     return 0;
 }
 
@@ -100,9 +112,8 @@ static int make_nodes(const char *directory, struct error *err)
 
 int mount_agent(struct error *err)
 {
-    for (size_t i = 0; i < ARRAY_LEN(SKELETON_DIRS); i++)
-        if (make_directory(SKELETON_DIRS[i], err) < 0)
-            return -1;
+    if (make_directories(AGENT_DIRS, ARRAY_LEN(AGENT_DIRS), err) < 0)
+        return -1;
     for (size_t i = 0; i < ARRAY_LEN(AGENT_MOUNTS); i++)
         if (mount_one(&AGENT_MOUNTS[i], err) < 0)
             return -1;
@@ -137,6 +148,11 @@ static int measure_scratch(const struct disk *scratch, struct error *err)
     return 0;
 }
 
+int furnish_scratch(struct error *err)
+{
+    return make_directories(SCRATCH_DIRS, ARRAY_LEN(SCRATCH_DIRS), err);
+}
+
 int mount_scratch(const struct disk *scratch, struct error *err)
 {
     char node[64];
@@ -146,7 +162,7 @@ int mount_scratch(const struct disk *scratch, struct error *err)
     /* The disk dies with the guest: nothing needs to reach it in order, or at all. */
     if (mount(node, SCRATCH_DIR, "ext4", MS_NOATIME, "nobarrier,noauto_da_alloc,noinit_itable") < 0)
         return error_set(err, ERROR_MOUNT, errno, "mount scratch: %s", strerror(errno));
-    if (make_directory(UPPER_DIR, err) < 0 || make_directory(WORK_DIR, err) < 0)
+    if (furnish_scratch(err) < 0)
         return -1;
     return measure_scratch(scratch, err);
 }
@@ -219,20 +235,32 @@ static int dress_upper(unsigned layer_count, struct error *err)
 }
 
 /* Layer names are relative to LAYERS_DIR and short: mount options must fit one page. */
-static int mount_overlay(unsigned layer_count, struct error *err)
+static int mount_overlay(unsigned layer_count, const char *above, const char *upper,
+                         struct error *err)
 {
     char options[4096];
-    size_t at = (size_t)snprintf(options, sizeof(options), "lowerdir=" SKELETON);
+    size_t at = (size_t)snprintf(options, sizeof(options), "lowerdir=" SKELETON "%s", above);
 
     for (unsigned i = layer_count; i-- > 0;)
         at += (size_t)snprintf(options + at, sizeof(options) - at, ":%u", i);
     (void)snprintf(options + at, sizeof(options) - at,
-                   ",upperdir=" UPPER_DIR ",workdir=" WORK_DIR ",redirect_dir=nofollow,"
-                   "metacopy=off,index=off,xino=off,volatile");
+                   ",redirect_dir=nofollow,metacopy=off,index=off,xino=on%s", upper);
     if (chdir(LAYERS_DIR) < 0 || mount("overlay", ROOT_DIR, "overlay", 0, options) < 0)
         return error_set(err, ERROR_MOUNT, errno, "mount the overlay of %u layers: %s", layer_count,
                          strerror(errno));
     return chdir("/") < 0 ? error_set(err, ERROR_MOUNT, errno, "chdir /") : 0;
+}
+
+/* Looks at the image as the kernel stacks it, before anything is made of it. A stack without an
+ * upper directory has two lower ones at least: so many there are, unless the image is empty. */
+static int make_etc(unsigned layer_count, bool *any, struct error *err)
+{
+    if (layer_count == 0)
+        return etc_files_make(ROOT_DIR, ETC_DIR, any, err);
+    if (mount_overlay(layer_count, "", "", err) < 0 ||
+        etc_files_make(ROOT_DIR, ETC_DIR, any, err) < 0)
+        return -1;
+    return umount(ROOT_DIR) < 0 ? error_set(err, ERROR_MOUNT, errno, "unmount the image") : 0;
 }
 
 int mount_inside(struct error *err)
@@ -287,7 +315,11 @@ static int make_namespace(struct workload *where, struct error *err)
 
 int mount_workload(unsigned layer_count, struct workload *where, struct error *err)
 {
-    if (dress_upper(layer_count, err) < 0 || mount_overlay(layer_count, err) < 0 ||
+    static const char UPPER[] = ",upperdir=" UPPER_DIR ",workdir=" WORK_DIR ",volatile";
+    bool has_etc;
+
+    if (dress_upper(layer_count, err) < 0 || make_etc(layer_count, &has_etc, err) < 0 ||
+        mount_overlay(layer_count, has_etc ? ":" ETC_DIR : "", UPPER, err) < 0 ||
         move_inside(err) < 0)
         return -1;
     return make_namespace(where, err);

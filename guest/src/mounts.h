@@ -8,6 +8,7 @@
 #define LAYERS_DIR "/l"
 #define SCRATCH_DIR "/s"
 #define UPPER_DIR SCRATCH_DIR "/u"
+#define INSIDE_DIR "/i" /* what belongs inside the root, until there is one */
 
 /* /proc, /sys and the few device nodes that the agent itself needs. */
 int mount_agent(struct error *err);
@@ -17,6 +18,8 @@ int mount_scratch(const struct disk *scratch, struct error *err);
 int mount_inside(struct error *err);
 /* Lets no more than room_bytes of it be taken from now on. */
 int bound_scratch(uint64_t room_bytes, struct error *err);
+/* The directories that a run wants at SCRATCH_DIR; mount_scratch has made them. */
+int furnish_scratch(struct error *err);
 /* Held, nothing is written to it, whatever disk is there then; taken, it is as mounted. */
 int hold_scratch(struct error *err);
 int take_scratch(struct error *err);

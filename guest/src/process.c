@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cgroups.h"
 #include "clock.h"
 #include "feed.h"
 
@@ -33,6 +34,7 @@ struct process {
     uint64_t started_us, deadline_us; /* deadline 0: none */
     bool timed_out;
     bool reaped;
+    bool oom_killed;
     uint64_t ended_us;
     int wait_status;
     struct rusage usage;
@@ -159,6 +161,7 @@ bool processes_reap(void)
             p->ended_us = monotonic_us();
             p->wait_status = status;
             p->usage = usage;
+            p->oom_killed = group_close(p->spid);
         }
     }
 }
@@ -325,6 +328,7 @@ static void report_exit(struct process *p, struct queue *out)
         .status = p->wait_status,
         /* A process that ended by itself in the instant of its deadline was not stopped by it. */
         .timed_out = p->timed_out && WIFSIGNALED(p->wait_status),
+        .oom_killed = p->oom_killed,
         .duration_us = p->ended_us - p->started_us,
         .usage = p->usage,
     };

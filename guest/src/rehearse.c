@@ -37,12 +37,11 @@ static int enter_stage(struct error *err)
 {
     if (unshare(CLONE_NEWNS | CLONE_NEWUTS) < 0)
         return fail("leave the agent's namespaces", err);
-    if (mkdir(STAGE_DIR, 0755) < 0 || mkdir(STAGE_DIR "/u", 0755) < 0 ||
-        mkdir(STAGE_DIR "/w", 0755) < 0)
+    if (mkdir(STAGE_DIR, 0755) < 0)
         return fail("make " STAGE_DIR, err);
     if (mount(STAGE_DIR, SCRATCH_DIR, NULL, MS_BIND, NULL) < 0)
         return fail("put " STAGE_DIR " in place", err);
-    return 0;
+    return furnish_scratch(err);
 }
 
 static int run_program(const struct workload *where, struct error *err)
@@ -50,8 +49,8 @@ static int run_program(const struct workload *where, struct error *err)
     static struct queue unsent;
     static char *argv[] = {REHEARSED_PROGRAM, REHEARSED_ARGUMENT, NULL}, *envp[] = {NULL};
     const struct spawn request = {
-        .spid = SPID, .timeout_ms = TIMEOUT_MS, .cwd = "/", .argv = argv, .envp = envp,
-        .caps = {OUTPUT_CAP_BYTES, OUTPUT_CAP_BYTES},
+        .spid = SPID, .home = true, .timeout_ms = TIMEOUT_MS, .cwd = "/", .argv = argv,
+        .envp = envp, .caps = {OUTPUT_CAP_BYTES, OUTPUT_CAP_BYTES},
     };
 
     processes_spawn(&request, where, &unsent);

@@ -7,12 +7,17 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "cgroups.h"
+#include "home.h"
 
 static const char DEFAULT_PATH[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 enum { STATUS_FD = 3 };
@@ -44,10 +49,17 @@ static void reset_signals(void)
 
 /* 0, 1, 2 and the status pipe at STATUS_FD are all that stay open. No pipe end is below 3: main
  * has seen to it. */
-static void arrange_descriptors(const struct pipes *p, bool stdin_open)
+static void arrange_descriptors(const struct pipes *p, const struct spawn *request)
 {
+    bool stdin_open = request->stdin_open;
+    uid_t uid = request->uid;
+    gid_t gid = request->gid;
     int in = stdin_open ? p->in[0] : open("/dev/null", O_RDONLY | O_CLOEXEC);
 
+    /* As on any machine, whoever runs may open /dev/stdout and the like anew. */
+    if ((stdin_open && fchown(in, uid, gid) < 0) || fchown(p->out[1], uid, gid) < 0 ||
+        fchown(p->err[1], uid, gid) < 0)
+        child_fail(STAGE_STDIO);
     if (in < 0 || dup2(in, 0) < 0 || dup2(p->out[1], 1) < 0 || dup2(p->err[1], 2) < 0)
         child_fail(STAGE_STDIO);
     if (status_fd != STATUS_FD && dup3(status_fd, STATUS_FD, O_CLOEXEC) < 0)
@@ -60,7 +72,8 @@ static void arrange_descriptors(const struct pipes *p, bool stdin_open)
 static void enter(const struct workload *where)
 {
     if (where->namespace_fd >= 0) {
-        if (setns(where->namespace_fd, CLONE_NEWNS) < 0)
+        if (setns(cgroups_namespace(), CLONE_NEWCGROUP) < 0 ||
+            setns(where->namespace_fd, CLONE_NEWNS) < 0)
             child_fail(STAGE_NAMESPACE);
     } else if (fchdir(where->root_fd) < 0 || chroot(".") < 0) {
         child_fail(STAGE_NAMESPACE);
@@ -90,6 +103,21 @@ static void take_credentials(uid_t uid, gid_t gid)
 {
     if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
         child_fail(STAGE_CREDENTIALS);
+}
+
+/* The environment with a HOME, unless it has one. */
+static char **with_home(const struct spawn *request)
+{
+    static char *envp[MAX_ARGUMENTS + 2];
+    size_t count = 0;
+
+    for (; request->envp[count] != NULL; count++) {
+        envp[count] = request->envp[count];
+        if (strncmp(envp[count], "HOME=", 5) == 0)
+            return request->envp;
+    }
+    envp[count] = home_variable(request->uid);
+    return envp;
 }
 
 /* As execvp: a file without a known format is a script for /bin/sh. Returns only on failure. */
@@ -140,7 +168,7 @@ static void exec_search(char **argv, char **envp)
 _Noreturn static void child_main(const struct spawn *request, const struct workload *where,
                                  const struct pipes *p)
 {
-    char cwd[MAX_PATH_BYTES + 1];
+    char cwd[MAX_PATH_BYTES + 1], **envp;
 
     status_fd = p->status[1];
     (void)setsid(); /* cannot fail: a fresh child leads no group */
@@ -148,15 +176,16 @@ _Noreturn static void child_main(const struct spawn *request, const struct workl
     (void)umask(022);
     enter(where);
     memcpy(cwd, request->cwd, sizeof(cwd));
-    arrange_descriptors(p, request->stdin_open);
+    arrange_descriptors(p, request);
+    envp = request->home ? with_home(request) : request->envp;
     change_directory(cwd);
     take_credentials(request->uid, request->gid);
     if (request->argv[0][0] == '\0')
         errno = ENOENT;
     else if (strchr(request->argv[0], '/') != NULL)
-        exec_file(request->argv[0], request->argv, request->envp);
+        exec_file(request->argv[0], request->argv, envp);
     else
-        exec_search(request->argv, request->envp);
+        exec_search(request->argv, envp);
     child_fail(STAGE_EXEC);
 }
 
@@ -182,6 +211,18 @@ static void close_pipe_ends(struct pipes *p, size_t end)
     close_descriptor(&p->status[end]);
 }
 
+/* fork, but into the process's own group: whoever moves there afterwards has already allocated. */
+static pid_t fork_into_group(uint32_t spid)
+{
+    cleanup_close int group = group_open(spid);
+    struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD};
+
+    if (group < 0)
+        return -1;
+    args.cgroup = (unsigned)group;
+    return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+}
+
 int spawn_process(const struct spawn *request, const struct workload *where, struct spawned *out)
 {
     struct pipes p;
@@ -189,12 +230,13 @@ int spawn_process(const struct spawn *request, const struct workload *where, str
     int saved;
 
     if (open_pipes(&p, request->stdin_open) == 0)
-        pid = fork();
+        pid = where->namespace_fd < 0 ? fork() : fork_into_group(request->spid);
     if (pid == 0)
         child_main(request, where, &p);
     saved = errno;
     close_pipe_ends(&p, 1);
     if (pid < 0) {
+        (void)group_close(request->spid);
         close_pipe_ends(&p, 0);
         errno = saved;
         return -1;

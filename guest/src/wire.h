@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 4,
+    PROTOCOL_VERSION = 5,
     HEADER_BYTES = 8,
     MAX_GUEST_PAYLOAD_BYTES = 65536,
     MAX_HOST_PAYLOAD_BYTES = 1048576,
@@ -92,7 +92,7 @@ enum spawn_stage {
 enum file_kind { FILE_REGULAR = 0, FILE_DIRECTORY = 1, FILE_SYMLINK = 2, FILE_HARD_LINK = 3 };
 
 enum { CONFIGURE_OTHER_SCRATCH = 1 };
-enum { SPAWN_STDIN_OPEN = 1 };
-enum { EXITED_CORE_DUMPED = 1, EXITED_TIMED_OUT = 2 };
+enum { SPAWN_STDIN_OPEN = 1, SPAWN_HOME = 2 };
+enum { EXITED_CORE_DUMPED = 1, EXITED_TIMED_OUT = 2, EXITED_OOM_KILLED = 4 };
 
 #endif

@@ -49,6 +49,10 @@ static int encode(void)
     exited.status = 9 | 0x80;
     exited.timed_out = true;
     send_exited(&q, &exited);
+    exited.status = 9;
+    exited.timed_out = false;
+    exited.oom_killed = true;
+    send_exited(&q, &exited);
     send_captured(&q, 1024, 1, 50);
     (void)error_set(&err, ERROR_BAD_NAME, 0, "caf\xe9/.wh.x");
     send_error(&q, FRAME_CAPTURE, 7, &err);
@@ -91,9 +95,9 @@ static void print_frame(const struct frame *f)
                      file.path, file.target);
     } else if (f->type == FRAME_SPAWN) {
         CHECK(decode_spawn(f->payload, f->length, &spawn));
-        (void)printf(" %u %u %u %d %u %llu %llu %s", spawn.spid, spawn.uid, spawn.gid,
+        (void)printf(" %u %u %u %d %u %llu %llu %s %d", spawn.spid, spawn.uid, spawn.gid,
                      spawn.stdin_open, spawn.timeout_ms, (unsigned long long)spawn.caps[0],
-                     (unsigned long long)spawn.caps[1], spawn.cwd);
+                     (unsigned long long)spawn.caps[1], spawn.cwd, spawn.home);
         for (char **s = spawn.argv; *s != NULL; s++)
             (void)printf(" [%s]", *s);
         for (char **s = spawn.envp; *s != NULL; s++)

@@ -35,7 +35,7 @@ static size_t valid_spawn(uint8_t *p)
 
     at += put(p + at, 1 + random_number(9), 4);
     at += put(p + at, 0, 8);
-    at += put(p + at, random_number(2), 4);
+    at += put(p + at, random_number(4), 4);
     at += put(p + at, 0, 8);
     at += put(p + at, 100, 8);
     at += put(p + at, 100, 8);

@@ -1,7 +1,7 @@
 """`make demo`: the whole story on real parts, in throw-away directories.
 
 Starts a registry and `contreed serve` on free loopback ports, tells the story, and stops and
-removes everything, also after Ctrl-C or a failure. Needs what `make setup` installs.
+removes everything, also after Ctrl-C or a failure. Needs what `make setup-dev` installs.
 """
 
 from __future__ import annotations

@@ -80,7 +80,12 @@ def running_server(progress: Callable[[str], None]) -> Iterator[RunningServer]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "CONTREED_IMPORT_ALLOW": "127.0.0.0/8"},  # the demo's registry
+                env={
+                    **os.environ,
+                    "CONTREED_IMPORT_ALLOW": "127.0.0.0/8",  # the demo's registry
+                    # Who interrupts the story does not want to wait for what it runs.
+                    "CONTREED_DRAIN_TIMEOUT": "0",
+                },
             )
         url = f"http://{address}"
         _wait_until_ready(process, url, log, progress)

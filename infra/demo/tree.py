@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from contree.app.tree_text import draw_tree
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -27,11 +29,8 @@ class Step:
 
 def draw(steps: Sequence[Step]) -> list[str]:
     """Return the tree's lines: imports are roots, each run hangs below the image it ran on."""
-    lines: list[str] = []
-    for step in steps:
-        if step.source is None:
-            _draw_step(step, steps, lines, own="", below="")
-    return lines
+    imports = [step for step in steps if step.source is None]
+    return draw_tree(imports, children=lambda step: _children(step, steps), text=_lines)
 
 
 def size_text(size_bytes: int) -> str:
@@ -45,29 +44,21 @@ def size_text(size_bytes: int) -> str:
     return f"{amount:.{digits}f} {unit}"
 
 
-def _draw_step(
-    step: Step, steps: Sequence[Step], lines: list[str], *, own: str, below: str
-) -> None:
+def _children(step: Step, steps: Sequence[Step]) -> list[Step]:
+    """What ran on the image that a step made; nothing runs on one that it did not make."""
+    if step.result is None or step.result == step.source:
+        return []
+    return [other for other in steps if other.source == step.result and other is not step]
+
+
+def _lines(step: Step) -> list[str]:
     facts = [f"{step.duration_s:.2f} s"]
-    if step.result is not None and step.result != step.source:
+    is_new = step.result is not None and step.result != step.source
+    if is_new:
         facts.append(("+" if step.source else "") + size_text(step.image_bytes))
-    outcome = step.outcome or step.status
-    lines.append(f"{own}{step.what}   {outcome}   {', '.join(facts)}")
+    first = f"{step.what}   {step.outcome or step.status}   {', '.join(facts)}"
     if step.result is None:
-        lines.append(f"{below}   (kept nothing)")
-        return
-    if step.result == step.source:
-        lines.append(f"{below}   (changed nothing)")
-        return
-    children = [other for other in steps if other.source == step.result and other is not step]
-    tag = f"  [{step.tag}]" if step.tag else ""
-    lines.append(f"{below}{'│' if children else ' '}  image {step.result[:8]}{tag}")
-    for child in children:
-        last = child is children[-1]
-        _draw_step(
-            child,
-            steps,
-            lines,
-            own=below + ("└─ " if last else "├─ "),
-            below=below + ("   " if last else "│  "),
-        )
+        return [first, "(kept nothing)"]
+    if not is_new:
+        return [first, "(changed nothing)"]
+    return [first, f"image {step.result[:8]}" + (f"  [{step.tag}]" if step.tag else "")]

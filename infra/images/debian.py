@@ -38,7 +38,7 @@ def debian_tar(target: Path, *, packages: Sequence[str], progress: Progress) -> 
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise RootfsNotBuiltError("mmdebstrap is missing: run `make setup`") from None
+        raise RootfsNotBuiltError("mmdebstrap is missing: run `make setup-dev`") from None
     words: deque[str] = deque(maxlen=20)
     with process, _ended_with_us(process):
         assert process.stderr is not None

@@ -35,7 +35,7 @@ HTPASSWD_LINE = f"{USERNAME}:$2y$04$tQR7rUw/22bzs5vk5KkDeOssPXUHrN6UOM0QOyP6vAF7
 
 
 class RegistryNotInstalledError(Exception):
-    """The registry's binary is not where `make setup` unpacks it."""
+    """The registry's binary is not where `make setup-dev` unpacks it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def running_registry(
     """
     binary = packages_dir / "docker-registry" / "usr" / "bin" / "docker-registry"
     if not binary.exists():
-        raise RegistryNotInstalledError(f"{binary} is missing: run `make setup`")
+        raise RegistryNotInstalledError(f"{binary} is missing: run `make setup-dev`")
     directory = Path(tempfile.mkdtemp(prefix="contree-registry-"))
     process: subprocess.Popen[bytes] | None = None
     try:

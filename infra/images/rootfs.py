@@ -47,11 +47,11 @@ class BuiltImage:
 def small_image(*, images_dir: Path = IMAGES_DIR, packages_dir: Path = PACKAGES_DIR) -> BuiltImage:
     """Return busybox as an image: shell and tools in layer 1, a change with a whiteout in layer 2.
 
-    Raises RootfsNotBuiltError when `make setup` has not unpacked busybox.
+    Raises RootfsNotBuiltError when `make setup-dev` has not unpacked busybox.
     """
     busybox = packages_dir / "busybox-static" / "bin" / "busybox"
     if not busybox.exists():
-        raise RootfsNotBuiltError(f"{busybox} is missing: run `make setup`")
+        raise RootfsNotBuiltError(f"{busybox} is missing: run `make setup-dev`")
     with busybox.open("rb") as program:
         content = hashlib.file_digest(program, "sha256").hexdigest()
     return _cached(

@@ -1,26 +1,51 @@
 #!/bin/bash
-# `make setup`: brings a bare Debian 12 to where everything else can run. It only installs: system
-# packages (infra/system-packages.txt, the one list), packages unpacked below .cache/packages/, the
-# virtual environment .venv from requirements-dev.lock, the guest agent. It starts nothing, and
-# does nothing when nothing is missing.
+# setup.sh [dev]: brings a bare Debian 12 to where the service can run; with `dev` also demo, tests
+# and benches. It only installs: system packages (infra/system-packages.txt, the one list), packages
+# unpacked below .cache/packages/, the guest agent, and the virtual environment .venv from
+# requirements.lock, or from requirements-dev.lock, which has the same versions and more; with `dev`
+# also .venv-next from requirements-next.lock. It starts nothing, and does nothing when nothing is
+# missing. What programs say goes to .cache/setup.log, whose end is shown when one fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 PYTHON=${PYTHON:-python3}
 PACKAGES_DIR=.cache/packages
-VENV_STAMP=.venv/.installed-from
-
-say() { printf 'setup: %s\n' "$*" >&2; }
-fail() {
-    say "$*"
-    exit 1
-}
+LOG=.cache/setup.log
+STAMP=.installed-from # in an environment, with the lock's name behind it: what it was made from
+FOR_DEV=$([[ ${1:-} == dev ]] && echo yes || true)
+PIP_INSTALL=(-m pip --disable-pip-version-check --no-input install)
 
 mkdir -p "$PACKAGES_DIR"
 exec 9>.cache/setup.lock
 flock 9 # a second `make setup` beside this one waits, then finds nothing to do
 
-list() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' infra/system-packages.txt; }
+exec 3>&2 # what is said to whoever started us
+said=''
+say() {
+    [[ $said ]] || printf 'setup: details are in %s\n' "$LOG" >&3
+    said=yes
+    printf 'setup: %s\n' "$*" >&3
+    printf 'setup: %s\n' "$*" # and into the log
+}
+fail() {
+    say "$*"
+    trap - EXIT
+    exit 1
+}
+show_end() {
+    local status=$?
+    if ((status)); then
+        printf 'setup: failed with status %s; the end of %s:\n' "$status" "$LOG" >&3
+        tail -n 30 "$LOG" >&3
+    fi
+}
+exec >"$LOG" 2>&1
+trap show_end EXIT
+
+list() {
+    sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' infra/system-packages.txt |
+        if [[ $FOR_DEV ]]; then sed 's/^dev //'; else grep -v '^dev '; fi
+}
 mapfile -t INSTALL < <(list | grep -v '^unpack ')
 mapfile -t UNPACK < <(list | sed -n 's/^unpack //p')
 
@@ -52,9 +77,7 @@ install_system_packages() {
             as_root=(sudo)
         else
             say "system packages are missing and this is not root. Run this as root, then repeat:"
-            printf '  apt-get update && apt-get install --yes --no-install-recommends %s\n' \
-                "${installs[*]}" >&2
-            exit 1
+            fail "  apt-get update && apt-get install --yes --no-install-recommends ${installs[*]}"
         fi
     fi
     say "installing system packages: ${installs[*]:-none, only the package lists}"
@@ -91,30 +114,47 @@ unpack() {
     mv -T "$work/tree" "$PACKAGES_DIR/$name"
 }
 
-# What the environment was made from; anything else means that it must be brought up to date.
-venv_origin() {
+# What an environment was made from; anything else means that it must be brought up to date.
+origin() {
     printf '%s\n' "$PWD"
     "$PYTHON" -c 'import sys; print(sys.version)'
-    sha256sum requirements-dev.lock pyproject.toml
+    sha256sum "$@"
+}
+
+# is_made DIRECTORY LOCK: whether it has what LOCK lists now.
+is_made() { [[ -e $1/$STAMP-$2 && "$(<"$1/$STAMP-$2")" == "$(origin "$2" pyproject.toml)" ]]; }
+mark_made() { origin "$2" pyproject.toml >"$1/$STAMP-$2"; }
+
+# environment DIRECTORY LOCK: bring it to what LOCK lists. That is all there is to install: pip must not
+# resolve again, since it would look past the lock for the newest version of what has extras.
+environment() {
+    local directory=$1 lock=$2 python=$1/bin/python
+    # An environment that was moved here, or whose Python is gone, cannot be mended by pip.
+    if [[ ! -x $python || "$("$python" -c 'import sys; print(sys.prefix)' 2>/dev/null)" != "$PWD/$directory" ]]; then
+        say "creating $directory"
+        rm -rf "$directory"
+        "$PYTHON" -m venv "$directory"
+    fi
+    say "installing Python packages from $lock (a minute or two the first time)"
+    "$python" "${PIP_INSTALL[@]}" --progress-bar off --no-deps --require-hashes -r "$lock"
 }
 
 install_python_packages() {
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$PYTHON is older than 3.11; name a newer one: make setup PYTHON=..."
-    if [[ -e $VENV_STAMP && "$(<"$VENV_STAMP")" == "$(venv_origin)" ]]; then
-        return
+    local lock=requirements.lock
+    [[ ! $FOR_DEV ]] || lock=requirements-dev.lock
+    if ! is_made .venv "$lock"; then
+        environment .venv "$lock"
+        .venv/bin/python "${PIP_INSTALL[@]}" --quiet --no-deps --no-build-isolation -e .
+        mark_made .venv "$lock"
+        mark_made .venv requirements.lock # of which the other is an extension
     fi
-    # An environment that was moved here, or whose Python is gone, cannot be mended by pip.
-    if [[ ! -x .venv/bin/python || "$(.venv/bin/python -c 'import sys; print(sys.prefix)' 2>/dev/null)" != "$PWD/.venv" ]]; then
-        say "creating .venv"
-        rm -rf .venv
-        "$PYTHON" -m venv .venv
+    # Clients that are to come: they cannot be beside the present ones.
+    if [[ $FOR_DEV ]] && ! is_made .venv-next requirements-next.lock; then
+        environment .venv-next requirements-next.lock
+        mark_made .venv-next requirements-next.lock
     fi
-    local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input install)
-    say "installing Python packages from requirements-dev.lock (a minute or two the first time)"
-    "${pip[@]}" --progress-bar off --require-hashes -r requirements-dev.lock
-    "${pip[@]}" --quiet --no-deps --no-build-isolation -e .
-    venv_origin >"$VENV_STAMP"
 }
 
 mapfile -t to_install < <(missing_installs)

@@ -61,9 +61,11 @@ class Agent:
 
 
 @asynccontextmanager
-async def over_stdio(url: str, token: str, home: Path, **environment: str) -> AsyncIterator[Agent]:
+async def over_stdio(
+    url: str, token: str, home: Path, *, mcp: Path = CONTREE_MCP, **environment: str
+) -> AsyncIterator[Agent]:
     program = StdioServerParameters(
-        command=str(CONTREE_MCP),
+        command=str(mcp),
         args=["--auth-type", "jwt", "--url", url],
         env=_environment(token, home, environment),
         cwd=home,

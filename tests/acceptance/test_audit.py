@@ -77,10 +77,12 @@ def test_lineage_is_drawn(
     assert image["operation"]["registry_url"] == busybox_url
     done = server.contreed("lineage", "tag:busybox:latest", "--project", project)
     assert re.fullmatch(
-        rf"\* {busybox}  \[.*busybox:latest.*\]  .* import {re.escape(busybox_url)}  <- here\n",
+        rf"\* {busybox[:8]}  \[.*busybox:latest.*\]  <- here  .* import {re.escape(busybox_url)}\n",
         done.stdout,
     )
     assert server.contreed("lineage", busybox).stdout == done.stdout
+    whole = server.contreed("lineage", busybox, "--whole-ids").stdout
+    assert whole == done.stdout.replace(busybox[:8], busybox, 1)
 
 
 def test_a_feed_shows_what_comes(auditor: Api, busybox: str) -> None:

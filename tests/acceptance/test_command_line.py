@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from contree import bootstrap
+from contree.config import Settings
 from tests.acceptance.api import HELD, Api
 from tests.acceptance.log_reader import history, query
 from tests.support.server import CONTREED, RunningServer
@@ -54,6 +59,19 @@ def alone() -> Iterator[RunningServer]:
         idle.remove()
 
 
+def test_the_version_is_said() -> None:
+    done = contreed("--version")
+    assert (done.returncode, done.stdout) == (0, f"contreed {version('contree')}\n")
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "data"
+    done = contreed("serve", "--data-dir", place, "--listen", "127.0.0.1:0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"contreed: '{place}': Not a directory\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_what_there_is(command: str) -> None:
     done = contreed(*command.split(), "--help")
@@ -65,19 +83,25 @@ def test_help_names_what_there_is(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        ((), 2, "COMMAND"),
+        ((), 2, "make, list and revoke API tokens"),
         (("nonsense",), 2, "nonsense"),
-        (("serve", "--no-such-option"), 2, "--no-such-option"),
+        (("serve", "--no-such-option"), 2, "usage: contreed serve [-h]"),
+        (("serve", "--no-such-option"), 2, "unrecognized arguments: --no-such-option"),
+        (("token", "list", "x"), 2, "usage: contreed token list [-h]"),
         (("token", "create"), 2, "--project"),
         (("serve", "--listen", "here"), 1, "listen: 'here' is not HOST:PORT"),
         (("serve", "--listen", "127.0.0.1:99999"), 1, "HOST:PORT"),
         (("serve", "--instances-here", "many"), 1, "instances_here"),
-        (("doctor", "--accelerator", "warp"), 1, "accelerator"),
+        (
+            ("doctor", "--accelerator", "warp"),
+            1,
+            "accelerator: 'warp' is not allowed: use one of auto, kvm, tcg",
+        ),
         (("api",), 1, "set database_url"),
         (("worker",), 1, "set database_url"),
         (("dsn", "--config", "/no/such/file.toml"), 1, "/no/such/file.toml"),
         (("token", "create", "--project", "p", "--permissions", "fly"), 1, "fly"),
-        (("operation", "cancel", "7"), 1, "OPERATION: '7' is not a UUID"),
+        (("operation", "cancel", "7"), 1, "OPERATION: '7' is not a UUID, nor the first 4 or more"),
     ],
 )
 def test_bad_usage_says_what_is_wrong(
@@ -116,6 +140,17 @@ def test_tokens_beside_a_running_server(server: RunningServer, api_of: Callable[
     assert secret not in listed
     (line,) = [line for line in listed.splitlines() if whoami["token_uuid"] in line]
     assert "tokens" in line
+    in_json = json.loads(server.contreed("token", "list", "--json").stdout)
+    (one,) = [one for one in in_json if one["token"] == whoami["token_uuid"]]
+    assert (
+        one.items()
+        >= {
+            "project": "tokens",
+            "state": "active",
+            "expires": None,
+            "permissions": ["cancel", "list"],
+        }.items()
+    )
     server.contreed("token", "revoke", whoami["token_uuid"])
     assert client.http.get("/whoami").status_code == 401
     unknown = server.contreed(
@@ -132,21 +167,32 @@ async def test_the_operator_sees_what_runs_and_stops_it(
     uuid = api.spawn(busybox, "read held", **HELD)
     api.wait_for(uuid, {"EXECUTING"})
     for options in ((), ("--project", project)):
-        listed = server.contreed("operation", "list", *options).stdout.splitlines()
-        (line,) = [line.split("  ") for line in listed if line.startswith(uuid)]
+        header, *listed = server.contreed("operation", "list", *options).stdout.splitlines()
+        assert header.split() == ["OPERATION", "PROJECT", "KIND", "STATUS", "REQUESTED", "WORKER"]
+        (line,) = [re.split(" {2,}", line) for line in listed if line.startswith(uuid)]
         assert line[1:4] == [project, "instance", "EXECUTING"]
+    listed = json.loads(server.contreed("operation", "list", "--json").stdout)
+    (one,) = [one for one in listed if one["operation"] == uuid]
+    assert (one["project"], one["status"]) == (project, "EXECUTING")
+    is_ready = json.loads(
+        server.contreed("status", "--json", "--listen", server.url.removeprefix("http://")).stdout
+    )
+    assert (is_ready["ready"], is_ready["problem"]) == (True, None)
+    assert is_ready["running"] >= 1
+    assert is_ready["workers_with_work"] == [one["worker"]]
     shown = server.contreed("operation", "show", uuid).stdout.splitlines()
     assert f"project    {project}" in shown
     assert "status     EXECUTING" in shown
     assert f"image      {busybox}" in shown
 
-    assert server.contreed("operation", "cancel", uuid).stdout == ""
+    assert server.contreed("operation", "cancel", uuid[:13]).stdout == ""
 
     assert api.wait(uuid)["status"] == "CANCELLED"
     told = await history(server, uuid)
     (wish,) = [payload for what, payload in told if what == "cancellation_requested"]
     assert wish["actor"] == "operator"
-    assert "status     CANCELLED" in server.contreed("operation", "show", uuid).stdout
+    ended = json.loads(server.contreed("operation", "show", uuid[:18], "--json").stdout)
+    assert (ended["operation"], ended["status"], ended["image"]) == (uuid, "CANCELLED", busybox)
     assert uuid not in server.contreed("operation", "list").stdout
     again = server.contreed("operation", "cancel", uuid, check=False)
     assert (again.returncode, again.stdout) == (1, "")
@@ -159,7 +205,9 @@ async def test_the_operator_sees_what_runs_and_stops_it(
     assert "project 'nobody' was not found" in nobody.stderr
 
 
-def test_everything_but_dsn_works_without_a_server(alone: RunningServer) -> None:
+async def test_everything_but_dsn_works_without_a_server(alone: RunningServer) -> None:
+    async with bootstrap.database(Settings(data_dir=alone.data_dir)):
+        pass  # as a `serve` that has ended left it
     secret = alone.token("early")
     assert len(secret) > 40
     assert "early" in alone.contreed("token", "list").stdout
@@ -200,20 +248,102 @@ async def test_check_finds_a_read_model_that_was_tampered_with_and_rebuild_mends
     assert api.run(busybox, "exit 4").state["exit_code"] == 4
 
 
-def test_the_first_start_says_how_to_reach_it(server: RunningServer) -> None:
-    said = server.log_text
-    assert f'base_url="{server.url}"' in said
-    assert f"contreed token create --data-dir {server.data_dir}" in said
-    assert f"CONTREE_URL={server.url}" in said
-
-
-def test_doctor_boots_a_guest_beside_a_running_server(server: RunningServer) -> None:
+async def test_doctor_starts_a_guest_beside_a_running_server_and_counts_its_guests(
+    server: RunningServer, api: Api, busybox: str
+) -> None:
+    api.run(busybox, "true")
     done = server.contreed("doctor")
-    assert "guests started in the last 24 hours: " in done.stdout
+    [counted] = re.findall(r"^ok      database: .*24 hours: (.*)$", done.stdout, re.MULTILINE)
+    started = sum(int(number) for number in re.findall(r"(\d+) (?:from|booted)", counted))
+    rows = await query(
+        server,
+        "SELECT count(*) AS started FROM public.stored_events WHERE topic = $1 "
+        "AND convert_from(state, 'UTF8') LIKE '%\"origin\"%'",
+        "contree.operation.started",
+    )
+    assert started == rows[0]["started"] > 0
     assert "MISSING" not in done.stdout
-    assert "guest: booted Linux" in done.stdout
-    assert "this machine can run guests" in done.stdout
+    assert "\nok      guest: from template, Linux " in done.stdout
+    assert done.stdout.endswith("\nthis machine can run guests\n")
+
+
+def test_doctor_mends_a_wrong_verdict_on_kvm(server: RunningServer) -> None:
+    record = server.data_dir / "cache" / "accelerator.json"
+    verdict = json.loads(record.read_text())
+    try:
+        record.write_text(json.dumps({**verdict, "kvm_works": not verdict["kvm_works"]}))
+        server.contreed("doctor")
+        mended = json.loads(record.read_text())
+        assert (mended["host"], mended["kvm_works"]) == (verdict["host"], verdict["kvm_works"])
+    finally:
+        record.write_text(json.dumps(verdict))
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(
+    alone: RunningServer, tmp_path: Path
+) -> None:
+    done = contreed("doctor", "--data-dir", alone.data_dir, PATH=str(tmp_path))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    at = lines.index("MISSING sqfstar: not found; it makes the layer of a waiting guest")
+    assert lines[at + 1] == "        apt-get install squashfs-tools"
+    assert "warn    guest: not tried, for want of what is missing above" in lines
+    assert lines[-1] == "see what is missing above"
+    assert not alone.data_dir.exists()
+
+
+def test_doctor_names_a_guest_agent_that_is_missing(alone: RunningServer) -> None:
+    done = contreed("doctor", "--data-dir", alone.data_dir, CONTREED_GUEST_AGENT="/no/such/agent")
+    assert done.returncode == 1
+    assert done.stdout.endswith(
+        "MISSING guest: /no/such/agent is missing: run `make -C guest`\nsee what is missing above\n"
+    )
+
+
+def test_the_help_of_doctor_tells_its_exit_statuses() -> None:
+    told = " ".join(contreed("doctor", "--help").stdout.split())
+    assert "Exit status: 0 guests can run (there may be warnings), 1 something is missing" in told
 
 
 def test_the_log_is_checked_beside_a_running_server(server: RunningServer) -> None:
     assert server.contreed("audit", "verify").stdout.endswith("all right\n")
+    verdict = json.loads(server.contreed("audit", "verify", "--json").stdout)
+    assert (verdict["result"], verdict["findings"]) == ("right", [])
+
+
+def test_what_could_not_be_checked_is_not_called_wrong(alone: RunningServer) -> None:
+    away = ("--data-dir", alone.data_dir, "--database-url", "postgresql://127.0.0.1:1/contree")
+    for command in (("audit", "verify"), ("projections", "rebuild", "--check")):
+        assert contreed(*command, *away).returncode == 3
+
+
+def test_a_server_that_does_not_answer_is_not_ready(server: RunningServer) -> None:
+    done = server.contreed("status", "--json", "--listen", "127.0.0.1:1", check=False)
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert said["ready"] is False
+    assert said["problem"].startswith("no answer: ")
+    assert said["database"].startswith("PostgreSQL ")
+
+
+def test_logs_may_be_json(alone: RunningServer) -> None:
+    rest = ("--data-dir", alone.data_dir, "--listen", "127.0.0.1:0", "--log-format", "json")
+    done = contreed("serve", *rest, CONTREED_GUEST_AGENT="/no/such/agent")
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert {"time", "level", "logger", "message"} <= lines[0].keys()
+    assert any(line["message"].startswith("listening on http://") for line in lines)
+
+
+def test_the_newest_of_the_log_are_shown_last(server: RunningServer, busybox: str) -> None:
+    last = server.contreed("audit", "log", "-n", "2", "--json")
+    first, second = (json.loads(line) for line in last.stdout.splitlines())
+    assert int(first["id"]) < int(second["id"])
+    assert "2 events, and there may be more: -n 0 shows all" in last.stderr
+    asked = ("--project", "command-line", "--type", "contree.operation.import_requested")
+    [line] = server.contreed("audit", "log", *asked).stdout.splitlines()
+    _, at, who, what, _, _ = re.split(" {2,}", line.strip(), maxsplit=5)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", at)
+    assert re.fullmatch("command-line/[0-9a-f]{8}", who)
+    assert what == "operation.import_requested"
+    assert line in server.contreed("audit", "log", "--actor", who).stdout.splitlines()
+    assert busybox in server.contreed("audit", "log", "--image", busybox[:13]).stdout

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from infra.images.registry import RunningRegistry
-from tests.acceptance.api import Api, Ran
+from tests.acceptance.api import HELD, Api, Ran
 from tests.acceptance.conftest import TWO_AT_ONCE
 from tests.acceptance.log_reader import history, query, steps
 from tests.support.registry import publish, tar_of
@@ -23,7 +23,8 @@ WAIT_S = 300
 @pytest.fixture(scope="module")
 def server(server: RunningServer) -> Iterator[RunningServer]:
     """A server for this module alone."""
-    with running_server(environment=TWO_AT_ONCE, after=server) as running:
+    environment = {**TWO_AT_ONCE, "CONTREED_DRAIN_TIMEOUT": "3000"}
+    with running_server(environment=environment, after=server) as running:
         yield running
 
 
@@ -104,13 +105,34 @@ def want_nothing_of_the_crash_left(server: RunningServer) -> None:
         time.sleep(0.05)
 
 
-async def test_an_interrupt_stops_cleanly_and_puts_runs_back(
+async def test_an_interrupt_lets_what_runs_come_to_its_end(
+    server: RunningServer, token: str, busybox: str, connected: list[Api]
+) -> None:
+    api = reconnect(server, token, connected)
+    running = api.spawn(busybox, "read held; echo done", **HELD)
+    wait_until_executing(api, [running], 1)
+    server.ask_to_stop()
+    waiting = api.spawn(busybox, "echo waited")
+    assert api.operation(waiting)["status"] == "PENDING", "it is answered until the worker is gone"
+    api.let_go(running)
+    server.want_stopped()
+    server.want_no_processes()
+
+    server.start()
+    again = reconnect(server, token, connected)
+    assert Ran(operation=again.operation(running)).want_exit().stdout == b"done\n"
+    assert steps(await history(server, running)).count("assigned") == 1
+    assert Ran(operation=again.wait(waiting)).want_exit().stdout == b"waited\n"
+
+
+async def test_a_second_interrupt_stops_at_once_and_hands_runs_back(
     server: RunningServer, token: str, busybox: str, connected: list[Api]
 ) -> None:
     api = reconnect(server, token, connected)
     long = [api.spawn(busybox, "sleep 600") for _ in range(2)]
     waiting = api.spawn(busybox, "echo waited")
     wait_until_executing(api, long, 2)
+    server.ask_to_stop()
     server.interrupt()
     server.want_no_processes()
     assert server.scratch_files() == []
@@ -120,7 +142,8 @@ async def test_an_interrupt_stops_cleanly_and_puts_runs_back(
     for uuid in long:
         told = await history(server, uuid)
         assert steps(told)[:4] == ["instance_requested", "assigned", "started", "requeued"]
-        assert told[3][1]["reason"] == "the worker was stopped"
+        assert told[3][1]["reason"].endswith(" was stopped")
+        assert told[3][1]["counted"] is False
         assert again.cancel(uuid) == 202
     assert Ran(operation=again.wait(waiting)).want_exit().stdout == b"waited\n"
     for uuid in long:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from infra.images.registry import RunningRegistry
-from tests.acceptance.api import Api, Json
+from tests.acceptance.api import Api, Json, Ran
+from tests.acceptance.log_reader import history, steps
 from tests.support.registry import publish, tar_of
 from tests.support.server import RunningServer, running_server
 
@@ -21,6 +23,7 @@ MIB = 1024**2
 DISK_MIB = 512
 LEFT_MIB = 48
 TOO_LARGE_MIB = 80
+RESERVE_MIB = 16
 BALLAST = "ballast"
 
 
@@ -46,7 +49,8 @@ def disk() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server(server: RunningServer, disk: Path) -> Iterator[RunningServer]:
     """A server for this module alone, on the small disk."""
-    with running_server(data_dir=disk / "data", after=server) as running:
+    environment = {"CONTREED_DISK_RESERVE_MIB": str(RESERVE_MIB)}
+    with running_server(data_dir=disk / "data", environment=environment, after=server) as running:
         yield running
 
 
@@ -93,6 +97,7 @@ def test_what_does_not_fit_is_refused_or_fails_and_leaves_nothing(
     layer = tar_of([("big", os.urandom(TOO_LARGE_MIB * MIB))])
     imported = api.wait(api.request_import(publish(registry, "too/big", [layer]).url))
     assert (imported["status"], imported["result"]) == ("FAILED", None)
+    assert "gave up after 3 attempts: " in imported["error"], "it fills the disk each time"
     assert "no room" in imported["error"]
     # What is left may have gone to the database; nothing of the failed ones is kept.
     want_room(disk, before_mib - 20)
@@ -112,6 +117,26 @@ def test_a_command_that_writes_more_than_the_disk_holds_fails_alone(
 
 def test_a_guest_stopped_for_want_of_room_says_so(overflowing: Json) -> None:
     assert "room" in overflowing["error"]
+
+
+async def test_while_the_disk_is_full_runs_wait_and_spend_no_attempt(
+    server: RunningServer, api: Api, disk: Path, busybox: str
+) -> None:
+    more = disk / "more-ballast"
+    want_room(disk, RESERVE_MIB)
+    with more.open("wb") as out:
+        left_bytes = (RESERVE_MIB // 2) * MIB
+        os.posix_fallocate(out.fileno(), 0, shutil.disk_usage(disk).free - left_bytes)
+    waiting = api.spawn(busybox, "echo waited", disposable=True)
+    deadline = time.monotonic() + 300
+    while "claims nothing, disk: " not in server.log_text:
+        assert time.monotonic() < deadline, server.log_text
+        await asyncio.sleep(0.05)
+    assert api.operation(waiting)["status"] == "PENDING"
+    more.unlink()
+    ran = Ran(operation=api.wait(waiting)).want_exit()
+    assert ran.stdout == b"waited\n"
+    assert steps(await history(server, waiting)).count("assigned") == 1
 
 
 def test_with_room_again_everything_goes_on(

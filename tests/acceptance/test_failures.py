@@ -13,6 +13,7 @@ from http import HTTPStatus
 import pytest
 
 from tests.acceptance.api import HELD, TERMINAL, Api, Ran
+from tests.acceptance.follower import COUNTING
 from tests.acceptance.log_reader import history, steps
 from tests.support.server import RunningServer, running_server
 
@@ -174,13 +175,8 @@ async def test_a_worker_killed_is_started_again_and_its_runs_too(
     assert qemu not in {process.pid for process in server.qemus()}
 
 
-def test_a_database_killed_is_back_with_everything_acknowledged(
-    server: RunningServer, api: Api, busybox: str
-) -> None:
-    before = {operation["uuid"] for operation in api.get("/operations", limit=1000)}
-    running = api.spawn(busybox, "echo up; sleep 4; echo survived >/kept")
-    wait_for_event(api, running, "stdout")
-    waiting = [api.spawn(busybox, f"echo {i}") for i in range(SLOTS)]
+def kill_database(server: RunningServer, api: Api) -> None:
+    """Kill PostgreSQL, and wait until it is there again."""
     killed = postmaster(server)
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
@@ -193,6 +189,40 @@ def test_a_database_killed_is_back_with_everything_acknowledged(
     ):
         assert time.monotonic() < deadline, "the database did not come back"
         time.sleep(0.05)
+
+
+async def test_a_run_that_writes_all_the_time_goes_on_through_restarts_of_the_database(
+    server: RunningServer, api: Api, busybox: str
+) -> None:
+    uuid = api.spawn(busybox, COUNTING, **HELD)
+    wait_for_event(api, uuid, "stdout")
+    for _ in range(3):
+        before = api.events(uuid)[-1]["id"]
+        kill_database(server, api)
+        deadline = time.monotonic() + WAIT_S
+        while api.events(uuid)[-1]["id"] <= before + 3:
+            assert time.monotonic() < deadline, api.operation(uuid)
+            await asyncio.sleep(0.05)
+    api.let_go(uuid)
+    ran = Ran(operation=api.wait(uuid)).want_exit()
+    events = api.events(uuid)
+    shown = "".join(e["data"]["value"] for e in events if e["type"] == "stdout")
+    count = shown.count("\n")
+    assert shown == "".join(f"{number}\n" for number in range(count))
+    assert shown.encode().startswith(ran.stdout), "of which the client asked for so much"
+    assert [e["id"] for e in events] == list(range(len(events)))
+    told = await history(server, uuid)
+    assert (steps(told).count("assigned"), steps(told).count("requeued")) == (1, 0)
+
+
+def test_a_database_killed_is_back_with_everything_acknowledged(
+    server: RunningServer, api: Api, busybox: str
+) -> None:
+    before = {operation["uuid"] for operation in api.get("/operations", limit=1000)}
+    running = api.spawn(busybox, "echo up; sleep 4; echo survived >/kept")
+    wait_for_event(api, running, "stdout")
+    waiting = [api.spawn(busybox, f"echo {i}") for i in range(SLOTS)]
+    kill_database(server, api)
     now = {operation["uuid"] for operation in api.get("/operations", limit=1000)}
     assert now == before | {running, *waiting}
     for i, uuid in enumerate(waiting):

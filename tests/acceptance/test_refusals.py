@@ -68,7 +68,7 @@ def test_an_upload_cut_off_midway_leaves_nothing(
         ("GET", "/images?uuid=xyz", 400),
         ("GET", "/operations?status=DONE", 400),
         ("GET", "/operations?kind=image", 400),
-        ("GET", f"/operations/{UNKNOWN}/events?since=-1", 400),
+        ("GET", f"/operations/{UNKNOWN}/events?since=-2", 400),
         ("GET", "/nowhere", 404),
         ("PUT", "/images", 405),
     ],

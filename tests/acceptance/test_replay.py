@@ -74,6 +74,6 @@ def test_a_command_that_behaves_otherwise_is_found_out(api: Api, chain: list[str
 def test_what_is_not_there_is_said_on_one_line(server: RunningServer, busybox: str) -> None:
     unknown = "00000000-0000-4000-8000-00000000ffff"
     done = replay(server, unknown)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == f"contreed: operation '{unknown}' was not found\n"
-    assert replay(server, "--from", busybox).returncode == 1
+    assert replay(server, "--from", busybox).returncode == 3

@@ -96,7 +96,12 @@ def test_direct_mode_looks_the_command_up_and_passes_arguments_as_they_are(
     ran = api.run_all(with_env, orders, disposable=True)
     assert ran["args"].want_exit().lines == ["a b", "$FROM_IMAGE", "*"]
     # ENV of the image is for shells; the work directory is for all.
-    assert environment(ran["env"].want_exit().stdout) == {"PATH": DEFAULT_PATH, "MINE": "1"}
+    assert environment(ran["env"].want_exit().stdout) == {
+        "PATH": DEFAULT_PATH,
+        "HOSTNAME": "linuxkit",
+        "HOME": "/root",
+        "MINE": "1",
+    }
     assert ran["pwd"].want_exit().lines == ["/var"]
 
 
@@ -113,6 +118,8 @@ def test_shell_mode_inherits_env_and_workdir_and_ignores_args(api: Api, with_env
     assert first == "/var"
     assert environment("\n".join(rest).encode()) == {
         "PATH": "/bin:/sbin",
+        "HOSTNAME": "linuxkit",
+        "HOME": "/root",
         "FROM_IMAGE": "yes",
         "MINE": "ü",
     }
@@ -207,6 +214,7 @@ def test_a_timeout_is_an_outcome_with_its_image(api: Api, busybox: str) -> None:
         "signal": 9,
         "pid": 0,
         "timed_out": True,
+        "oom_killed": False,
         "core_dump": False,
         "continued": False,
         "stopped": False,
@@ -356,6 +364,27 @@ def test_an_unknown_image_or_tag_is_not_found(api: Api, busybox: str) -> None:
     for image in (UNKNOWN, "tag:no/such"):
         body = {"image": image, "command": "true"}
         assert api.refusal("POST", "/instances", json=body)["status"] == 404
+
+
+async def test_the_largest_request_runs_and_its_event_is_small(
+    api: Api, busybox: str, server: RunningServer
+) -> None:
+    """Seven arguments of nearly 128 KiB each: Linux takes at most 131,071 bytes as one."""
+    script, env = "x" * 131_050, {f"VARIABLE_{n}": "y" * 900 for n in range(100)}
+    args = ["-c", 'echo $# "${VARIABLE_99}" ${#1} ${#7}', "sh", *[script] * 7]
+    ran = api.run(busybox, "sh", args=args, env=env, shell=False).want_exit()
+    assert ran.stdout.split() == [b"7", b"y" * 900, b"131050", b"131050"]
+    assert ran.operation["metadata"]["args"] == args
+    assert ran.operation["metadata"]["env"] == env
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        largest = await connection.fetchval(
+            "SELECT max(octet_length(state)) FROM stored_events WHERE originator_id = $1",
+            ran.uuid,
+        )
+    finally:
+        await connection.close()
+    assert largest < 4096
 
 
 def test_the_largest_allowed_values_pass(api: Api, busybox: str) -> None:

@@ -5,7 +5,9 @@ Both are killed under a follower and started again, as an operator's supervisor 
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -16,8 +18,8 @@ import pytest
 from tests.acceptance.api import HELD, Api
 from tests.acceptance.follower import COUNTING, Follower
 from tests.support.postgres import dsn_for, execute
-from tests.support.server import RunningServer
-from tests.support.split import Split
+from tests.support.server import CONTREED, RunningServer
+from tests.support.split import WAIT_S, Split
 
 DATABASE = "split"
 
@@ -73,6 +75,25 @@ def test_a_follower_outlives_api_and_worker_and_sees_each_attempt_whole(
         assert api.events(uuid)[0]["type"] == "init"
         assert [e["id"] for e in api.events(uuid)] == [e["id"] for e in last_attempt(follower)]
         assert not split.place.qemus()
+
+
+def test_a_second_worker_of_the_same_name_is_refused(split: Split) -> None:
+    other = Path(tempfile.mkdtemp(prefix="contree-second-"))
+    try:
+        done = subprocess.run(
+            [CONTREED, "worker", "--data-dir", other / "data", "--accelerator", "tcg"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            env=split.environment,
+        )
+    finally:
+        shutil.rmtree(other)
+    assert done.returncode == 1
+    assert "contreed: another worker is called" in done.stderr
+    assert "give each a worker_name of its own" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def last_attempt(follower: Follower) -> list[dict[str, object]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from contree.adapters.blobs.s3_objects import S3Place
-from tests.acceptance.api import Api
+from tests.acceptance.api import Api, Ran
 from tests.acceptance.log_reader import history
 from tests.acceptance.scrape import samples_at
 from tests.support.postgres import dsn_for, execute
@@ -103,6 +103,24 @@ async def test_a_run_of_one_host_is_branched_on_the_other(
     assert measured["contree_worker_layers_bytes",] > 0
     assert measured["contree_worker_leases_renewed_timestamp_seconds",] > 0
     assert ("contree_worker_operations_free", "instance") in measured
+
+
+async def test_a_host_without_room_leaves_runs_to_the_other(
+    hosts: tuple[Host, Host], busybox_url: str
+) -> None:
+    one, two = hosts
+    with closing(Api(one.url, one.place.token("fleet"))) as api:
+        base = api.import_image(busybox_url)
+        one.end("worker", signal.SIGTERM)
+        one.environment["CONTREED_DISK_RESERVE_MIB"] = str(1024**3)  # more than any disk has
+        one.start("worker")
+        two.start("worker")
+        uuids = [api.spawn(base, f"echo {number}") for number in range(3)]
+        for number, uuid in enumerate(uuids):
+            assert Ran(operation=api.wait(uuid)).want_exit().stdout == f"{number}\n".encode()
+            assert await workers(one, uuid) == ["two"]
+        one.end("worker", signal.SIGTERM)
+    assert "claims nothing, disk: " in one.place.log_text
 
 
 def scraped(host: Host) -> dict[tuple[str, ...], float]:

@@ -22,23 +22,32 @@ from contree.adapters.postgres.pool import PostgresDatabase
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.adapters.postgres.transcoder import OrjsonTranscoder, event_decoder
 from contree.app.audit.audit_index import AuditProgress
-from contree.app.audit.audit_reads import AuditFilter, AuditReads, PastReads, Span
+from contree.app.audit.audit_reads import (
+    LINEAGE_ARGS_BYTES,
+    LINEAGE_COMMAND_CHARS,
+    PAGE_BYTES_MAX,
+    AuditFilter,
+    AuditReads,
+    PastReads,
+    Span,
+)
 from contree.app.event_log import EventLog
 from contree.app.reads import Page
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Kind, Operation, Status
-from contree.projections import ALL, SqlAuditReads, SqlPastReads, audit_reads
+from contree.projections import ALL, SqlAuditReads, SqlPastReads, audit_reads, past_operations
 from contree.projections.audit_index import fold_audit
 from contree.worker.follow_log import FollowLog
 from tests.fakes.audit import FakeAuditProgress, FakeAuditReads, FakePastReads, positions
 from tests.fakes.clock import EPOCH, FakeClock, FakeIds
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.recorded_log import FakeRecordedLog
-from tests.support.histories import History, a_spec, an_outcome, context_at
+from tests.support.histories import A_BODY, History, a_spec, an_outcome, context_at
 from tests.support.postgres import AUDIT_TABLES
 
 WAIT_S = 20
 IDS = FakeIds(space=5)
+CONTEXT = context_at(FakeClock(), IDS.new_id())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +191,96 @@ async def test_pages_make_up_the_whole_in_either_order(audit: Audit) -> None:
             span = page.rest
         whole = list(range(6, head - 4))
         assert pieces == (whole[::-1] if newest_first else whole)
+
+
+async def test_a_page_ends_by_bytes_and_the_next_one_goes_on(audit: Audit) -> None:
+    size_bytes, count = 60_000, 2 * PAGE_BYTES_MAX // 60_000 + 5
+    context = context_at(FakeClock(), IDS.new_id())
+    for _ in range(count):
+        spec = a_spec(IDS.new_id(), args=("x" * size_bytes,))
+        await audit.log.append(
+            Operation.request_instance(context, operation_id=IDS.new_id(), spec=spec)
+        )
+    await audit.caught_up(count)
+    for newest_first in (False, True):
+        span: Span | None = Span(until=count)
+        pieces: list[int] = []
+        page_count = 0
+        while span is not None:
+            page = await audit.reads.entries(
+                AuditFilter(), span, limit=1000, newest_first=newest_first
+            )
+            sizes = [len(entry.event.state) for entry in page.entries]
+            assert sum(sizes[:-1]) < PAGE_BYTES_MAX
+            pieces += positions(page.entries)
+            span = page.rest
+            page_count += 1
+        whole = list(range(1, count + 1))
+        assert pieces == (whole[::-1] if newest_first else whole)
+        assert page_count == 3
+
+
+async def test_a_lineage_shows_commands_in_few_words(audit: Audit) -> None:
+    image = Image.imported(
+        CONTEXT,
+        operation_id=IDS.new_id(),
+        registry_url="docker://localhost:5000/base",
+        manifest_digest="sha256:m",
+        config_digest="sha256:c",
+        layers=["sha256:a"],
+        environment=RecordedEnvironment(),
+        workdir="",
+        size_bytes=1,
+    )
+    await audit.log.append(image)
+    position = 1
+    made: list[Image] = []
+    for spec in (
+        a_spec(image.id, command="cc", args=("-c", "a.c")),
+        a_spec(image.id, command="c" * 5000, args=("x" * LINEAGE_ARGS_BYTES,)),
+        a_spec(image.id, command="begins so", body=A_BODY),
+    ):
+        run = Operation.request_instance(CONTEXT, operation_id=IDS.new_id(), spec=spec)
+        left = image.committed(
+            CONTEXT,
+            operation_id=run.id,
+            layer=None,
+            workdir="/w",
+            size_bytes=0,
+        )
+        position += 2
+        await audit.log.append(run, left)
+        made.append(left)
+    await audit.caught_up(position)
+    found = await audit.reads.lineage(None, image.id, depth=1, limit=10)
+    assert found is not None
+    shown = {one.image_id: one.operation for one in found.images}
+    said = [(of.command, of.args) for left in made if (of := shown[left.id]) is not None]
+    assert said == [
+        ("cc", ["-c", "a.c"]),
+        ("c" * LINEAGE_COMMAND_CHARS, None),
+        ("begins so", None),
+    ]
+
+
+@pytest.mark.postgres
+async def test_those_that_lived_are_walked_through_in_batches(
+    real: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past_operations, "ALIVE_BATCH", 3)
+    fake, history = fake_audit(), History(37)
+    head = await play(history, 200, fake, real)
+    found_count = 0
+    for position in (head // 2, head):
+        pasts = [audit.past.operations(position) for audit in (fake, real)]
+        for status in (Status.PENDING, Status.ASSIGNED, Status.EXECUTING):
+            for page in (Page(), Page(limit=2), Page(limit=2, offset=1), Page(limit=5, offset=4)):
+                then, now = [
+                    await past.list(history.project_ids[0], page, status=status) for past in pasts
+                ]
+                assert list(then) == list(now)
+                found_count += len(now)
+    assert found_count > 10
 
 
 @pytest.mark.postgres

@@ -16,6 +16,7 @@ from contree.domain.file import File
 from contree.domain.instance import Stdin
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream
+from contree.domain.spec_body import Body
 from contree.projections import ALL
 from tests.fakes.clock import EPOCH, FakeClock, FakeIds
 from tests.fakes.content_index import FakeContentIndex
@@ -36,6 +37,10 @@ def both(request: pytest.FixtureRequest) -> tuple[EventLog, ContentIndex]:
     return PostgresEventLog(pool, ALL), PostgresContentIndex(pool)
 
 
+def a_body(sha256: str | None) -> Body | None:
+    return None if sha256 is None else Body(sha256=sha256, size_bytes=1)
+
+
 async def ran(
     log: EventLog,
     clock: FakeClock,
@@ -43,6 +48,8 @@ async def ran(
     stdout: str = DIGESTS[0],
     stdin: str | None = None,
     further_stdin: str | None = None,
+    body: str | None = None,
+    further_body: str | None = None,
     ends: bool = True,
     project: object = PROJECT,
 ) -> Operation:
@@ -50,11 +57,12 @@ async def ran(
     context = context_at(clock, project)
     given = None if stdin is None else Stdin(sha256=stdin, size_bytes=1)
     operation = Operation.request_instance(
-        context, operation_id=IDS.new_id(), spec=a_spec(IMAGE, stdin=given)
+        context, operation_id=IDS.new_id(), spec=a_spec(IMAGE, stdin=given, body=a_body(body))
     )
     operation.assign(context, worker="w", lease_until=context.at)
-    if further_stdin is not None:
-        spec = a_subprocess(stdin=Stdin(sha256=further_stdin, size_bytes=1))
+    if further_stdin is not None or further_body is not None:
+        further = None if further_stdin is None else Stdin(sha256=further_stdin, size_bytes=1)
+        spec = a_subprocess(stdin=further, body=a_body(further_body))
         operation.subprocess_spawned(context, spid=2, pid=9, spec=spec)
     clock.advance(1)
     if ends:
@@ -73,12 +81,19 @@ async def test_ended_operations_come_with_all_their_content(
 ) -> None:
     log, index = both
     clock = FakeClock()
-    one = await ran(log, clock, stdin=DIGESTS[1], further_stdin=DIGESTS[2])
+    one = await ran(
+        log,
+        clock,
+        stdin=DIGESTS[1],
+        further_stdin=DIGESTS[2],
+        body=DIGESTS[4],
+        further_body=DIGESTS[5],
+    )
     await ran(log, clock, ends=False, stdin=DIGESTS[3])
-    await ran(log, clock, project=OTHER, stdout=DIGESTS[4])
+    await ran(log, clock, project=OTHER, stdout=DIGESTS[3])
     (found,) = await index.ended(PROJECT, limit=10)
     assert found.operation_id == one.id
-    assert found.digests == {*DIGESTS[:3], digest_of("")}
+    assert found.digests == {*DIGESTS[:3], *DIGESTS[4:], digest_of("")}
 
 
 async def test_the_bounds_are_on_the_end_and_the_pages_are_on_the_beginning(
@@ -106,6 +121,9 @@ async def test_the_bounds_are_on_the_end_and_the_pages_are_on_the_beginning(
         ({"stdout": DIGESTS[1]}, {DIGESTS[1]}),
         ({"stdin": DIGESTS[2]}, {DIGESTS[2]}),
         ({"further_stdin": DIGESTS[3]}, {DIGESTS[3]}),
+        ({"body": DIGESTS[2]}, {DIGESTS[2]}),
+        ({"further_body": DIGESTS[3]}, {DIGESTS[3]}),
+        ({"body": DIGESTS[2], "ends": False}, {DIGESTS[2]}),
         ({"stdin": DIGESTS[2], "ends": False}, {DIGESTS[2]}),
         ({"further_stdin": DIGESTS[3], "ends": False}, {DIGESTS[3]}),
         ({"stdout": DIGESTS[1], "project": OTHER}, set()),

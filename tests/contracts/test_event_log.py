@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from contree.adapters.postgres.event_log import PostgresEventLog
-from contree.app.event_log import EventLog
-from contree.domain.errors import ConflictError, InvalidFieldError
+from contree.app.event_log import EVENT_BYTES_MAX, EventLog
+from contree.domain.errors import ConflictError, EventTooLargeError, InvalidFieldError
 from contree.domain.image import Image
 from contree.domain.operation import Operation, Status
 from contree.domain.tag import Tag, tag_id_of
@@ -154,3 +154,21 @@ async def test_a_mapping_that_reads_as_an_encoded_value_is_refused(
     with pytest.raises(InvalidFieldError, match="env"):
         await log.append(run)
     assert await log.load(Operation, run.id) is None
+
+
+async def test_an_event_that_is_too_large_is_refused_with_all_that_comes_with_it(
+    log: EventLog,
+) -> None:
+    fits = a_spec(IDS.new_id(), args=("x" * (EVENT_BYTES_MAX - 2000),))
+    await log.append(
+        Operation.request_instance(CONTEXT, operation_id=IDS.new_id(), spec=fits),
+    )
+    large = a_spec(IDS.new_id(), args=("x" * EVENT_BYTES_MAX,))
+    run, other = (
+        Operation.request_instance(CONTEXT, operation_id=IDS.new_id(), spec=spec)
+        for spec in (large, fits)
+    )
+    with pytest.raises(EventTooLargeError, match="instance_requested"):
+        await log.append(other, run)
+    assert await log.load(Operation, run.id) is None
+    assert await log.load(Operation, other.id) is None

@@ -88,7 +88,7 @@ class RegistryWorld:
     def __init__(
         self, work_dir: Path, open_to_all: RunningRegistry, guarded: RunningRegistry
     ) -> None:
-        self.source = RegistryImageSource(work_dir, policy=AddressPolicy("127.0.0.0/8"))
+        self.source = RegistryImageSource(work_dir, AddressPolicy("127.0.0.0/8"))
         self._work_dir = work_dir
         self._open, self._guarded = open_to_all, guarded
         self._layers: dict[str, tuple[str, ...]] = {}

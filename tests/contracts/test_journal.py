@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import asyncpg
 import pytest
 
-from contree.adapters.postgres.journal import PostgresJournal
+from contree.adapters.postgres.journal import APPEND, PostgresJournal
 from contree.app.journal import Journal, JournalEntry
-from contree.domain.errors import ConflictError
+from contree.domain.errors import ConflictError, UnavailableError
 from tests.fakes.clock import EPOCH, FakeIds
 from tests.fakes.journal import FakeJournal
 
@@ -121,3 +123,61 @@ async def test_a_writer_whose_journal_was_restarted_elsewhere_is_refused(
     await successor.append(operation_id, [an_entry(4)])
     read = await journal.read(operation_id)
     assert [e.entry for e in read] == [an_entry(2), an_entry(4)]
+
+
+class LosesAnswers:
+    """A pool of which the answer to each first APPEND is lost, `done` or not."""
+
+    def __init__(self, pool: asyncpg.Pool, *, done: bool) -> None:
+        self._pool = pool
+        self._done = done
+        self.loses = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    async def fetchval(self, statement: str, *arguments: Any) -> Any:
+        if statement != APPEND or not self.loses:
+            return await self._pool.fetchval(statement, *arguments)
+        self.loses = False
+        if self._done:
+            await self._pool.fetchval(statement, *arguments)
+        raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle")
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("done", [True, False])
+async def test_an_append_whose_answer_was_lost_is_there_once_when_it_is_repeated(
+    done: bool, postgres_pool: asyncpg.Pool
+) -> None:
+    pool, operation_id = LosesAnswers(postgres_pool, done=done), IDS.new_id()
+    journal = PostgresJournal(pool)
+    await journal.restart(operation_id)
+    batches = [[an_entry(0)], [an_entry(1), an_entry(2)], [an_entry(3)]]
+    for batch in batches:
+        pool.loses = True
+        with pytest.raises(UnavailableError):
+            await journal.append(operation_id, batch)
+        await journal.append(operation_id, batch)
+    read = await journal.read(operation_id)
+    assert [e.number for e in read] == [0, 1, 2, 3]
+    assert [e.entry for e in read] == [an_entry(n) for n in range(4)]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_writer_whose_answer_was_lost_is_refused_when_the_journal_was_restarted(
+    done: bool, postgres_pool: asyncpg.Pool
+) -> None:
+    """Also when the next one has written as many entries by then."""
+    pool, operation_id = LosesAnswers(postgres_pool, done=done), IDS.new_id()
+    journal, successor = PostgresJournal(pool), PostgresJournal(postgres_pool)
+    await journal.restart(operation_id)
+    pool.loses = True
+    with pytest.raises(UnavailableError):
+        await journal.append(operation_id, [an_entry(0), an_entry(1)])
+    await successor.restart(operation_id)
+    await successor.append(operation_id, [an_entry(2)])
+    with pytest.raises(ConflictError):
+        await journal.append(operation_id, [an_entry(0), an_entry(1)])
+    assert [e.entry for e in await journal.read(operation_id)] == [an_entry(2)]

@@ -54,7 +54,7 @@ def sides(request: pytest.FixtureRequest) -> Sides:
     return Sides(
         PostgresEventLog(pool, ALL),
         PostgresRecordedLog(pool, request.getfixturevalue("listener")),
-        PostgresLogRows(pool, batch_rows=7),
+        PostgresLogRows(pool, batch_rows=7, count_rows=5),
         PostgresLogTree(pool),
         pool,
         request.getfixturevalue("postgres_dsn"),

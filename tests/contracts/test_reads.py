@@ -6,9 +6,10 @@ answers must be is then asserted on a small story.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -18,8 +19,9 @@ from contree.adapters.postgres.pool import PostgresDatabase
 from contree.app.event_log import EventLog
 from contree.app.reads import FileReads, ImageReads, OperationReads, Page, TokenReads
 from contree.domain.aggregate import Aggregate
+from contree.domain.errors import NotFoundError
 from contree.domain.file import File
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Kind, Operation, Status
 from contree.domain.project import Project, project_id_of
 from contree.domain.tag import Tag
@@ -103,6 +105,7 @@ async def answers_about(reads: Reads, project_id: UUID, aggregate: Aggregate) ->
         case Image():
             return [
                 await reads.images.get(project_id, aggregate.id),
+                await reads.images.stack(aggregate.project_id, aggregate.id),
                 await reads.images.tags_of(project_id, aggregate.id),
                 await reads.images.list(project_id, Page(), image_id=aggregate.id),
             ]
@@ -147,7 +150,7 @@ async def an_image(reads: Reads, clock: FakeClock, project_id: UUID) -> Image:
         manifest_digest="sha256:m",
         config_digest=f"sha256:{IDS.new_id()}",
         layers=["sha256:a", "sha256:b"],
-        env={},
+        environment=RecordedEnvironment(),
         workdir="/",
         size_bytes=5,
     )
@@ -174,7 +177,6 @@ async def test_lists_have_a_row_for_each_image_and_tag_newest_image_first(reads:
         (named.id, "b"),
         (plain.id, None),
     ]
-    assert rows[0].layers == ("sha256:a", "sha256:b")
     assert [r.tag for r in await reads.images.list(project_id, Page(), tagged=True)] == ["a", "b"]
 
 
@@ -231,6 +233,8 @@ async def test_nothing_of_another_project_is_ever_shown(reads: Reads) -> None:
     file = File.upload(context, sha256=digest_of("x"), size_bytes=1)
     await reads.log.append(run, file)
     assert await reads.images.get(mine, image.id) is None
+    with pytest.raises(NotFoundError):
+        await reads.images.stack(mine, image.id)
     assert await reads.images.by_tag(mine, "base") is None
     assert list(await reads.images.tags_of(mine, image.id)) == []
     assert list(await reads.images.list(mine, Page(), image_id=image.id)) == []
@@ -274,6 +278,20 @@ async def test_an_operation_is_shown_in_every_state(reads: Reads) -> None:
     assert row.finished_at == end.at
     counts = await reads.operations.counts(project_id)
     assert counts == {**dict.fromkeys([s.value for s in Status], 0), "SUCCESS": 1}
+
+
+async def test_as_many_wait_as_are_pending_in_the_project(reads: Reads) -> None:
+    project_id, clock = IDS.new_id(), FakeClock()
+    for of in (project_id, project_id, IDS.new_id()):
+        run = Operation.request_instance(
+            context_at(clock, of), operation_id=IDS.new_id(), spec=a_spec(IDS.new_id())
+        )
+        await reads.log.append(run)
+    found = [await reads.operations.as_many_wait(project_id, number) for number in (1, 2, 3)]
+    assert found == [True, True, False]
+    run.cancel(context_at(clock, run.project_id))
+    await reads.log.append(run)
+    assert not await reads.operations.as_many_wait(run.project_id, 1)
 
 
 async def test_what_has_not_ended_is_counted_by_state_and_worker(reads: Reads) -> None:
@@ -359,3 +377,38 @@ async def test_many_files_are_asked_for_at_once_and_only_the_projects_own_are_gi
         files[1].id: 1,
     }
     assert await reads.files.many(mine, []) == {}
+
+
+class Watched:
+    """Notes the columns that are read."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self.columns: set[str] = set()
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+        rows = await self._database.fetch(statement, *arguments)
+        self.columns |= {name for row in rows for name in dict(row)}
+        return rows
+
+    async def fetchrow(self, statement: str, *arguments: Any) -> Mapping[str, Any] | None:
+        row = await self._database.fetchrow(statement, *arguments)
+        self.columns |= set(dict(row or {}))
+        return row
+
+
+@pytest.mark.postgres
+async def test_a_list_of_operations_reads_no_request(postgres_pool: Any) -> None:
+    """Requests are what is large of an operation."""
+    log, watched = PostgresEventLog(postgres_pool, ALL), Watched(PostgresDatabase(postgres_pool))
+    context = context_at(FakeClock(), IDS.new_id())
+    spec = a_spec(IDS.new_id(), args=("x" * 10_000,))
+    run = Operation.request_instance(context, operation_id=IDS.new_id(), spec=spec)
+    await log.append(run)
+    operations = SqlOperationReads(watched)
+    (row,) = await operations.list(context.project_id, Page())
+    assert watched.columns == {field.name for field in fields(row)}
+    assert "request" not in watched.columns
+    whole = await operations.get(context.project_id, run.id)
+    assert whole is not None
+    assert whole.request["args"] == ["x" * 10_000]

@@ -11,13 +11,16 @@ import pytest
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.recorded_log import PostgresRecordedLog
 from contree.app.event_log import EventLog
-from contree.app.recorded_log import RecordedEvent, RecordedLog
+from contree.app.recorded_log import BATCH_BYTES_MAX, RecordedEvent, RecordedLog, is_full
+from contree.domain.operation import Operation
 from contree.projections import ALL
+from tests.fakes.clock import FakeClock, FakeIds
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.recorded_log import FakeRecordedLog
-from tests.support.histories import History
+from tests.support.histories import History, a_spec, context_at
 
 WAIT_S = 10
+LARGE_BYTES = 60_000
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,27 @@ async def test_a_follower_gets_what_is_there_and_then_what_comes(both: Both) -> 
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     assert seen == list(await both.recorded.read(after=0, limit=100_000))
+
+
+async def test_a_batch_ends_by_bytes_and_a_follower_misses_nothing(both: Both) -> None:
+    ids = FakeIds(space=0xB17E5)
+    count = 2 * BATCH_BYTES_MAX // LARGE_BYTES + 3
+    for _ in range(count):
+        spec = a_spec(ids.new_id(), args=("x" * LARGE_BYTES,))
+        context = context_at(FakeClock(), ids.new_id())
+        await both.log.append(
+            Operation.request_instance(context, operation_id=ids.new_id(), spec=spec)
+        )
+    first = await both.recorded.read(after=0, limit=count)
+    sizes = [len(event.state) for event in first]
+    assert sum(sizes[:-1]) < BATCH_BYTES_MAX <= sum(sizes)
+    assert is_full([event.state for event in first], rows_max=count)
+    seen: list[RecordedEvent] = []
+    async with asyncio.timeout(WAIT_S), aclosing(both.recorded.follow(after=0)) as batches:
+        async for batch in batches:
+            assert sum(len(event.state) for event in batch[:-1]) < BATCH_BYTES_MAX
+            seen += batch
+            if len(seen) >= count:
+                break
+    assert is_in_order(seen)
+    assert len(seen) == count

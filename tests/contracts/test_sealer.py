@@ -17,7 +17,10 @@ def sealers(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Sealer, Sea
     """Two sealers under different keys."""
     if request.param == "fake":
         return FakeSealer(b"one"), FakeSealer(b"two")
-    return FileSealer(tmp_path / "one"), FileSealer(tmp_path / "two")
+    made = FileSealer(tmp_path / "one"), FileSealer(tmp_path / "two")
+    for sealer in made:
+        sealer.prepare(make=True)
+    return made
 
 
 @pytest.mark.parametrize("plain", [b"", b"secret", bytes(range(256)) * 100])

@@ -6,6 +6,7 @@ Written apart from `contree.projections`, so that the contract suite compares tw
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -14,22 +15,27 @@ from uuid import UUID
 
 from contree.app.audit.audit_index import NEVER, Mark
 from contree.app.audit.audit_reads import (
+    LINEAGE_ARGS_BYTES,
+    LINEAGE_COMMAND_CHARS,
+    PAGE_BYTES_MAX,
     AuditEntry,
     AuditFilter,
     FoundEntries,
     ImagesSeen,
     Lineage,
+    MakingOperation,
     OperationsSeen,
     RelatedImage,
     Span,
 )
+from contree.app.recorded_log import is_full
 from contree.domain.aggregate import Event
 from contree.domain.image import ImageCommitted, ImageImported
 from contree.domain.operation import InstanceRequested, OperationSucceeded
 from contree.domain.tag import TagAssigned, TagMoved, TagRemoved
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.reads import FakeImageReads, FakeOperationReads
-from tests.fakes.recorded_log import FakeRecordedLog
+from tests.fakes.recorded_log import FakeRecordedLog, filling
 
 
 class FakeAuditProgress:
@@ -46,7 +52,7 @@ class FakeAuditProgress:
                 while await self._position() < position:
                     await self._log.grown.wait()
         at = await self._position()
-        events = await self._recorded.read(after=0, limit=at)
+        events = self._recorded.events[:at]
         return Mark(
             position=at,
             log_time=max((e.recorded_at for e in events), default=NEVER),
@@ -66,7 +72,7 @@ class FakeAuditReads:
     async def entries(
         self, wanted: AuditFilter, span: Span, *, limit: int, newest_first: bool = False
     ) -> FoundEntries:
-        whole = await self._recorded.read(after=0, limit=len(self._log.events))
+        whole = self._recorded.events
         meeting = [
             AuditEntry(event=recorded, facts=facts_of(event))
             for recorded, event in zip(whole, self._log.events, strict=True)
@@ -74,8 +80,9 @@ class FakeAuditReads:
         ]
         if newest_first:
             meeting.reverse()
-        found = meeting[:limit]
-        if len(found) < limit:
+        filled = filling([entry.event for entry in meeting[:limit]], PAGE_BYTES_MAX)
+        found = meeting[: len(filled)]
+        if not is_full([event.state for event in filled], rows_max=limit, bytes_max=PAGE_BYTES_MAX):
             return FoundEntries(entries=found, rest=None)
         last = found[-1].event.position
         end = min(span.until, len(whole))
@@ -88,14 +95,14 @@ class FakeAuditReads:
         latest, position = NEVER, 0
         if inclusive:
             moment += timedelta(microseconds=1)
-        for event in await self._recorded.read(after=0, limit=len(self._log.events)):
+        for event in self._recorded.events:
             latest = max(latest, event.recorded_at)
             if latest < moment:
                 position = event.position
         return position
 
     async def time_of(self, position: int) -> datetime:
-        events = await self._recorded.read(after=0, limit=position) if position else ()
+        events = self._recorded.events[:position]
         return max((e.recorded_at for e in events), default=NEVER)
 
     async def lineage(
@@ -133,14 +140,33 @@ class FakeAuditReads:
         )
 
     async def _related(self, made: ImageImported | ImageCommitted, depth: int) -> RelatedImage:
-        operations, images = FakeOperationReads(self._log), FakeImageReads(self._log)
+        images = FakeImageReads(self._log)
         return RelatedImage(
             image_id=made.originator_id,
             parent_image_id=parent_of(made),
             depth=depth,
             created_at=made.timestamp,
             tags=tuple(await images.tags_of(made.project_id, made.originator_id)),
-            operation=await operations.get(made.project_id, made.operation_id),
+            operation=await self._making(made),
+        )
+
+    async def _making(self, made: ImageImported | ImageCommitted) -> MakingOperation | None:
+        row = await FakeOperationReads(self._log).get(made.project_id, made.operation_id)
+        if row is None:
+            return None
+        args = row.request.get("args")
+        long = row.request.get("body") or len(json.dumps(args)) > LINEAGE_ARGS_BYTES
+        return MakingOperation(
+            operation_id=row.operation_id,
+            kind=row.kind,
+            command=row.request.get("command", "")[:LINEAGE_COMMAND_CHARS] or None,
+            args=None if long else args,
+            registry_url=row.request.get("registry_url"),
+            exit_code=None if row.outcome is None else row.outcome["exit_code"],
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            duration_us=row.duration_us,
         )
 
 

@@ -14,7 +14,7 @@ from contree.domain.errors import NotFoundError, StorageFullError, UnavailableEr
 class FakeBlobStore:
     """`stored` is all there is. `full` makes it refuse; `reads` counts what was fetched.
 
-    While it is `away` nothing can be put, and `missed` has one entry for each `check`.
+    While it is `away` nothing can be put, and `missed` has one entry for each that was to be.
     """
 
     def __init__(self) -> None:
@@ -33,14 +33,14 @@ class FakeBlobStore:
         self, space: UUID, chunks: AsyncIterator[bytes], *, name: Callable[[], str]
     ) -> None:
         data = b"".join([chunk async for chunk in chunks])
-        if self.away:
-            raise UnavailableError("the store is away")
+        await self.check()
         if self.full:
             raise StorageFullError("the store has no room")
         known, _ = self.stored.get((space, name()), (data, None))
         self.stored[space, name()] = (known, datetime.now(UTC))
 
     async def put_again(self, space: UUID, name: str) -> bool:
+        await self.check()
         if (space, name) not in self.stored:
             return False
         data, _ = self.stored[space, name]

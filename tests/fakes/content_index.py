@@ -86,8 +86,9 @@ class FakeContentIndex:
             id_ = e.originator_id
             if isinstance(e, op.InstanceRequested | op.ImportRequested):
                 found[id_] = _Operation(id_, e.project_id, e.timestamp)
-            if isinstance(e, op.InstanceRequested | op.SubprocessSpawned) and e.spec["stdin"]:
-                found[id_].digests.add(e.spec["stdin"]["sha256"])
+            if isinstance(e, op.InstanceRequested | op.SubprocessSpawned):
+                given = (e.spec["stdin"], e.spec["body"])
+                found[id_].digests |= {one["sha256"] for one in given if one is not None}
             if isinstance(e, op.OperationSucceeded | op.OperationFailed | op.OperationCancelled):
                 found[id_].finished_at = e.timestamp
                 outcome = None if isinstance(e, op.OperationCancelled) else e.outcome

@@ -17,8 +17,14 @@ from eventsourcing.persistence import (
     UUIDAsHex,
 )
 
+from contree.app.event_log import EVENT_BYTES_MAX
 from contree.domain.aggregate import Aggregate, Event
-from contree.domain.errors import ConflictError, StorageFullError, UnavailableError
+from contree.domain.errors import (
+    ConflictError,
+    EventTooLargeError,
+    StorageFullError,
+    UnavailableError,
+)
 from contree.domain.operation import (
     OperationAssigned,
     OperationCancelled,
@@ -86,6 +92,9 @@ class FakeEventLog:
         if not pending:
             return
         stored = [self._mapper.to_stored_event(event) for event in pending]
+        for one in stored:
+            if len(one.state) > EVENT_BYTES_MAX:
+                raise EventTooLargeError(one.topic, len(one.state), bytes_max=EVENT_BYTES_MAX)
         self._stored += stored
         self.events += [cast(Event, self._mapper.to_domain_event(s)) for s in stored]
         self._versions = versions

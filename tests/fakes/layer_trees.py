@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import zstandard
 
+from contree.app.images.image_comparison import ChangeKind, ImageChange
 from contree.app.images.layer_comparison import LayerEntry
 from contree.app.images.layer_store import EntryType, FileEntry
 from contree.domain.errors import LayerRefused, NotFoundError
@@ -333,9 +334,12 @@ def archived(tree: Tree, top: str) -> bytes:
 
 def layer_entry(change: Change) -> LayerEntry:
     """What a layer says of the path of `change`."""
-    file = change.file
-    if file is None:
+    if change.file is None:
         return LayerEntry(type=None)
+    return replace(_file_entry(change.file), opaque=change.opaque)
+
+
+def _file_entry(file: FakeFile) -> LayerEntry:
     is_regular = file.type is EntryType.REGULAR
     return LayerEntry(
         type=file.type,
@@ -348,5 +352,37 @@ def layer_entry(change: Change) -> LayerEntry:
         symlink_to=file.symlink_to,
         device=file.device,
         xattrs=file.xattrs,
-        opaque=change.opaque,
     )
+
+
+def tree_changes(before: Tree, after: Tree, *, times: bool) -> list[ImageChange]:
+    """What differs between two trees, path by path."""
+    found = []
+    for path in sorted(before.keys() | after.keys(), key=raw):
+        sides = [None if path not in tree else _file_entry(tree[path]) for tree in (before, after)]
+        kind = _kind_of(*sides, times=times)
+        if kind is not None:
+            found.append(
+                ImageChange(
+                    path=path,
+                    kind=kind,
+                    before=sides[0],
+                    after=sides[1],
+                    content_changed=kind is not ChangeKind.METADATA,
+                )
+            )
+    return found
+
+
+def _kind_of(one: LayerEntry | None, other: LayerEntry | None, *, times: bool) -> ChangeKind | None:
+    if one is None or other is None:
+        return ChangeKind.ADDED if one is None else ChangeKind.REMOVED
+    if one.type is not other.type:
+        return ChangeKind.TYPE
+    for name in ("sha256", "symlink_to", "device"):
+        if getattr(one, name) != getattr(other, name):
+            return ChangeKind.MODIFIED
+    for name in ("mode", "uid", "gid", "xattrs", *(["mtime_s"] if times else [])):
+        if getattr(one, name) != getattr(other, name):
+            return ChangeKind.METADATA
+    return None

@@ -1,4 +1,4 @@
-"""Layers in memory: LayerStore, ImageFiles and LayerComparer over dictionaries.
+"""Layers in memory: LayerStore, ImageFiles and both comparers over dictionaries.
 
 Tars are read with Python's `tarfile`.
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from contree.app.content.blob_store import READ_CHUNK_BYTES
+from contree.app.images.image_comparison import ImageChange
 from contree.app.images.layer_comparison import EntryDifference, LayerComparison, LayerEntry
 from contree.app.images.layer_store import (
     IMPORTED_BYTES_MAX,
@@ -42,11 +43,12 @@ from tests.fakes.layer_trees import (
     real_changes,
     resolved,
     told,
+    tree_changes,
 )
 
 
 class FakeLayers:
-    """Implements LayerStore, ImageFiles and LayerComparer."""
+    """Implements LayerStore, ImageFiles, LayerComparer and ImageComparer."""
 
     def __init__(self) -> None:
         self._layers: dict[str, tuple[list[Change], int]] = {}
@@ -91,13 +93,15 @@ class FakeLayers:
         ]
         return MountPlan(squashfs=tuple((part,) for part in parts))
 
-    def put_files(self, files: Mapping[str, bytes]) -> str:
-        """Store a layer of plain files by absolute path, and return its diff_id."""
-        changes = [
+    def put_files(self, files: Mapping[str, bytes], gone: Sequence[str] = ()) -> str:
+        """Store a layer that removes files and puts plain ones; return its diff_id."""
+        changes = [Change(path) for path in gone] + [
             Change(path, FakeFile(type=EntryType.REGULAR, data=data, ino=object()))
             for path, data in files.items()
         ]
-        digest = "sha256:" + hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+        digest = (
+            "sha256:" + hashlib.sha256(repr((sorted(files.items()), *gone)).encode()).hexdigest()
+        )
         self._keep(digest, b"".join(files.values()), changes)
         return digest
 
@@ -159,6 +163,39 @@ class FakeLayers:
         if diff_id not in self._layers:
             raise NotFoundError("layer", diff_id)
         return {c.path: layer_entry(c) for c in self._layers[diff_id][0]}
+
+    # -- ImageComparer ------------------------------------------------------------------------
+
+    async def changes(
+        self,
+        before: Sequence[str],
+        after: Sequence[str],
+        *,
+        paths: Sequence[str] = ("/",),
+        times: bool = False,
+        beyond: str | None = None,
+    ) -> AsyncGenerator[Sequence[ImageChange], None]:
+        found = tree_changes(self._tree(before), self._tree(after), times=times)
+        for change in found:
+            path = change.path
+            within = any(path == top or path.startswith(top.rstrip("/") + "/") for top in paths)
+            if within and (beyond is None or raw(path) > raw(beyond)):
+                yield [change]
+
+    async def names(self, layers: Sequence[str], paths: Sequence[str]) -> bool:
+        for diff_id in layers:
+            if diff_id not in self._layers:
+                raise NotFoundError("layer", diff_id)
+            for change in self._layers[diff_id][0]:
+                hides = change.file is None or change.opaque
+                hides = hides or change.file.type is not EntryType.DIRECTORY
+                for path in paths:
+                    below = path.rstrip("/") + "/"
+                    if change.path == path or change.path.startswith(below):
+                        return True
+                    if hides and path.startswith(change.path.rstrip("/") + "/"):
+                        return True
+        return False
 
     # -- trees --------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class FakeProcess:
     emitted: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
     dropped: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
     killed_by: int = -1
+    oom_killed: bool = False
     task: asyncio.Task[None] | None = None
 
     def write(self, data: bytes, stream: Stream = Stream.STDOUT) -> None:
@@ -215,6 +216,7 @@ class FakeGuest:
                 signal=process.killed_by,
                 core_dumped=False,
                 timed_out=timed_out,
+                oom_killed=process.oom_killed,
                 duration_us=int((time.monotonic() - began) * 1e6),
             )
         )

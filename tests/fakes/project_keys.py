@@ -12,6 +12,7 @@ from contree.domain.project import ProjectErased
 from tests.fakes.event_log import FakeEventLog
 
 _numbers = itertools.count(1)
+_INVERTED = bytes(range(255, -1, -1))
 
 
 class FakeBox:
@@ -21,13 +22,13 @@ class FakeBox:
         self._key = key
 
     def seal(self, plain: bytes) -> bytes:
-        text = next(_numbers).to_bytes(8, "big") + bytes(b ^ 0xFF for b in plain)
+        text = next(_numbers).to_bytes(8, "big") + plain.translate(_INVERTED)
         return hmac.digest(self._key, text, "sha256") + text
 
     def open(self, sealed: bytes) -> bytes:
         if not hmac.compare_digest(hmac.digest(self._key, sealed[32:], "sha256"), sealed[:32]):
             raise ContentDamagedError("a sealed value is damaged")
-        return bytes(b ^ 0xFF for b in sealed[40:])
+        return sealed[40:].translate(_INVERTED)
 
 
 class FakeEncryption:

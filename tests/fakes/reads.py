@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
+from contree.app.images.ancestry import LineImage
 from contree.app.reads import (
     FileRow,
     ImageRow,
     OperationRow,
+    OperationSummary,
     Page,
     ProjectRow,
     TokenRow,
@@ -23,6 +25,7 @@ from contree.app.reads import (
 )
 from contree.domain import operation as op
 from contree.domain import project as pr
+from contree.domain.errors import NotFoundError
 from contree.domain.file import FileUploaded, FileUploadedAgain
 from contree.domain.image import ImageCommitted, ImageImported
 from contree.domain.operation import Kind, Status
@@ -58,6 +61,20 @@ class FakeImageReads:
         target = self._tags().get((project_id, tag))
         row = None if target is None else self._images().get(target[0])
         return None if row is None else replace(row, tag=tag)
+
+    async def stack(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
+        made = {
+            e.originator_id: e
+            for e in self._log.events
+            if isinstance(e, ImageImported | ImageCommitted) and e.project_id == project_id
+        }
+        layers: list[str] = []
+        if image_id not in made:
+            raise NotFoundError("image", image_id)
+        while isinstance(image := made[image_id], ImageCommitted):
+            layers = [*([] if image.layer is None else [image.layer]), *layers]
+            image_id = image.parent_image_id
+        return [*image.layers, *layers]
 
     async def tags_of(self, project_id: UUID, image_id: UUID) -> Sequence[str]:
         found = [
@@ -103,7 +120,7 @@ class FakeImageReads:
                 created_at=e.timestamp,
                 operation_id=e.operation_id,
                 parent_image_id=e.parent_image_id if isinstance(e, ImageCommitted) else None,
-                layers=tuple(e.layers),
+                depth=e.depth if isinstance(e, ImageCommitted) else 0,
                 size_bytes=e.size_bytes,
             )
             for e in self._log.events
@@ -118,6 +135,61 @@ class FakeImageReads:
             elif isinstance(e, TagRemoved):
                 tags.pop((e.project_id, e.name), None)
         return tags
+
+
+class FakeAncestry:
+    def __init__(self, log: FakeEventLog) -> None:
+        self._log = log
+
+    async def line(self, project_id: UUID, image_id: UUID, *, limit: int) -> Sequence[LineImage]:
+        made = {
+            e.originator_id: e
+            for e in self._log.events
+            if isinstance(e, ImageImported | ImageCommitted) and e.project_id == project_id
+        }
+        found: list[LineImage] = []
+        at: UUID | None = image_id
+        while at in made and len(found) < limit:
+            e = made[at]
+            is_run = isinstance(e, ImageCommitted)
+            layers = ([] if e.layer is None else [e.layer]) if is_run else e.layers
+            found.append(
+                LineImage(
+                    image_id=e.originator_id,
+                    parent_image_id=e.parent_image_id if is_run else None,
+                    operation_id=e.operation_id,
+                    created_at=e.timestamp,
+                    layers=tuple(layers),
+                )
+            )
+            at = found[-1].parent_image_id
+        return found
+
+    async def nearest_common(self, project_id: UUID, one: UUID, other: UUID) -> UUID | None:
+        lines = [
+            [image.image_id for image in await self.line(project_id, image_id, limit=10**6)]
+            for image_id in (one, other)
+        ]
+        return next((image_id for image_id in lines[0] if image_id in lines[1]), None)
+
+    async def beginning_with(
+        self, prefix: str, project_id: UUID | None, *, limit: int
+    ) -> Sequence[tuple[UUID, UUID]]:
+        found = sorted(
+            (e.originator_id, e.project_id)
+            for e in self._log.events
+            if isinstance(e, ImageImported | ImageCommitted)
+            and project_id in {None, e.project_id}
+            and str(e.originator_id).startswith(prefix)
+        )
+        return found[:limit]
+
+    async def requesters(self, operation_ids: Sequence[UUID]) -> Mapping[UUID, str]:
+        return {
+            e.originator_id: e.actor
+            for e in self._log.events
+            if e.originator_id in operation_ids and e.originator_version == 1
+        }
 
 
 def _requested(e: op.ImportRequested | op.InstanceRequested) -> OperationRow:
@@ -207,9 +279,9 @@ class FakeOperationReads:
         *,
         status: Status | None = None,
         kind: Kind | None = None,
-    ) -> Sequence[OperationRow]:
+    ) -> Sequence[OperationSummary]:
         rows = [
-            r
+            summary_of(r)
             for r in _within(self._operations().values(), page)
             if r.project_id == project_id and status in {None, r.status} and kind in {None, r.kind}
         ]
@@ -226,6 +298,9 @@ class FakeOperationReads:
             if row.project_id == project_id:
                 counts[row.status.value] += 1
         return counts
+
+    async def as_many_wait(self, project_id: UUID, number: int) -> bool:
+        return (await self.counts(project_id))[Status.PENDING.value] >= number
 
     async def under_way(self) -> Sequence[UnderWay]:
         counts = Counter(
@@ -246,6 +321,11 @@ class FakeOperationReads:
             elif e.originator_id in rows:
                 rows[e.originator_id] = _followed(rows[e.originator_id], e)
         return rows
+
+
+def summary_of(row: OperationRow) -> OperationSummary:
+    """What lists have of an operation."""
+    return OperationSummary(**{f.name: getattr(row, f.name) for f in fields(OperationSummary)})
 
 
 class FakeFileReads:

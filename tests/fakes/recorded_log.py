@@ -6,11 +6,23 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from contree.app.proof.growth import bytes_of
-from contree.app.recorded_log import BATCH_EVENTS, RecordedEvent
+from contree.app.recorded_log import BATCH_BYTES_MAX, BATCH_EVENTS, RecordedEvent
 from contree.domain.errors import UnavailableError
 from contree.domain.log_row import chain_hash, row_bytes
 from tests.fakes.clock import EPOCH
 from tests.fakes.event_log import FakeEventLog
+
+
+def filling(
+    events: Sequence[RecordedEvent], bytes_max: int = BATCH_BYTES_MAX
+) -> Sequence[RecordedEvent]:
+    """The first ones, up to the one that fills `bytes_max`."""
+    held = 0
+    for number, event in enumerate(events):
+        held += len(event.state)
+        if held >= bytes_max:
+            return events[: number + 1]
+    return events
 
 
 class FakeRecordedLog:
@@ -50,7 +62,7 @@ class FakeRecordedLog:
     async def read(self, *, after: int, limit: int = BATCH_EVENTS) -> Sequence[RecordedEvent]:
         if not self._log.available:
             raise UnavailableError("the fake database is not available")
-        return [event for event in self.events if event.position > after][:limit]
+        return filling([event for event in self.events if event.position > after][:limit])
 
     async def head(self) -> int:
         if not self._log.available:

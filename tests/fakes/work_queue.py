@@ -6,19 +6,33 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from contree.app.work_queue import Look
+from contree.app.clock import Clock
+from contree.app.work_queue import Look, Wake
+from contree.domain.aggregate import Event
 from contree.domain.context import Context
-from contree.domain.operation import ImportRequested, InstanceRequested, Kind, Operation, Status
+from contree.domain.operation import (
+    CancellationRequested,
+    ImportRequested,
+    InstanceRequested,
+    Kind,
+    Operation,
+    OperationAssigned,
+    OperationRequeued,
+    Status,
+)
 from tests.fakes.event_log import FakeEventLog
+
+EVERYTHING = Wake(waiting=frozenset(Kind), unwanted=True)
+NOTHING = Wake(waiting=frozenset(), unwanted=False)
 
 
 class FakeWorkQueue:
-    def __init__(self, log: FakeEventLog) -> None:
+    def __init__(self, log: FakeEventLog, clock: Clock) -> None:
         self._log = log
-        self._served: list[UUID] = []
+        self._clock = clock
 
     async def claim(
         self,
@@ -40,7 +54,8 @@ class FakeWorkQueue:
                 break
             # `min` takes the first of equals: the oldest.
             operation = min(
-                eligible, key=lambda o: (running[o.project_id], self._turn(o.project_id))
+                eligible,
+                key=lambda o: (running[o.project_id], self._turn(kind, o.project_id)),
             )
             own = replace(context, project_id=operation.project_id)
             operation.assign(own, worker=worker, lease_until=lease_until)
@@ -49,22 +64,30 @@ class FakeWorkQueue:
             claimed.append(operation)
         claimed.sort(key=operations.index)
         await self._log.append(*claimed)
-        self._served += [operation.project_id for operation in claimed]
         return claimed
 
-    def _turn(self, project_id: UUID) -> int:
-        """When the project was served last; -1 for never."""
-        turns = [number for number, served in enumerate(self._served) if served == project_id]
+    def _turn(self, kind: Kind, project_id: UUID) -> int:
+        """When the project was served last, by whichever worker; -1 for never."""
+        turns = [
+            number
+            for number, event in enumerate(self._log.events)
+            if isinstance(event, OperationAssigned)
+            and event.project_id == project_id
+            and self._kind_of(event.originator_id) is kind
+        ]
         return max(turns, default=-1)
 
     async def renew(
-        self, operation_ids: Collection[UUID], *, worker: str, lease_until: datetime
-    ) -> None:
+        self, operation_ids: Collection[UUID], *, worker: str, lease_s: float
+    ) -> datetime:
+        now = self._clock.now()
         for operation_id, (holder, _) in self._log.leases.items():
             if holder == worker and operation_id in operation_ids:
-                self._log.leases[operation_id] = (worker, lease_until)
+                self._log.leases[operation_id] = (worker, now + timedelta(seconds=lease_s))
+        return now
 
-    async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
+    async def abandoned(self, *, worker: str | None = None) -> Sequence[UUID]:
+        now = self._clock.now()
         return [
             operation_id
             for operation_id, (holder, until) in self._log.leases.items()
@@ -82,15 +105,33 @@ class FakeWorkQueue:
             ],
         )
 
-    async def wakeups(self, *, poll_s: float) -> AsyncIterator[None]:
-        seen = -1
+    async def wakeups(self, *, worker: str, poll_s: float) -> AsyncIterator[Wake]:
+        seen = len(self._log.events)
+        yield EVERYTHING
         while True:
             for _ in range(max(1, int(poll_s / 0.01))):
-                if len(self._log.events) != seen:
-                    break
                 await asyncio.sleep(0.01)
-            seen = len(self._log.events)
-            yield
+                events, seen = self._log.events[seen:], len(self._log.events)
+                wake = self._told(events, worker)
+                if wake != NOTHING:
+                    break
+            else:
+                wake = EVERYTHING
+            yield wake
+
+    def _told(self, events: Sequence[Event], worker: str) -> Wake:
+        waiting, unwanted = set[Kind](), False
+        for event in events:
+            if isinstance(event, ImportRequested | InstanceRequested | OperationRequeued):
+                waiting.add(self._kind_of(event.originator_id))
+            elif isinstance(event, CancellationRequested):
+                holder, _ = self._log.leases.get(event.originator_id, (None, None))
+                unwanted |= holder == worker
+        return Wake(waiting=frozenset(waiting), unwanted=unwanted)
+
+    def _kind_of(self, operation_id: UUID) -> Kind:
+        first = next(e for e in self._log.events if e.originator_id == operation_id)
+        return Kind.IMPORT if isinstance(first, ImportRequested) else Kind.INSTANCE
 
     async def _operations(self) -> list[Operation]:
         """All operations, oldest request first."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contree.adapters.microvm.agent.commands import LAYER_ROOM_BYTES, Configure, PciAddress
+from contree.programs import MKE2FS, QEMU
 from tests.guest.session import Session, connect
 
 LAYERS_SLOT = 5
@@ -50,7 +51,7 @@ def make_scratch(path: Path, size_bytes: int) -> None:
     with path.open("wb") as file:
         file.truncate(size_bytes)
     subprocess.run(
-        ["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-m", "0", str(path)], check=True
+        [MKE2FS.path(), "-q", "-F", "-O", "^has_journal", "-m", "0", str(path)], check=True
     )
 
 
@@ -91,13 +92,11 @@ def boot(
     disk, scratch = directory / "layers.img", directory / "scratch.img"
     write_layers(disk, layers)
     make_scratch(scratch, scratch_bytes)
-    qemu = shutil.which("qemu-system-x86_64")
-    assert qemu is not None
     short = Path(tempfile.mkdtemp(prefix="raw-", dir="/tmp"))
     control, data = short / "control.sock", short / "data.sock"
     process = subprocess.Popen(
         [
-            qemu, "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "256", "-nodefaults",
+            QEMU.path(), "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "256", "-nodefaults",
             "-no-user-config", "-display", "none", "-no-reboot", "-kernel", str(kernel),
             "-initrd", str(initramfs), "-append", CMDLINE,
             "-serial", f"file:{directory / 'console.log'}",

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -247,6 +248,30 @@ def test_a_failed_spawn_says_where_and_why(
     assert agent.run(1, "/bin/true").code == 0  # the spid is free again
 
 
+def test_whoever_runs_may_open_its_own_streams_anew(agent: Hosted) -> None:
+    script = "read line < /dev/stdin; echo $line > /dev/stdout; echo err > /dev/stderr"
+    agent.spawn(1, "/bin/sh", "-c", script, uid=1000, gid=1001, stdin_open=True)
+    agent.expect(Spawned)
+    agent.send(commands.stdin(1, b"in\n"))
+    assert agent.expect(Exited).code == 0
+    assert (agent.output(1), agent.output(1, Stream.STDERR)) == (b"in\n", b"err\n")
+
+
+def test_home_is_added_where_none_was_given(agent: Hosted) -> None:
+    given = [b"A=1"]
+    agent.run(1, "/usr/bin/env", env=given)
+    agent.run(2, "/usr/bin/env", env=given, home=False)
+    agent.run(3, "/usr/bin/env", env=[b"HOME=", *given])
+    agent.run(4, "/usr/bin/env", env=given, uid=4_000_000_000)
+    root = pwd.getpwuid(0).pw_dir.encode()
+    assert [agent.output(spid) for spid in (1, 2, 3, 4)] == [
+        b"A=1\nHOME=" + root + b"\n",
+        b"A=1\n",
+        b"HOME=\nA=1\n",
+        b"A=1\nHOME=/\n",
+    ]
+
+
 def test_path_lookup_uses_the_environment_given(agent: Hosted, tmp_path: Path) -> None:
     for folder, mode in (("first", 0o644), ("second", 0o755)):
         tool = tmp_path / folder / "tool"
@@ -288,7 +313,7 @@ ps -o pid=,sid=,pgid= -p $$ | tr -s ' '; env | sort | grep -v -E '^(_|PWD|SHLVL|
     assert masks == [0, 0, 0]
     pid, sid, pgid = lines[8].split()
     assert pid == sid == pgid
-    assert lines[9:] == ["PATH=/usr/bin:/bin", "X=1 2"]
+    assert lines[9:] == ["HOME=/", "PATH=/usr/bin:/bin", "X=1 2"]
     assert cwd.stat().st_uid == 0
     assert cwd.parent.stat().st_mode & 0o777 == 0o755
 

@@ -1,7 +1,9 @@
 """The released agent in bare QEMU with the real kernel and real disks; layers by mksquashfs."""
 
+import errno
 import hashlib
 import io
+import itertools
 import os
 import subprocess
 import tarfile
@@ -26,6 +28,8 @@ from contree.adapters.microvm.agent.messages import (
     Prepared,
     Signalled,
     Spawned,
+    SpawnStage,
+    Stream,
 )
 from infra.images.registry import PACKAGES_DIR
 from tests.guest.raw_guest import LAYERS_SLOT, SCRATCH_SLOT, RawGuest, boot, configuration
@@ -198,6 +202,7 @@ def test_the_root_is_the_image_and_an_unchanging_run_changes_nothing(
             "/:",
             "bin",
             "dev",
+            "etc",
             "proc",
             "srv",
             "sys",
@@ -396,17 +401,234 @@ def test_a_full_scratch_disk_is_the_command_s_and_the_file_s_error(
         assert [member.name for member in members(session.capture())] == ["."]
 
 
-def test_memory_eaten_up_costs_the_process_not_the_agent(
+HOG = "dd if=/dev/zero of=/dev/null bs=200M count=1"  # of 256 MiB in all; 64 are not for commands
+FILL = "dd if=/dev/zero of=/dev/shm/x bs=1M count=90"
+SMALLER_HOG = "dd if=/dev/zero of=/dev/null bs=100M count=1"
+
+
+def test_a_process_that_memory_ran_out_for_is_killed_and_says_so(
     start: Boot, base: Path, tmp_path: Path
 ) -> None:
     with start(tmp_path, layers=[base]) as guest:
         session = guest.session
         configure(session, [base])
-        fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=90 2>/dev/null"
-        hog = "exec dd if=/dev/zero of=/dev/null bs=160M count=1"
-        exited = session.run(1, "/bin/sh", "-c", f"{fill}; {hog}")  # of 256 MiB in all
-        assert exited.signal == 9
-        assert session.run(2, "/bin/true").code == 0
+        ended = [
+            session.run(1, "/bin/sh", "-c", f"echo kept >/kept; exec {HOG}"),
+            session.run(2, "/bin/sh", "-c", f"{HOG}; echo $?"),
+            session.run(3, "/bin/sh", "-c", f"{FILL}; {SMALLER_HOG}; echo $?; rm /dev/shm/x"),
+            session.run(4, "/bin/sh", "-c", f"{SMALLER_HOG}; kill -9 $$"),
+        ]
+        assert [(one.code, one.signal, one.oom_killed) for one in ended] == [
+            (-1, 9, True),
+            (0, -1, True),
+            (0, -1, True),
+            (-1, 9, False),
+        ]
+        assert [session.output(spid) for spid in (2, 3)] == [b"137\n", b"137\n"]
+        assert [member.name for member in members(session.capture())] == [".", "kept"]
+
+
+def test_memory_that_runs_out_is_told_of_the_process_that_was_killed_for_it(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        configure(session, [base])
+        session.spawn(1, "/bin/sh", "-c", f"echo up; while :; do {SMALLER_HOG}; done")
+        session.expect(Output)
+        hog = session.run(2, "/bin/sh", "-c", f"exec {HOG}")
+        bystander = session.run(3, "/bin/true")
+        assert (hog.signal, hog.oom_killed, bystander.oom_killed) == (9, True, False)
+
+
+def test_a_fork_bomb_ends_at_its_timeout_with_output_and_files(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    bomb = "echo begun; echo kept >/kept; bomb() { bomb | bomb & }; bomb; sleep 600"
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        configure(session, [base])
+        exited = session.run(1, "/bin/sh", "-c", bomb, timeout_ms=5_000)
+        assert (exited.code, exited.signal, exited.timed_out) == (-1, 9, True)
+        assert session.output(1).startswith(b"begun\n")
+        assert [member.name for member in members(session.capture())] == [".", "kept"]
+
+
+def test_more_processes_than_memory_is_for_are_refused_to_whoever_makes_them(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    many = "i=0; while [ $i -lt 5000 ]; do sleep 600 & i=$((i+1)); done; echo all"
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        configure(session, [base])
+        allowed = int(session.shell(1, "cat /sys/fs/cgroup/pids.max"))
+        assert 256 <= allowed < 5000
+        exited = session.run(2, "/bin/sh", "-c", many)
+        assert (exited.code, exited.oom_killed) == (2, False)
+        assert b"can't fork" in session.output(2, Stream.STDERR)
+        session.spawn(3, "/bin/sleep", "600")  # in the place of the shell
+        session.expect(Spawned)
+        refused = session.refused(4, "/bin/true")
+        assert (refused.stage, refused.errno) == (SpawnStage.FORK, errno.EAGAIN)
+        assert [member.name for member in members(session.capture())] == ["."]
+
+
+def test_a_command_sees_its_limits_and_cannot_make_groups(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    with start(tmp_path, layers=[base]) as guest:
+        session = guest.session
+        configure(session, [base])
+        group, limit, swap, made = session.shell(
+            1,
+            "cat /proc/self/cgroup; cd /sys/fs/cgroup; cat memory.max memory.swap.max;"
+            "mkdir mine 2>/dev/null || echo refused",
+        ).splitlines()
+        assert (group, swap, made) == (b"0::/1", b"0", b"refused")
+        assert 128 << 20 < int(limit) < 192 << 20
+        script = "cat /proc/self/cgroup; ls -d /sys/fs/cgroup/[0-9]*"
+        for spid in (2, 3):  # the first one's group stays, the others' end with them
+            assert session.shell(spid, script).decode() == (
+                f"0::/{spid}\n/sys/fs/cgroup/1\n/sys/fs/cgroup/{spid}\n"
+            )
+
+
+OURS = {
+    "hosts": b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    b"ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\tbox\n",
+    "hostname": b"box\n",
+    "resolv.conf": b"# This guest has no network.\nnameserver 127.0.0.1\n",
+}
+SHOW_ETC = "cd /etc && stat -c '%a %u %g %Y' . && for f in *; do echo \"[$f]\"; cat $f; done"
+
+
+def etc_of(session: Session, layers: Sequence[Path]) -> tuple[bytes, dict[str, bytes]]:
+    """What stat says of /etc, and its files."""
+    session.send(commands.configure(configuration(len(layers), "box")))
+    session.expect(Configured)
+    of_etc, *files = session.shell(1, SHOW_ETC).split(b"[")
+    contents = [one.split(b"]\n", 1) for one in files]
+    return of_etc, {name.decode(): content for name, content in contents}
+
+
+def test_what_the_image_has_not_in_etc_is_there_and_in_no_layer(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    with start(tmp_path, layers=[base]) as guest:
+        of_etc, files = etc_of(guest.session, [base])
+        assert of_etc == b"755 0 0 %d\n" % MTIME
+        assert files == {"old": b"old", **OURS}
+        assert len(guest.session.capture()) == 512 + 1024
+
+
+def test_empty_files_of_the_image_are_filled_and_others_stay(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    top = layer(
+        tmp_path / "top.sqfs",
+        directory("./"),
+        directory("etc", mode=0o751, uid=7, gid=8, pax_headers={f"{XATTR}user.mine": "kept"}),
+        file("etc/hosts", b"1.2.3.4 mine\n"),
+        file("etc/hostname"),
+        whiteout("etc/resolv.conf"),
+    )
+    with start(tmp_path, layers=[base, top]) as guest:
+        of_etc, files = etc_of(guest.session, [base, top])
+        assert of_etc == b"751 7 8 %d\n" % MTIME
+        assert files == {"old": b"old", **OURS, "hosts": b"1.2.3.4 mine\n"}
+        # What a command writes there is a change as any other, and /etc is the image's still.
+        guest.session.shell(
+            2, "echo 5.6.7.8 more >>/etc/hosts; echo n >/etc/n; mv /etc/n /etc/hostname"
+        )
+        changed = {member.name: member for member in members(guest.session.capture())}
+    assert list(changed) == [".", "etc", "etc/hostname", "etc/hosts"]
+    etc = changed["etc"]
+    assert (etc.mode, etc.uid, etc.gid) == (0o751, 7, 8)
+    assert etc.pax_headers[f"{XATTR}user.mine"] == "kept"
+
+
+@pytest.mark.parametrize(
+    "etc",
+    [
+        pytest.param([whiteout("etc")], id="removed"),
+        pytest.param([(entry("etc", tarfile.SYMTYPE, linkname="/nowhere"), b"")], id="a link"),
+        pytest.param([file("etc", b"text")], id="a file"),
+        pytest.param(
+            [
+                directory("etc"),
+                (entry("etc/hosts", tarfile.SYMTYPE, linkname="/nowhere"), b""),
+                directory("etc/hostname"),
+                (entry("etc/resolv.conf", tarfile.FIFOTYPE), b""),
+            ],
+            id="odd files",
+        ),
+    ],
+)
+def test_whatever_etc_is_it_breaks_no_run_and_nothing_is_captured(
+    start: Boot, base: Path, tmp_path: Path, etc: list[tuple[tarfile.TarInfo, bytes]]
+) -> None:
+    top = layer(tmp_path / "top.sqfs", directory("./"), *etc)
+    with start(tmp_path, layers=[base, top]) as guest:
+        configure(guest.session, [base, top])
+        kinds = guest.session.shell(1, "cd /; stat -c '%n %F' etc etc/[hr]* 2>/dev/null; true")
+        assert len(guest.session.capture()) == 512 + 1024
+    regular = {b"etc/%s regular file" % name.encode() for name in OURS}
+    found = set(kinds.splitlines())
+    first = etc[0][0]
+    if first.ischr():
+        assert found == {b"etc directory", *regular}
+    elif first.isdir():
+        assert found == {
+            b"etc directory",
+            b"etc/hosts symbolic link",
+            b"etc/hostname directory",
+            b"etc/resolv.conf fifo",
+        }
+    else:
+        assert found == {b"etc symbolic link" if first.issym() else b"etc regular file"}
+
+
+PASSWD = (
+    "short:x:5:5\n:::::::\nnot:x:05x:5::/wrong:\nmany:x:5:5::/first:/bin/sh:\n"
+    "user:x:1000:1000:A User:/home/user:/bin/sh\nuser2:x:1000:1000::/second:\n"
+    "none:x:6:6:::\nlong:x:7:7::/" + "x" * 5000 + ":\nlast:x:8:8::/last:"
+)
+
+
+def test_home_is_what_the_image_s_passwd_says_whatever_that_is(
+    start: Boot, base: Path, tmp_path: Path
+) -> None:
+    top = layer(
+        tmp_path / "top.sqfs",
+        directory("./"),
+        directory("etc"),
+        file("etc/passwd", PASSWD.encode()),
+    )
+    with start(tmp_path, layers=[base, top]) as guest:
+        session = guest.session
+        configure(session, [base, top])
+        spids = itertools.count(1)
+
+        def home(uid: int) -> bytes:
+            spid = next(spids)
+            session.run(spid, "/bin/sh", "-c", "echo $HOME", uid=uid)
+            return session.output(spid).rstrip(b"\n")
+
+        found = {uid: home(uid) for uid in (0, 5, 6, 7, 8, 1000, 4_000_000_000)}
+        assert found == {
+            0: b"/",
+            5: b"/first",
+            6: b"/",
+            7: b"/",
+            8: b"/last",
+            1000: b"/home/user",
+            4_000_000_000: b"/",
+        }
+        for odd in ("mkfifo passwd", "mkdir passwd", "ln -s passwd passwd", "ln -s /dev/zero passwd"):
+            session.shell(next(spids), f"cd /etc; rm -rf passwd; {odd}")
+            assert home(1000) == b"/"
+        session.shell(next(spids), "cd /etc; rm passwd; echo 'u:x:1000:1::/new:' >p; ln -s /etc/p passwd")
+        assert home(1000) == b"/new"
 
 
 def test_shutdown_ends_the_machine(start: Boot, base: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ EXITED = Exited(
     signal=-1,
     core_dumped=False,
     timed_out=False,
+    oom_killed=False,
     duration_us=1_234_567,
     usage=USAGE,
 )
@@ -77,6 +78,7 @@ EXPECTED: list[GuestFrame] = [
     Signalled(spid=6, signal=15),
     EXITED,
     replace(EXITED, code=-1, signal=9, core_dumped=True, timed_out=True),
+    replace(EXITED, code=-1, signal=9, oom_killed=True),
     Captured(size_bytes=1024, entries=1, elapsed_us=50),
     GuestError(
         request_type=HostFrameType.CAPTURE,
@@ -160,6 +162,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
         stderr_cap_bytes=2**64 - 1,
         cwd=b"/w",
         env=[b"A=1", b"B="],
+        home=False,
     )
     lines = decoded_in_c(
         built,
@@ -178,7 +181,7 @@ def test_spawn_and_files_written_in_python_are_read_in_c(built: Path) -> None:
         ),
     )
     assert lines == [
-        f"0006 4000000000 1 2 1 3 4 {2**64 - 1} /w [cat] [] [a b] {{A=1}} {{B=}}",
+        f"0006 4000000000 1 2 1 3 4 {2**64 - 1} /w 0 [cat] [] [a b] {{A=1}} {{B=}}",
         f"0003 5 6 4755 0 7 {-(2**63)} /a/b ",
         f"0004 payload={b'1234567'.hex()}",
         "0003 0 0 777 2 0 -2 /l ../x",

@@ -278,10 +278,30 @@ def test_what_is_no_checkpoint_is_refused(stopped: Stopped, from_: str, said: st
     assert done.stdout == ""
 
 
-def test_a_directory_without_a_log_is_refused(tmp_path: Path) -> None:
-    empty = RunningServer(tmp_path)
-    refused(empty.contreed("audit", "verify", check=False), "holds no database")
-    refused(empty.contreed("audit", "key", check=False), "no signing key")
+def test_an_empty_log_is_neither_right_nor_wrong() -> None:
+    new = RunningServer(Path(tempfile.mkdtemp(prefix="contree-test-")))
+
+    async def make() -> None:
+        async with bootstrap.database(Settings(data_dir=new.data_dir)):
+            pass
+
+    try:
+        asyncio.run(make())
+        done = new.contreed("audit", "verify", check=False)
+        assert done.stdout == "the log is empty: there is nothing to verify\n"
+        assert (done.returncode, done.stderr) == (3, "")
+        refused(new.contreed("audit", "key", check=False), "no signing key")
+    finally:
+        new.remove()
+
+
+async def test_a_database_that_nothing_was_installed_in_is_refused(
+    empty_postgres_dsn: str, tmp_path: Path
+) -> None:
+    place = RunningServer(tmp_path)
+    command = ("audit", "verify", "--dsn", empty_postgres_dsn)
+    done = await asyncio.to_thread(place.contreed, *command, check=False)
+    refused(done, "no installation in the database of database_url")
 
 
 def test_beside_a_running_database_and_after_a_rebuild(stopped: Stopped) -> None:

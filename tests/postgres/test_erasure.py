@@ -184,8 +184,9 @@ async def test_what_runs_is_stopped_before_anything_is_removed(deployment: Deplo
     assert not (await removal.clear(project_id_of("alpha"))).is_complete
     unended = await deployment.core.content_index.unended(project_id_of("alpha"))
     assert unended == [running[0].id], "the pending one is cancelled at once"
+    core = deployment.core
     conclude = Conclude(
-        log=deployment.core.log, clock=deployment.core.clock, ids=deployment.core.ids, actor="w"
+        log=core.log, outages=core.outages, clock=core.clock, ids=core.ids, actor="w"
     )
     await conclude.lose(running[0].id, "stopped")
     assert (await removal.clear(project_id_of("alpha"))).is_complete

@@ -15,6 +15,7 @@ from contree.adapters.postgres.data_lock import DataLock
 from contree.adapters.postgres.embedded import EmbeddedPostgres
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.journal import PostgresJournal
+from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.migrate import migrate
 from contree.adapters.postgres.pool import PostgresDatabase, open_pool
 from contree.adapters.postgres.rebuild import compare
@@ -48,10 +49,11 @@ async def test_calls_fail_as_unavailable_while_it_is_away_and_work_again_after(
     await migrate(server.dsn, projections=ALL)
     pool = await open_pool(server.dsn)
     log = PostgresEventLog(pool, ALL)
-    queue = PostgresWorkQueue(pool, log, dsn=server.dsn)
+    listener = PostgresListener(server.dsn)
+    queue = PostgresWorkQueue(pool, log, listener=listener)
     journal, database = PostgresJournal(pool), PostgresDatabase(pool)
     reads = SqlOperationReads(database)
-    wakeups = queue.wakeups(poll_s=0.2)
+    wakeups = queue.wakeups(worker="w", poll_s=0.2)
     try:
         before = a_run()
         await log.append(before)
@@ -64,9 +66,9 @@ async def test_calls_fail_as_unavailable_while_it_is_away_and_work_again_after(
             log.append(lost),
             log.load(Operation, before.id),
             log.sealed(before.id),
-            queue.renew([before.id], worker="w", lease_until=EPOCH),
+            queue.renew([before.id], worker="w", lease_s=60),
             queue.look(worker="w"),
-            queue.abandoned(now=EPOCH),
+            queue.abandoned(),
             claim(queue),
             journal.read(before.id),
             journal.append(before.id, [AN_ENTRY]),
@@ -88,6 +90,7 @@ async def test_calls_fail_as_unavailable_while_it_is_away_and_work_again_after(
         await _woken_by_an_append(queue, log)
     finally:
         await wakeups.aclose()
+        await listener.aclose()
         await pool.close()
         await server.stop()
 
@@ -113,7 +116,7 @@ async def claim(queue: PostgresWorkQueue) -> Sequence[Operation]:
 
 
 async def _woken_by_an_append(queue: PostgresWorkQueue, log: PostgresEventLog) -> None:
-    wakeups = queue.wakeups(poll_s=60)
+    wakeups = queue.wakeups(worker="w", poll_s=60)
     await anext(wakeups)
     waiting = asyncio.ensure_future(anext(wakeups))
     await log.append(a_run())
@@ -127,7 +130,9 @@ async def test_wakeups_survive_the_loss_of_their_connection(tmp_path: Path) -> N
     await migrate(server.dsn, projections=ALL)
     pool = await open_pool(server.dsn)
     log = PostgresEventLog(pool, ALL)
-    wakeups = PostgresWorkQueue(pool, log, dsn=server.dsn).wakeups(poll_s=0.3)
+    listener = PostgresListener(server.dsn)
+    queue = PostgresWorkQueue(pool, log, listener=listener)
+    wakeups = queue.wakeups(worker="w", poll_s=0.3)
     try:
         await anext(wakeups)
         await server.stop()
@@ -138,5 +143,6 @@ async def test_wakeups_survive_the_loss_of_their_connection(tmp_path: Path) -> N
             await asyncio.wait_for(anext(wakeups), 60)
     finally:
         await wakeups.aclose()
+        await listener.aclose()
         await pool.close()
         await server.stop()

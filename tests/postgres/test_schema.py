@@ -52,6 +52,29 @@ async def test_migrating_twice_changes_nothing(empty_postgres_dsn: str) -> None:
     assert await dump(empty_postgres_dsn) == before
 
 
+async def test_the_queue_of_a_database_that_had_none_is_made_of_its_read_models(
+    postgres_dsn: str, postgres_pool: asyncpg.Pool
+) -> None:
+    log, history = PostgresEventLog(postgres_pool, ALL), History(9)
+    for touched in history.steps(150):
+        await log.append(*touched)
+    [leased] = await postgres_pool.fetch("SELECT * FROM queue WHERE worker IS NOT NULL LIMIT 1")
+    await execute(
+        postgres_dsn,
+        "CREATE TABLE leases AS SELECT operation_id, worker, until FROM queue "
+        f"WHERE operation_id = '{leased['operation_id']}'",
+        "DROP TABLE queue, queue_turns",
+        "DROP FUNCTION queue_take, queue_notify",
+        "DELETE FROM schema_migrations WHERE version = 9",
+    )
+    await migrate(postgres_dsn, projections=ALL)
+    assert (await compare(postgres_dsn, projections=ALL)).differences == ()
+    rows = await postgres_pool.fetch(
+        "SELECT * FROM queue WHERE operation_id = $1", leased["operation_id"]
+    )
+    assert rows == [leased]
+
+
 async def test_processes_that_start_at_once_migrate_once(empty_postgres_dsn: str) -> None:
     await asyncio.gather(*(migrate(empty_postgres_dsn, projections=ALL) for _ in range(5)))
     connection = await asyncpg.connect(empty_postgres_dsn)

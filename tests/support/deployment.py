@@ -17,10 +17,10 @@ from contree.app.content.remove_content import RemoveContent
 from contree.app.run_instance import RunInstance
 from contree.bootstrap import Core
 from contree.domain.context import Context
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Kind
 from contree.domain.project import project_id_of
-from contree.domain.token import Permission
+from contree.domain.token import READING, Permission
 from contree.http.app import create_app
 from tests.fakes.microvm import PROGRAMS, FakeFile, FakeMicroVM, FakeProcess
 
@@ -53,8 +53,13 @@ class Deployment:
         self.secrets: dict[str, str] = {}
 
     async def token(self, project: str) -> str:
+        """A token that may do all that its project allows."""
+        row = await self.core.projects.get(project_id_of(project))
+        erased = row is not None and row.erased_at is not None
         return await bootstrap.issue_tokens(self.core).issue(
-            project=project, permissions=list(Permission), expires_at=None
+            project=project,
+            permissions=[p for p in Permission if not erased or p in READING],
+            expires_at=None,
         )
 
     async def image(self, project: str) -> UUID:
@@ -72,7 +77,7 @@ class Deployment:
             manifest_digest="sha256:m",
             config_digest="sha256:c",
             layers=[],
-            env={},
+            environment=RecordedEnvironment(),
             workdir="/",
             size_bytes=0,
         )
@@ -82,9 +87,16 @@ class Deployment:
     async def work(self) -> None:
         """Carry out everything that is pending."""
         core = self.core
-        conclude = Conclude(log=core.log, clock=core.clock, ids=core.ids, actor="worker:w")
+        conclude = Conclude(
+            log=core.log,
+            outages=core.outages,
+            clock=core.clock,
+            ids=core.ids,
+            actor="worker:w",
+        )
         run = RunInstance(
             log=core.log,
+            images=core.images,
             files=core.files,
             content=core.content,
             environment=core.environment,
@@ -96,6 +108,7 @@ class Deployment:
             clock=core.clock,
             ids=core.ids,
             conclude=conclude,
+            outages=core.outages,
         )
         for operation in await self.claim():
             await run.execute(operation)

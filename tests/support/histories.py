@@ -17,11 +17,12 @@ from contree.domain.aggregate import Aggregate
 from contree.domain.audit_reading import AuditReading
 from contree.domain.context import Context
 from contree.domain.file import File, file_id_of
-from contree.domain.image import Image, imported_image_id
+from contree.domain.image import Image, RecordedEnvironment, imported_image_id
 from contree.domain.instance import FilePlacement, InstanceSpec, Stdin
 from contree.domain.operation import Operation, Status
 from contree.domain.outcome import CapturedStream, ProcessOutcome
 from contree.domain.project import Project, Removal
+from contree.domain.spec_body import Body
 from contree.domain.subprocess import SubprocessSpec
 from contree.domain.tag import Tag, tag_id_of
 from contree.domain.token import Permission, Token
@@ -30,11 +31,25 @@ from tests.fakes.clock import EPOCH, FakeClock, FakeIds
 NO_STREAM = CapturedStream(sha256=hashlib.sha256(b"").hexdigest(), size_bytes=0)
 
 
+SEALED = RecordedEnvironment(preserved_env={"LANG": "<SEALED>"}, preserved_env_sealed="c2VhbGVk")
 A_STDIN = Stdin(sha256=hashlib.sha256(b"in").hexdigest(), size_bytes=2, close=False)
 
 
 def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+A_BODY = Body(sha256=digest_of("body"), size_bytes=4)
+
+
+def a_body(id_: UUID) -> Body | None:
+    """Every other one has one."""
+    return A_BODY if id_.int // 2 % 2 else None
+
+
+def stored_environment(id_: UUID) -> RecordedEnvironment:
+    body = a_body(id_)
+    return SEALED if body is None else RecordedEnvironment(body=body)
 
 
 def context_at(clock: FakeClock, project_id: UUID, *, actor: str = "tester") -> Context:
@@ -52,6 +67,7 @@ def an_outcome(*, exit_code: int = 0) -> ProcessOutcome:
         signal=-1,
         core_dumped=False,
         timed_out=False,
+        oom_killed=False,
         duration_us=1234,
         stdout=NO_STREAM,
         stderr=NO_STREAM,
@@ -210,10 +226,9 @@ class History:
             files={"/work/a b": FilePlacement(file_id=self._ids.new_id(), mode=0o600)},
             disposable=self._random.random() < 0.3,
         )
-        context = self._context(self._project_of(image))
-        return self._keep(
-            Operation.request_instance(context, operation_id=self._ids.new_id(), spec=spec)
-        )
+        context, operation_id = self._context(self._project_of(image)), self._ids.new_id()
+        spec = replace(spec, body=a_body(operation_id))
+        return self._keep(Operation.request_instance(context, operation_id=operation_id, spec=spec))
 
     def _advance(self) -> Sequence[Aggregate]:
         """Take a live operation one step on, whatever may happen to it next."""
@@ -240,7 +255,8 @@ class History:
         """A client starts another process, or signals one."""
         if self._random.random() < 0.5:
             spid = operation.last_spid + self._random.choice((1, 2))  # one may have been refused
-            spec = a_subprocess(env={"API_KEY": "<MASKED>", "GONE": None}, stdin=A_STDIN)
+            body = A_BODY if spid % 2 else None
+            spec = a_subprocess(env={"API_KEY": "<MASKED>", "GONE": None}, stdin=A_STDIN, body=body)
             operation.subprocess_spawned(context, spid=spid, pid=99, spec=spec)
         else:
             operation.signalled(context, spid=operation.last_spid, signal=2)
@@ -248,7 +264,9 @@ class History:
     def _end(self, operation: Operation, context: Context) -> Sequence[Aggregate]:
         match self._random.randrange(6):
             case 0:
-                operation.lose(context, reason="the machine was lost")
+                operation.lose(
+                    context, reason="the machine was lost", counted=operation.attempts % 2 == 1
+                )
             case 1:
                 operation.fail(context, error="the registry said \0 no", outcome=None)
             case 2:
@@ -267,9 +285,8 @@ class History:
             image = source.committed(
                 context,
                 operation_id=operation.id,
-                layer=f"sha256:{digest_of(str(operation.id))}",
-                preserved_env={"LANG": "<SEALED>"},
-                preserved_env_sealed="c2VhbGVk",
+                layer=f"sha256:{digest_of(str(operation.id))}" if operation.id.int % 3 else None,
+                environment=stored_environment(operation.id) if operation.id.int % 2 else None,
                 workdir="/work",
                 size_bytes=self._random.randrange(1 << 40),
             )
@@ -298,7 +315,9 @@ class History:
             manifest_digest=f"sha256:{digest_of('manifest')}",
             config_digest=config_digest,
             layers=[f"sha256:{digest_of('layer')}"],
-            env={"PATH": "/bin", "_data_": "x"},
+            environment=RecordedEnvironment(env={"PATH": "/bin", "_data_": "x"})
+            if a_body(operation.id) is None
+            else RecordedEnvironment(body=a_body(operation.id)),
             workdir="/",
             size_bytes=123,
         )

@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 from contree.app.images.layer_store import Layer
 from contree.bootstrap import Core
 from contree.domain.context import Context
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.project import NAMESPACE
 
 
@@ -23,7 +23,7 @@ async def record_image(core: Core, project_id: UUID, layers: Sequence[Layer]) ->
         manifest_digest=layers[0].diff_id,
         config_digest=layers[-1].diff_id,
         layers=[layer.diff_id for layer in layers],
-        env={},
+        environment=RecordedEnvironment(),
         workdir="/",
         size_bytes=sum(layer.size_bytes for layer in layers),
     )

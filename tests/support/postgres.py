@@ -7,8 +7,10 @@ template, made in some hundredths of a second, dropped afterwards.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -97,3 +99,18 @@ async def listener(postgres_dsn: str) -> AsyncIterator[PostgresListener]:
 def database(postgres_pool: asyncpg.Pool) -> PostgresDatabase:
     """The read side's access to a fresh, migrated database."""
     return PostgresDatabase(postgres_pool)
+
+
+async def rows_read(pool: asyncpg.Pool, statement: str, *arguments: object) -> int:
+    """Run `statement` and count the rows that were read of tables for it, filtered ones too."""
+    async with pool.acquire() as connection:
+        text = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *arguments)
+
+    def read(node: dict[str, Any]) -> int:
+        count = 0
+        if "Relation Name" in node:
+            rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            count = round(rows * node["Actual Loops"])
+        return count + sum(read(child) for child in node.get("Plans", ()))
+
+    return read(json.loads(text)[0]["Plan"])

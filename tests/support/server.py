@@ -23,7 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +38,15 @@ GONE_TIMEOUT_S = 120.0
 COMMAND_TIMEOUT_S = 300.0
 """Bounds on a hang, none on a speed: a busy machine may take many times what an idle one does."""
 ANY_PORT = "127.0.0.1:0"
+UMASK = 0o022
+A_SHORT_DRAIN = {"CONTREED_DRAIN_TIMEOUT": "5"}
+"""A test that stops a server has its runs handed back."""
+
 LIBVIRTS_OWN = {"qemu.conf", "driver.pid"}
 """Its settings and its pid: not of any run, removed at the end."""
 POLL_S = 0.05
 LOG_TAIL_CHARS = 6000
+DRAINING = "may go on for up to"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +56,19 @@ class Process:
     pid: int
     command: str
 
+    @property
+    def program(self) -> str:
+        """The name of what it runs."""
+        return Path(self.command.partition(" ")[0]).name
+
 
 class RunningServer:
-    """One server below `directory`; `environment` adds CONTREED_* settings."""
+    """One server below `directory`; `environment` adds CONTREED_* settings.
+
+    Every command runs behind `prefix`, and with the umask that most systems have.
+    """
+
+    prefix: Sequence[str] = ()
 
     def __init__(
         self,
@@ -69,6 +84,7 @@ class RunningServer:
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("CONTREED_")},
             "CONTREED_IMPORT_ALLOW": "127.0.0.0/8",  # where the tests' registries are
+            **A_SHORT_DRAIN,
             **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,19 +118,30 @@ class RunningServer:
 
         Raises AssertionError with its log.
         """
+        with self.starting() as notices:
+            assert self._process is not None
+            wait_until_ready(self._process, notices, self._tail)
+        self.url = listening_url(self.log_text)
+        assert self.is_ready(), f"it says that it is ready, but is not:\n{self._tail()}"
+
+    @contextmanager
+    def starting(self) -> Iterator[socket.socket]:
+        """Start `serve`; yield what hears when it is ready."""
         with supervisor() as (notices, variables):
             with self.log.open("ab") as output:
                 self._process = subprocess.Popen(
-                    [CONTREED, "serve", "--data-dir", self.data_dir, "--listen", ANY_PORT],
+                    [
+                        *(*self.prefix, CONTREED, "serve"),
+                        *("--data-dir", self.data_dir, "--listen", ANY_PORT),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**self._environment, **variables},
                     start_new_session=True,
+                    umask=UMASK,
                 )
-            wait_until_ready(self._process, notices, self._tail)
-        self.url = listening_url(self.log_text)
-        assert self.is_ready(), f"it says that it is ready, but is not:\n{self._tail()}"
+            yield notices
 
     def learn_from(self, other: RunningServer) -> None:
         """Before the first start: take over what the other's worker found out and made for guests.
@@ -127,7 +154,8 @@ class RunningServer:
         while not (made := [p for p in theirs.glob("templates/*") if p.suffix != ".partial"]):
             assert time.monotonic() < deadline, f"no template was made:\n{other._tail()}"
             time.sleep(POLL_S)
-        (ours / "templates").mkdir(parents=True, mode=0o700)
+        for place in (self.data_dir, ours, ours / "templates"):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copy(theirs / "accelerator.json", ours)
         copy = ["cp", "--archive", "--sparse=always", *made, ours / "templates"]
         subprocess.run(copy, check=True, timeout=START_TIMEOUT_S)
@@ -139,10 +167,25 @@ class RunningServer:
         except (urllib.error.URLError, OSError):
             return False
 
+    def ask_to_stop(self) -> None:
+        """Send SIGINT, and wait until the worker says that it waits for what runs."""
+        assert self._process is not None
+        begun = self.log_text.count(DRAINING)
+        self._process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self.log_text.count(DRAINING) == begun:
+            assert time.monotonic() < deadline, self._tail()
+            time.sleep(POLL_S)
+
     def interrupt(self) -> None:
-        """Send SIGINT, want exit status 0 and no directory of its run left."""
+        """Send SIGINT and await the end of `serve`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
+        self.want_stopped()
+
+    def want_stopped(self) -> None:
+        """Want exit status 0 and no directory of its run left."""
+        assert self._process is not None
         status = self._process.wait(STOP_TIMEOUT_S)
         assert status == 0, f"serve ended with status {status}:\n{self._tail()}"
         assert not self.runtime_dir.exists(), list(self.runtime_dir.rglob("*"))
@@ -223,19 +266,20 @@ class RunningServer:
         return found
 
     def qemus(self) -> list[Process]:
-        return [p for p in self.processes() if p.command.startswith("/usr/bin/qemu-system")]
+        return [p for p in self.processes() if p.program.startswith("qemu-system")]
 
     def contreed(
         self, *arguments: str | Path, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run `contreed ... --data-dir OURS`. Raises AssertionError when `check` and it fails."""
         done = subprocess.run(
-            [CONTREED, *arguments, "--data-dir", self.data_dir],
+            [*self.prefix, CONTREED, *arguments, "--data-dir", self.data_dir],
             check=False,
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,
             env=self._environment,
+            umask=UMASK,
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done
@@ -263,7 +307,7 @@ class RunningServer:
         deadline = time.monotonic() + GONE_TIMEOUT_S
         while (left := self.processes()) and time.monotonic() < deadline:
             for process in left:
-                if process.command.startswith("/usr/bin/qemu-system"):
+                if process.program.startswith("qemu-system"):
                     try:
                         os.kill(process.pid, signal.SIGKILL)
                     except ProcessLookupError:
@@ -341,11 +385,18 @@ def running_server(
     """
     directory = Path(tempfile.mkdtemp(prefix="contree-test-"))
     server = RunningServer(directory, data_dir=data_dir, environment=environment)
+    with started(server, after=after):
+        yield server
+
+
+@contextmanager
+def started(server: RunningServer, *, after: RunningServer | None = None) -> Iterator[None]:
+    """Start `server`, stop it at the end and want nothing left; its log is shown on failure."""
     try:
         if after is not None:
             server.learn_from(after)
         server.start()
-        yield server
+        yield
         server.stop()
     except BaseException:
         if server.log.exists():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import httpx
 
 from tests.support.server import (
+    A_SHORT_DRAIN,
     ANY_PORT,
     CONTREED,
     RunningServer,
@@ -28,7 +29,7 @@ class Split:
         self.place = place
         self.url = ""
         allowed = {"CONTREED_IMPORT_ALLOW": "127.0.0.0/8"}  # where the tests' registries are
-        self._environment = {**os.environ, **allowed, **environment}
+        self.environment = {**os.environ, **allowed, **A_SHORT_DRAIN, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, part: str) -> None:
@@ -40,7 +41,7 @@ class Split:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**self._environment, **variables},
+                env={**self.environment, **variables},
             )
             wait_until_ready(process, notices, lambda: self.place.log_text)
         if part == "api":

@@ -45,8 +45,26 @@ def test_a_bad_setting_is_refused(environment: dict[str, str]) -> None:
 def test_an_unknown_key_in_the_file_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "contreed.toml"
     file.write_text("lissten = 1\n")
-    with pytest.raises(InvalidFieldError, match="lissten"):
+    with pytest.raises(InvalidFieldError) as refused:
         load_settings({"config": str(file)}, {})
+    assert str(refused.value) == f"lissten: is no setting, in '{file}'; did you mean listen?"
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("CONTREED_DATADIR", "; did you mean CONTREED_DATA_DIR?"),
+        ("CONTREED_CONF", "; did you mean CONTREED_CONFIG?"),
+        ("CONTREED_data_dir", ""),
+        ("CONTREED_QQQQQ", ""),
+    ],
+)
+def test_an_unknown_variable_is_refused_by_name(variable: str, hint: str) -> None:
+    others = {"CONTREE_TOKEN": "of a client", "PATH": "/bin", "CONTREED_LISTEN": "127.0.0.1:1"}
+    with pytest.raises(InvalidFieldError) as refused:
+        load_settings({}, {variable: "/srv", **others})
+    assert str(refused.value) == f"{variable}: is no setting, in the environment{hint}"
+    assert load_settings({}, others).listen == "127.0.0.1:1"
 
 
 @pytest.mark.parametrize("listen", ["8080", "host:", "host:99999", ":1"])

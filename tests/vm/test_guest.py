@@ -40,10 +40,10 @@ async def test_random_numbers_are_ready_before_the_first_process(box: Conversati
     assert int(available) >= 256
 
 
-async def test_environment_is_what_was_given_and_no_more(box: Conversation) -> None:
+async def test_environment_is_what_was_given_and_a_home(box: Conversation) -> None:
     env = {"PATH": "/bin", "GREETING": "grüß dich", "EMPTY": ""}
     done = await box.end(await box.spawn("env", env=env))
-    assert sorted(done.text.splitlines()) == ["EMPTY=", "GREETING=grüß dich", "PATH=/bin"]
+    assert sorted(done.text.splitlines()) == ["EMPTY=", "GREETING=grüß dich", "HOME=/", "PATH=/bin"]
 
 
 async def test_uid_gid_and_a_directory_made_for_it(box: Conversation) -> None:
@@ -174,6 +174,15 @@ async def test_only_its_own_disks_and_no_network_are_there(box: Conversation) ->
     assert "lo" in done.text.split()
     assert not {"eth0", "ens3", "vda", "vdb"} & set(done.text.split())
     assert "overlay" in done.text
+
+
+async def test_the_cpu_cannot_run_guests_of_its_own(box: Conversation) -> None:
+    said = (await box.sh("cat /proc/cpuinfo")).text
+    [flags] = [line.split() for line in said.splitlines() if line.startswith("flags")]
+    assert "sse2" in flags
+    assert {"svm", "vmx"} & set(flags) == set()
+    if box.guest.info.accelerator == "tcg":
+        assert {"erms", "fsrm"} & set(flags) == set()  # slow where they are emulated
 
 
 async def test_a_slow_reader_stops_the_process_and_loses_nothing(box: Conversation) -> None:

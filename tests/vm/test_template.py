@@ -83,7 +83,7 @@ async def another(
         deadlines=TEST_DEADLINES,
         max_layer_bytes=LAYER_BYTES_MAX,
     )
-    opened.accelerator = beside.accelerator
+    opened.chosen = beside.chosen
     await opened.use_templates(cache / "templates", uri=None)
     try:
         yield opened

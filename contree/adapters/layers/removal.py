@@ -12,7 +12,7 @@ import asyncio
 import fcntl
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Final
 
 from contree.adapters.layers.digests import hex_of
 from contree.adapters.layers.mounts.merged_layers import MERGED_NAME
-from contree.adapters.layers.mounts.spans import chain_id, span_key
+from contree.adapters.layers.mounts.unused import covering
 from contree.adapters.layers.store import TAR_NAME
 from contree.app.images.layer_store import RemovedLayers
 
@@ -61,12 +61,8 @@ class LayerRemovals:
     async def aside(self) -> Sequence[str]:
         return await asyncio.to_thread(self._aside)
 
-    async def destroy(
-        self, diff_ids: Sequence[str], *, images: Sequence[Sequence[str]]
-    ) -> RemovedLayers:
-        digests = [hex_of(diff_id) for diff_id in diff_ids]
-        stacks = [[hex_of(diff_id) for diff_id in layers] for layers in images]
-        return await asyncio.to_thread(self._destroy, digests, stacks)
+    async def destroy(self, diff_ids: Sequence[str]) -> RemovedLayers:
+        return await asyncio.to_thread(self._destroy, [hex_of(diff_id) for diff_id in diff_ids])
 
     # -- in threads ---------------------------------------------------------------------------
 
@@ -105,7 +101,7 @@ class LayerRemovals:
         found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
         return [_DIFF_ID_PREFIX + name for name in found]
 
-    def _destroy(self, digests: Sequence[str], stacks: Sequence[Sequence[str]]) -> RemovedLayers:
+    def _destroy(self, digests: Sequence[str]) -> RemovedLayers:
         layer_count = layer_bytes = 0
         for digest in digests:
             aside = self._root / REMOVED_NAME / digest
@@ -116,10 +112,8 @@ class LayerRemovals:
             if self._search_root.is_dir():
                 for boot in self._search_root.iterdir():
                     shutil.rmtree(boot / digest, ignore_errors=True)
-        merged = self._root / MERGED_NAME
-        there = {path.name for path in merged.iterdir()} if merged.is_dir() else set()
-        for key in there & set(_spans_over(frozenset(digests), stacks)):
-            _destroy_directory(merged / key)
+        for directory in covering(self._root / MERGED_NAME, frozenset(digests)):
+            _destroy_directory(directory)
         return RemovedLayers(layer_count=layer_count, layer_bytes=layer_bytes)
 
 
@@ -129,20 +123,6 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _spans_over(digests: frozenset[str], stacks: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the names of all spans of `stacks` that have one of `digests`, merged or not."""
-    seen: set[str] = set()
-    for layers in stacks:
-        chain, last = "", -1
-        for position, digest in enumerate(layers):
-            chain = chain_id(chain, digest)
-            last = position if digest in digests else last
-            if last >= 0 and chain not in seen:
-                seen.add(chain)
-                for start in range(last + 1):
-                    yield span_key(chain, position + 1 - start)
 
 
 def _destroy_directory(directory: Path) -> None:

@@ -21,8 +21,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from functools import lru_cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -183,6 +184,29 @@ class LayerDirectory:
         paths = [self._merged.index_path(layers, part) for part in parts]
         with self.indexes.using(paths) as indexes:
             yield Stack(indexes, [part.start for part in parts])
+
+    @contextmanager
+    def stacks(
+        self, one: Sequence[str], other: Sequence[str]
+    ) -> Iterator[tuple[Stack, Stack, int]]:
+        """Open the views of two images whose layers are local. Blocking.
+
+        The third value says how many indexes, from the bottom, both views have in common: what
+        these show in both is the same.
+        """
+        stacks = [hex_of(diff_id) for diff_id in one], [hex_of(diff_id) for diff_id in other]
+        pairs = zip(*stacks, strict=False)
+        together = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        below = self._merged.parts(stacks[0][:together])
+        with ExitStack() as held:
+            views: list[Stack] = []
+            for layers in stacks:
+                above = self._merged.parts(layers, apart_at=together)
+                parts = [*below, *(part for part in above if part.start >= together)]
+                paths = [self._merged.index_path(layers, part) for part in parts]
+                indexes = held.enter_context(self.indexes.using(paths))
+                views.append(Stack(indexes, [part.start for part in parts]))
+            yield views[0], views[1], len(below)
 
     @contextmanager
     def index(self, diff_id: str) -> Iterator[LayerIndex]:

@@ -51,6 +51,12 @@ class PrometheusMetrics:
             ("kind",),
             registry=registry,
         )
+        self._handed_back = Counter(
+            "contree_operation_attempts_handed_back",
+            "Attempts that were interrupted and go back into the queue, without being counted.",
+            ("kind",),
+            registry=registry,
+        )
         self._ended = Histogram(
             "contree_operation_duration_seconds",
             "From an operation's request to its end.",
@@ -85,8 +91,8 @@ class PrometheusMetrics:
     def worked(self, kind: Kind, seconds: float) -> None:
         self._phases.labels(kind.value, "worked").observe(seconds)
 
-    def lost(self, kind: Kind) -> None:
-        self._lost.labels(kind.value).inc()
+    def requeued(self, kind: Kind, *, counted: bool) -> None:
+        (self._lost if counted else self._handed_back).labels(kind.value).inc()
 
     def ended(self, kind: Kind, status: Status, seconds: float) -> None:
         self._ended.labels(kind.value, status.value).observe(seconds)

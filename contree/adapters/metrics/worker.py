@@ -52,13 +52,18 @@ class _Shown(Collector):
         starts = CounterMetricFamily(
             "contree_worker_guest_starts", "Guests that came up, by origin.", labels=["origin"]
         )
+        obstacle = GaugeMetricFamily(
+            "contree_worker_obstacle", "What keeps it from taking on anything.", labels=["kind"]
+        )
+        if now.obstacle is not None:
+            obstacle.add_metric([now.obstacle], 1)
         for kind, count in now.running.items():
             running.add_metric([kind.value], count)
         for kind, count in now.free.items():
             free.add_metric([kind.value], count)
         for origin, count in now.guests.by_origin.items():
             starts.add_metric([origin.value], count)
-        yield from (running, free, starts)
+        yield from (running, free, obstacle, starts)
         yield CounterMetricFamily(
             "contree_worker_guest_start_fallbacks",
             "Guests that could not be restored, and were booted instead.",

@@ -30,6 +30,7 @@ from contree.adapters.microvm.agent.console import Console
 from contree.adapters.microvm.agent.data_port import DataPort
 from contree.adapters.microvm.agent.frames import PROTOCOL_VERSION
 from contree.adapters.microvm.agent.guest import AgentGuest
+from contree.adapters.microvm.agent.guest_clock import clock_fault
 from contree.adapters.microvm.agent.guest_sockets import GuestSockets
 from contree.adapters.microvm.agent.messages import AgentState
 from contree.adapters.microvm.hypervisor.connection import LibvirtConnection
@@ -134,6 +135,7 @@ class Machine:
         await asyncio.shield(self._step)
         self._process = self._find()
         if self._process is not None:
+            self._process.restrain()
             self._process.on_exit = self._on_exit
         self.phases.create_s = time.monotonic() - began
 
@@ -163,6 +165,11 @@ class Machine:
             raise await self._channel.lose(f"its agent is {ready.state.name} before its time")
         self.phases.ready_s = time.monotonic() - began
         return ready
+
+    async def clock_fault(self) -> str | None:
+        """Return what is wrong with the rate of the guest's clock. Raises GuestFailure."""
+        assert self._channel is not None
+        return await clock_fault(self._channel)
 
     async def mount_common(self) -> None:
         """Make a template's guest mount what depends on no image. Raises GuestFailure."""
@@ -350,6 +357,7 @@ class Machine:
         Retryable unless the command itself may be why: before it could run, or when QEMU was
         killed from outside.
         """
+        full = reason == NO_ROOM
         gone = reason == PORT_CLOSED and await self._exited()
         killed = gone and self._process is not None and self._process.killed
         if gone:
@@ -358,4 +366,4 @@ class Machine:
         text = f"the guest was lost: {reason}"
         if last_words:
             text += f" (console: {last_words})"
-        return GuestFailure(text, retryable=killed or not self._configured)
+        return GuestFailure(text, retryable=killed or not self._configured, host_full=full)

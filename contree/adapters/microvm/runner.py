@@ -23,14 +23,15 @@ from uuid import UUID
 from contree.adapters.microvm.agent.channel import Deadlines
 from contree.adapters.microvm.agent.messages import Ready
 from contree.adapters.microvm.boot.assets import GuestAssets
+from contree.adapters.microvm.booting import boot
 from contree.adapters.microvm.disks.layers_disk import DESCRIPTOR_NAME
 from contree.adapters.microvm.disks.scratch_disk import FORMAT_VERSION as SCRATCH_FORMAT
 from contree.adapters.microvm.disks.scratch_disk import ScratchDisks, room_bytes
 from contree.adapters.microvm.guest_files import GuestFiles
 from contree.adapters.microvm.hypervisor import accelerator as accelerators
 from contree.adapters.microvm.hypervisor import qemu_process
-from contree.adapters.microvm.hypervisor.accelerator import PROBE_TIMEOUT_S
-from contree.adapters.microvm.hypervisor.connection import EMULATOR, MACHINE, LibvirtConnection
+from contree.adapters.microvm.hypervisor.accelerator import Choice, KvmProbe
+from contree.adapters.microvm.hypervisor.connection import MACHINE, LibvirtConnection
 from contree.adapters.microvm.hypervisor.domain_xml import NAME_PREFIX, DomainSpec, Role
 from contree.adapters.microvm.hypervisor.runtime_dir import RuntimeDir
 from contree.adapters.microvm.live_machines import LiveMachines
@@ -43,6 +44,7 @@ from contree.app.guest.microvm import Guest, GuestSpec, Origin
 from contree.app.images.layer_store import FilePart, MountPlan
 from contree.app.worker_standing import GuestStarts
 from contree.domain.errors import GuestFailure
+from contree.programs import QEMU
 
 MEMORY_MIB_DEFAULT = 512
 VCPU_COUNT_DEFAULT = 1
@@ -50,7 +52,6 @@ LAYER_BYTES_DEFAULT = 12 * 1024**3
 _PROBE = GuestSpec(
     run_id=UUID(int=0), mounts=MountPlan(squashfs=()), hostname="probe", max_layer_bytes=1
 )
-_FIRST_BIT = 1 << 127
 
 _Up = tuple[Machine, Ready]
 
@@ -72,7 +73,7 @@ class LibvirtMicroVM:
         deadlines: Deadlines,
         max_layer_bytes: int = LAYER_BYTES_DEFAULT,
     ) -> None:
-        self.accelerator = accelerators.TCG
+        self.chosen = Choice(accelerator=accelerators.TCG)
         self._connection = connection
         self._runtime = runtime
         self._files = GuestFiles(scratch, max_layer_bytes=max_layer_bytes)
@@ -97,6 +98,8 @@ class LibvirtMicroVM:
         cache_dir: Path,
         assets: GuestAssets,
         accelerator: str = accelerators.AUTO,
+        kvm_probe_timeout_s: float | None = None,
+        kvm_record: Path | None = None,
         memory_mib: int = MEMORY_MIB_DEFAULT,
         vcpu_count: int = VCPU_COUNT_DEFAULT,
         max_layer_bytes: int = LAYER_BYTES_DEFAULT,
@@ -108,12 +111,15 @@ class LibvirtMicroVM:
 
         uri          None for a libvirt of our own in this process; else qemu:///session, ...
         runtime_dir  short (unix sockets lie below it), private, on this host
-        accelerator  auto, kvm or tcg; `reprobe` ignores an earlier verdict
+        accelerator  auto, kvm or tcg
+        kvm_probe_timeout_s, kvm_record   see accelerator.py; the record is below `cache_dir`
+                     unless given; `reprobe` does not believe it, and replaces it
         memory_mib, vcpu_count   of each guest
         max_layer_bytes   what guests are usually allowed: the template has such a scratch disk
         templates    False: boot every guest from cold
 
-        Raises GuestFailure with what is missing, also when another process has `runtime_dir`.
+        Raises GuestFailure with what is missing, also when another process has `runtime_dir`, and
+        UnavailableError when QEMU is not installed.
         """
         runtime = RuntimeDir(runtime_dir, scratch=cache_dir / "scratch", uri=uri)
         runtime.lock()
@@ -133,13 +139,13 @@ class LibvirtMicroVM:
             max_layer_bytes=max_layer_bytes,
         )
         try:
-            microvm.accelerator = await accelerators.choose(
-                accelerator,
-                record=cache_dir / "accelerator.json",
-                host=accelerators.host_key(Path(EMULATOR)),
-                probe_kvm=microvm.probe_kvm,
-                reprobe=reprobe,
+            probe = KvmProbe(
+                microvm.probe_kvm,
+                record=kvm_record or cache_dir / "accelerator.json",
+                timeout_s=kvm_probe_timeout_s,
             )
+            host = accelerators.host_key(Path(QEMU.path()))
+            microvm.chosen = await probe.choose(accelerator, host=host, anew=reprobe)
             if templates:
                 await microvm.use_templates(cache_dir / "templates", uri=uri)
         except BaseException:
@@ -178,17 +184,17 @@ class LibvirtMicroVM:
             await asyncio.to_thread(self._runtime.remove_guest, key)
         return len(left)
 
-    async def probe_kvm(self) -> None:
+    async def probe_kvm(self, within_s: float) -> None:
         """Boot a guest of no layers under KVM. Raises GuestFailure when it does not get ready."""
         machine = self._machine(_PROBE.run_id, accelerator=accelerators.KVM)
         async with self._machines.owned(machine):
             await machine.prepare(self._files.write(machine.spec, _PROBE))
             await machine.create()
-            await machine.connect(within_s=PROBE_TIMEOUT_S)
+            await machine.connect(within_s=within_s)
 
     async def use_templates(self, directory: Path, *, uri: str | None) -> None:
         """Open the template of our guests, below `directory`, or begin to build it."""
-        host = await asyncio.to_thread(accelerators.host_key, Path(EMULATOR))
+        host = await asyncio.to_thread(accelerators.host_key, Path(QEMU.path()))
         facts = [
             await asyncio.to_thread(self._assets.digest),
             await self._connection.version(),
@@ -261,7 +267,7 @@ class LibvirtMicroVM:
         layer = self._assets.rehearsal
         whole = FilePart(path=layer, offset_bytes=0, size_bytes=layer.stat().st_size)
         spec = GuestSpec(
-            run_id=UUID(bytes=os.urandom(16), version=4),
+            run_id=_new_id(),
             mounts=MountPlan(squashfs=((whole,),)),
             hostname="rehearsal",
             max_layer_bytes=self._max_layer_bytes,
@@ -305,30 +311,44 @@ class LibvirtMicroVM:
 
     async def _booted(self, spec: GuestSpec, stack: AsyncExitStack) -> _Up:
         """Return a guest that booted. Raises GuestFailure."""
-        run_id = spec.run_id
-        if self._runtime.guest_key(run_id) in self._machines.keys():  # noqa: SIM118 - no mapping
-            # A clone of this run did not come up and may not be gone yet: another name beside it.
-            run_id = UUID(int=run_id.int ^ _FIRST_BIT)
-        machine = self._machine(run_id)
-        await stack.enter_async_context(self._machines.owned(machine))
-        await machine.prepare(self._files.write(machine.spec, spec))
-        await machine.create()
-        return machine, await machine.connect(within_s=self._deadlines.boot_s)
+
+        def make() -> Machine:
+            # An earlier guest of this run was refused, and may not be gone yet.
+            taken = self._runtime.guest_key(spec.run_id) in self._machines.keys()  # noqa: SIM118 - no mapping
+            return self._machine(_new_id() if taken else spec.run_id)
+
+        machine, ready = await boot(
+            self._machines,
+            make,
+            files=lambda domain: self._files.write(domain, spec),
+            within_s=self._deadlines.boot_s,
+        )
+        stack.callback(self._machines.end, machine)
+        return machine, ready
 
     async def _build_template(self, partial: Path) -> None:
         """Boot a guest without layers and leave all of it in `partial`. Raises GuestFailure.
 
         It runs nothing but the kernel and the agent, which has not been told anything yet.
         """
-        run_id = UUID(bytes=os.urandom(16), version=4)
-        machine = self._machine(run_id, role=Role.TEMPLATE, ram=TemplateStore.ram_in(partial))
-        async with self._machines.owned(machine):
-            await machine.prepare(self._files.write_placeholders(machine.spec))
-            await machine.create()
-            await machine.connect(within_s=self._deadlines.boot_s)
+        ram = TemplateStore.ram_in(partial)
+
+        def make() -> Machine:
+            ram.unlink(missing_ok=True)  # of one that was refused
+            return self._machine(_new_id(), role=Role.TEMPLATE, ram=ram)
+
+        machine, _ = await boot(
+            self._machines,
+            make,
+            files=self._files.write_placeholders,
+            within_s=self._deadlines.boot_s,
+        )
+        try:
             await machine.mount_common()
             await machine.save(TemplateStore.state_in(partial))
             await self._files.keep_scratch(machine.spec, partial)
+        finally:
+            self._machines.end(machine)
         await machine.gone.wait()  # only then nobody writes to its RAM any more
 
     def _machine(
@@ -345,10 +365,10 @@ class LibvirtMicroVM:
         directory = self._runtime.guest_dir(key)
         domain = DomainSpec(
             name=name,
-            accelerator=accelerator or self.accelerator,
+            accelerator=accelerator or self.chosen.accelerator,
             memory_mib=self._memory_mib,
             vcpu_count=self._vcpu_count,
-            emulator=EMULATOR,
+            emulator=QEMU.path(),
             machine=MACHINE,
             kernel=self._assets.kernel if template is None else template.kernel,
             initramfs=self._assets.initramfs if template is None else template.initrd,
@@ -367,3 +387,7 @@ class LibvirtMicroVM:
             pid_file=self._runtime.pid_file(name),
             template=template,
         )
+
+
+def _new_id() -> UUID:
+    return UUID(bytes=os.urandom(16), version=4)

@@ -69,12 +69,9 @@ async def compare_table(
         missing = Difference(table=table, key={}, columns=(), live=None, rebuilt={})
         return TableCompared(table=table, row_count=0, differences=[missing])
     keys = [row["attname"] for row in await connection.fetch(KEY_COLUMNS, f"{rebuilt}.{table}")]
-    rows = await connection.fetch(
-        "SELECT row_to_json(l)::text AS live, row_to_json(r)::text AS rebuilt "  # noqa: S608 - names are ours
-        f"FROM {live}.{table} l FULL JOIN {rebuilt}.{table} r USING ({', '.join(keys)}) "
-        f"WHERE l::text IS DISTINCT FROM r::text ORDER BY {', '.join(keys)} LIMIT {DIFFERENCES_MAX}"
+    found = await differing_rows(
+        connection, table, keys, live=f"{live}.{table}", rebuilt=f"{rebuilt}.{table}"
     )
-    found = [_difference(table, keys, row["live"], row["rebuilt"]) for row in rows]
     counts = await connection.fetchrow(
         f"SELECT (SELECT count(*) FROM {live}.{table}) AS live, "  # noqa: S608 - names are ours
         f"(SELECT count(*) FROM {rebuilt}.{table}) AS rebuilt"
@@ -83,6 +80,18 @@ async def compare_table(
         # Rows that stand there twice are each equal to their one counterpart.
         found = [Difference(table=table, key={}, columns=(ROW_COUNT,), live={}, rebuilt={})]
     return TableCompared(table=table, row_count=counts["live"], differences=found)
+
+
+async def differing_rows(
+    connection: asyncpg.Connection, table: str, keys: Sequence[str], *, live: str, rebuilt: str
+) -> list[Difference]:
+    """Return the rows, by `keys`, that differ between two items of a FROM, which are ours."""
+    rows = await connection.fetch(
+        "SELECT row_to_json(l)::text AS live, row_to_json(r)::text AS rebuilt "  # noqa: S608 - names are ours
+        f"FROM {live} l FULL JOIN {rebuilt} r USING ({', '.join(keys)}) "
+        f"WHERE l::text IS DISTINCT FROM r::text ORDER BY {', '.join(keys)} LIMIT {DIFFERENCES_MAX}"
+    )
+    return [_difference(table, keys, row["live"], row["rebuilt"]) for row in rows]
 
 
 def _difference(

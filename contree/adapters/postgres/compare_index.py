@@ -18,6 +18,7 @@ from contree.adapters.postgres.compare import Difference, compare_table
 from contree.adapters.postgres.rebuild import connected_aside, drop_other_indexes
 from contree.adapters.postgres.recorded_log import HEAD, READ, recorded_event
 from contree.app.audit.audit_index import Mark
+from contree.app.recorded_log import BATCH_BYTES_MAX
 from contree.domain.errors import UnavailableError
 
 BATCH_EVENTS = 5000
@@ -111,7 +112,9 @@ class _Follow:
         if position < self.mark.position:
             raise UnavailableError("the audit index was made anew meanwhile: compare it again")
         while self.mark.position < position:
-            rows = await self._connection.fetch(READ, self.mark.position, BATCH_EVENTS)
+            rows = await self._connection.fetch(
+                READ, self.mark.position, BATCH_EVENTS, BATCH_BYTES_MAX
+            )
             events = [recorded_event(row) for row in rows if row["notification_id"] <= position]
             if not events:
                 return  # no event is at the index's mark, which is then not the one here

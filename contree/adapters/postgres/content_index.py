@@ -1,7 +1,8 @@
 """What content belongs to whom, on PostgreSQL (app.content.content_index.ContentIndex).
 
-Digests are looked up inside the recorded JSON, not in an index of their own: recording is frequent
-and removal is rare. A lookup reads a project's operations; it is given the time for that.
+Digests of content are looked up inside the recorded JSON, not in an index of their own: recording
+is frequent and removal is rare. A lookup reads a project's operations; it is given the time for
+that. Whose a layer is has an index, `project_layers`: it is asked across all projects.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ WHERE project_id = $1 AND finished_at < $2 AND ($3::timestamptz IS NULL OR finis
 ENDED = """
 SELECT operation_id, created_at,
        request -> 'stdin' ->> 'sha256' AS stdin,
+       request -> 'body' ->> 'sha256' AS body,
        outcome -> 'stdout' ->> 'sha256' AS stdout,
        outcome -> 'stderr' ->> 'sha256' AS stderr
 FROM operations
@@ -39,7 +41,8 @@ ORDER BY created_at, operation_id LIMIT $6
 # Read by the primary key of the log: the events of each operation lie together.
 SUBPROCESSES = """
 SELECT originator_id AS operation_id,
-       convert_from(state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256' AS stdin
+       convert_from(state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256' AS stdin,
+       convert_from(state, 'UTF8')::json -> 'spec' -> 'body' ->> 'sha256' AS body
 FROM public.stored_events WHERE originator_id = ANY($1::uuid[]) AND topic = $2
 """
 NEEDED = """
@@ -47,6 +50,7 @@ SELECT sha256 FROM files WHERE project_id = $1 AND sha256 = ANY($2::text[])
 UNION
 SELECT had.sha256 FROM operations o, LATERAL (VALUES
     (o.request -> 'stdin' ->> 'sha256'),
+    (o.request -> 'body' ->> 'sha256'),
     (o.outcome -> 'stdout' ->> 'sha256'),
     (o.outcome -> 'stderr' ->> 'sha256')) AS had (sha256)
 WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
@@ -54,18 +58,19 @@ WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
 UNION
 SELECT given.sha256 FROM operations o
 JOIN public.stored_events e ON e.originator_id = o.operation_id AND e.topic = $4,
-LATERAL (VALUES (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256'))
-    AS given (sha256)
+LATERAL (VALUES
+    (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256'),
+    (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'body' ->> 'sha256')) AS given (sha256)
 WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
   AND given.sha256 = ANY($2::text[])
 """
+# A subquery and no NOT EXISTS, which may become a join that reads the layers of all projects.
 OWN_LAYERS = """
-SELECT DISTINCT layer FROM images, unnest(layers) AS layer WHERE project_id = $1
-EXCEPT SELECT layer FROM images, unnest(layers) AS layer WHERE project_id <> $1
-ORDER BY layer
-"""
-OWN_IMAGES = """
-SELECT layers FROM images WHERE project_id = $1 AND layers && $2::text[] ORDER BY image_id
+SELECT own.layer
+FROM (SELECT DISTINCT unnest(layers) AS layer FROM images WHERE project_id = $1) AS own
+WHERE (SELECT p.project_id FROM project_layers p
+       WHERE p.layer = own.layer AND p.project_id <> $1 LIMIT 1) IS NULL
+ORDER BY own.layer
 """
 OLDEST_RUN = "SELECT min(started_at) FROM operations WHERE status IN ('ASSIGNED', 'EXECUTING')"
 UNENDED = """
@@ -97,10 +102,11 @@ class PostgresContentIndex:
         place = (None, NIL) if after is None else (after.created_at, after.operation_id)
         rows = await self._fetch(ENDED, project_id, before, since, *place, limit)
         digests = {
-            row["operation_id"]: {row["stdin"], row["stdout"], row["stderr"]} for row in rows
+            row["operation_id"]: {row[name] for name in ("stdin", "body", "stdout", "stderr")}
+            for row in rows
         }
         for row in await self._fetch(SUBPROCESSES, list(digests), SubprocessSpawned.TOPIC):
-            digests[row["operation_id"]].add(row["stdin"])
+            digests[row["operation_id"]] |= {row["stdin"], row["body"]}
         return [
             OperationContent(
                 operation_id=row["operation_id"],
@@ -119,10 +125,6 @@ class PostgresContentIndex:
             NEEDED, project_id, sorted(digests), ended_since, SubprocessSpawned.TOPIC
         )
         return frozenset(row["sha256"] for row in rows)
-
-    async def own_images(self, project_id: UUID) -> Sequence[Sequence[str]]:
-        own = await self.own_layers(project_id)
-        return [row["layers"] for row in await self._fetch(OWN_IMAGES, project_id, own)]
 
     async def own_layers(self, project_id: UUID) -> Sequence[str]:
         return [row["layer"] for row in await self._fetch(OWN_LAYERS, project_id)]

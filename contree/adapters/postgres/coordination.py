@@ -1,7 +1,8 @@
-"""Leases, sealed secrets, inboxes, data keys: what changes beside the log together with it.
+"""The queue, sealed secrets, inboxes, data keys: what changes beside the log together with it.
 
-Written in the transaction of the event, like a read model, but never rebuilt: a lease is a present
-fact, and a secret or a key is gone for good.
+Written in the transaction of the event, like a read model, but not folded again: a lease is a
+present fact, and a secret or a key is gone for good. A rebuild sets right what the log tells of the
+queue (queue_check).
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from uuid import UUID
 from contree.app.projection import Change
 from contree.domain.aggregate import Event
 from contree.domain.operation import (
+    CancellationRequested,
+    ImportRequested,
+    InstanceRequested,
+    Kind,
     OperationAssigned,
     OperationCancelled,
     OperationFailed,
@@ -20,11 +25,17 @@ from contree.domain.operation import (
 )
 from contree.domain.project import ProjectErased
 
-GRANT = (
-    "INSERT INTO public.leases (operation_id, worker, until) VALUES ($1, $2, $3) "
-    "ON CONFLICT (operation_id) DO UPDATE SET worker = EXCLUDED.worker, until = EXCLUDED.until"
+ENQUEUE = (
+    "INSERT INTO public.queue (operation_id, project_id, kind, created_at) VALUES ($1, $2, $3, $4)"
 )
-RELEASE = "DELETE FROM public.leases WHERE operation_id = $1"
+# Leases are judged by the database's clock alone: of the event's only the distance counts.
+ASSIGN = (
+    "UPDATE public.queue SET worker = $2, until = now() + ($3::timestamptz - $4::timestamptz), "
+    "taken_by = NULL, taken_until = NULL WHERE operation_id = $1"
+)
+REQUEUE = "UPDATE public.queue SET worker = NULL, until = NULL WHERE operation_id = $1"
+WISH = "UPDATE public.queue SET unwanted = true WHERE operation_id = $1"
+DEQUEUE = "DELETE FROM public.queue WHERE operation_id = $1"
 SEAL = (
     "INSERT INTO public.sealed_secrets (operation_id, sealed) VALUES ($1, $2) "
     "ON CONFLICT (operation_id) DO UPDATE SET sealed = EXCLUDED.sealed"
@@ -39,19 +50,23 @@ FORGET = "DELETE FROM public.guest_commands WHERE operation_id = $1"
 
 
 def changes_of(event: Event) -> Sequence[Change]:
-    """Return what `event` changes in leases, sealed secrets, guests' inboxes and data keys."""
+    """Return what `event` changes in the queue, sealed secrets, guests' inboxes and data keys."""
     operation_id = event.originator_id
-    lease = ("leases", operation_id)
     match event:
+        case InstanceRequested():
+            return (_enqueued(event, Kind.INSTANCE),)
+        case ImportRequested():
+            return (_enqueued(event, Kind.IMPORT),)
         case OperationAssigned():
-            granted = (operation_id, event.worker, event.lease_until)
-            return (Change(statement=GRANT, arguments=granted, row=lease),)
+            return (_queue(event, ASSIGN, event.worker, event.lease_until, event.timestamp),)
+        case CancellationRequested():
+            return (_queue(event, WISH),)
         case OperationRequeued():
-            return (Change(statement=RELEASE, arguments=(operation_id,), row=lease), *_shut(event))
+            return (_queue(event, REQUEUE), *_shut(event))
         case OperationSucceeded() | OperationFailed() | OperationCancelled():
             secret = ("sealed_secrets", operation_id)
             return (
-                Change(statement=RELEASE, arguments=(operation_id,), row=lease),
+                _queue(event, DEQUEUE),
                 Change(statement=DESTROY, arguments=(operation_id,), row=secret),
                 *_shut(event),
             )
@@ -62,6 +77,15 @@ def changes_of(event: Event) -> Sequence[Change]:
             return (Change(statement=DESTROY_KEY, arguments=destroyed, row=key),)
         case _:
             return ()
+
+
+def _enqueued(event: InstanceRequested | ImportRequested, kind: Kind) -> Change:
+    return _queue(event, ENQUEUE, event.project_id, kind.value, event.timestamp)
+
+
+def _queue(event: Event, statement: str, *values: object) -> Change:
+    id_ = event.originator_id
+    return Change(statement=statement, arguments=(id_, *values), row=("queue", id_))
 
 
 def _shut(event: Event) -> Sequence[Change]:

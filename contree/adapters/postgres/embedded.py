@@ -94,6 +94,11 @@ def dsn_of(runtime_dir: Path, *, user: str = OWNER) -> str:
     return f"postgresql://{user}@/{DATABASE}?host={quote(str(runtime_dir), safe='')}"
 
 
+def is_made(data_dir: Path) -> bool:
+    """Whether `data_dir` has a database: a whole one, which may run or not."""
+    return (data_dir / "postgres").is_dir()
+
+
 def running_dsn(data_dir: Path, *, user: str = OWNER) -> str | None:
     """The connection URL of the server that runs on `data_dir` now, None when none does."""
     cluster = data_dir.resolve() / "postgres"
@@ -224,7 +229,7 @@ class EmbeddedPostgres:
                 f"runtime_dir: '{self._runtime_dir}' is too long for a unix socket, which may have "
                 f"{SOCKET_PATH_BYTES_MAX} bytes in all; choose a shorter directory"
             )
-        self._cluster.parent.mkdir(parents=True, exist_ok=True)
+        self._cluster.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = self._runtime_dir.lstat()
         if status.st_uid != os.geteuid() or self._runtime_dir.is_symlink():

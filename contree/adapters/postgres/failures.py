@@ -51,5 +51,7 @@ def translated() -> Iterator[None]:
     except asyncpg.DataError:
         raise  # also a kind of InterfaceError, but about a value of ours
     except (*AWAY, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        text = str(error) or type(error).__name__
+        text = str(error) or (
+            "it gave no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        )
         raise UnavailableError(f"the database is not available: {text}") from error

@@ -3,6 +3,9 @@
 One statement takes the numbers and stores the entries, so a journal has no gaps but those that
 `restart` leaves. A restart takes a number itself, so that a writer from before, who expects that
 one, is refused: no lock, and nothing to renew. Bounds are the writer's duty.
+
+For the same reason an entry has the number that its writer expected only if that writer wrote it:
+so an append whose answer was lost finds, when it is repeated, that it was done.
 """
 
 from __future__ import annotations
@@ -49,6 +52,9 @@ INSERT INTO public.operation_journals AS j (operation_id, next_number) VALUES ($
 ON CONFLICT (operation_id) DO UPDATE SET next_number = j.next_number + 1
 RETURNING next_number
 """
+IS_THERE = """
+SELECT EXISTS (SELECT FROM public.operation_journal WHERE operation_id = $1 AND number = $2)
+"""
 READ = """
 SELECT number, at, type, spid, data FROM public.operation_journal
 WHERE operation_id = $1 AND number > $2 ORDER BY number LIMIT $3
@@ -77,6 +83,7 @@ class PostgresJournal:
     async def append(self, operation_id: UUID, entries: Sequence[JournalEntry]) -> None:
         if not entries:
             return
+        expected = self._expected.get(operation_id)
         with translated():
             first: int | None = await self._pool.fetchval(
                 APPEND,
@@ -85,12 +92,12 @@ class PostgresJournal:
                 [e.type for e in entries],
                 [e.spid for e in entries],
                 [orjson.dumps(dict(e.data)).decode() for e in entries],
-                self._expected.get(operation_id),
+                expected,
             )
-        if first is None:
-            raise ConflictError(f"the journal of operation {operation_id} has another writer")
-        if operation_id in self._expected:
-            self._expected[operation_id] = first + len(entries)
+            if first is None and not await self._pool.fetchval(IS_THERE, operation_id, expected):
+                raise ConflictError(f"the journal of operation {operation_id} has another writer")
+        if expected is not None:
+            self._expected[operation_id] = expected + len(entries)
 
     async def read(
         self, operation_id: UUID, *, after: int = -1, limit: int = 1000, spid: int | None = None

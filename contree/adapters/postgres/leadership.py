@@ -1,7 +1,7 @@
 """Leadership (app.leadership.Leadership): an advisory lock of a connection of its own.
 
 A process that dies loses its connection, and with it the lock, at once; one whose host vanishes
-loses it when the server's TCP keepalive gives up.
+loses it when the server's TCP keepalive gives up (pool: within half a minute).
 """
 
 from __future__ import annotations

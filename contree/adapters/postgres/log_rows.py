@@ -14,23 +14,33 @@ from uuid import UUID
 
 import asyncpg
 
+from contree.adapters.postgres.byte_bound import by_bytes
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.recorded_log import FIELDS, recorded_event
 from contree.app.proof.log_rows import OddRowError, RawRow
-from contree.app.recorded_log import RecordedEvent
+from contree.app.recorded_log import BATCH_BYTES_MAX, RecordedEvent
 from contree.domain.errors import UnavailableError
 from contree.domain.log_row import position_in
 
 BATCH_ROWS = 10_000
-ROWS = (
-    "SELECT notification_id, originator_id, originator_version, recorded_at, topic, state, hash "
-    "FROM public.stored_events WHERE notification_id > $1 AND notification_id <= $2 "
-    "ORDER BY notification_id LIMIT $3"
+COUNT_ROWS = 1_000_000
+"""Positions that one query counts: the whole log at once would outlast any query's time."""
+
+ROWS = by_bytes(
+    "notification_id, originator_id, originator_version, recorded_at, topic, state, hash",
+    where="notification_id > $1 AND notification_id <= $2",
+    rows_max="$3",
+    bytes_max="$4",
+)
+FIRST = (
+    "SELECT min(notification_id) FROM public.stored_events "
+    "WHERE notification_id > $1 AND notification_id <= $2"
 )
 COUNT = (
     "SELECT count(*) FROM public.stored_events "
-    "WHERE notification_id > $1 AND notification_id <= $2 OR notification_id IS NULL"
+    "WHERE notification_id >= $1 AND notification_id <= $2"
 )
+NOWHERE = "SELECT count(*) FROM public.stored_events WHERE notification_id IS NULL"
 HASH_AT = (
     "SELECT notification_id, hash FROM public.stored_events WHERE notification_id <= $1 "
     "ORDER BY notification_id DESC LIMIT 1"
@@ -52,9 +62,12 @@ TOPIC_AT = 58
 class PostgresLogRows:
     """Reads over the service's pool."""
 
-    def __init__(self, pool: asyncpg.Pool, *, batch_rows: int = BATCH_ROWS) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, *, batch_rows: int = BATCH_ROWS, count_rows: int = COUNT_ROWS
+    ) -> None:
         self._pool = pool
         self._batch_rows = batch_rows
+        self._count_rows = count_rows
 
     async def stream(self, *, after: int, until: int) -> AsyncGenerator[Sequence[RawRow], None]:
         while rows := await self._copied(after, until):
@@ -63,7 +76,10 @@ class PostgresLogRows:
 
     async def count(self, *, after: int, until: int) -> int:
         with translated():
-            count: int = await self._pool.fetchval(COUNT, after, until)
+            count: int = await self._pool.fetchval(NOWHERE)
+            while (first := await self._pool.fetchval(FIRST, after, until)) is not None:
+                after = min(first + self._count_rows - 1, until)
+                count += await self._pool.fetchval(COUNT, first, after)
             return count
 
     async def hash_at(self, position: int) -> tuple[int, bytes] | None:
@@ -84,7 +100,10 @@ class PostgresLogRows:
 
         with translated():
             await self._pool.copy_from_query(
-                ROWS, after, until, self._batch_rows, output=take, format="binary"
+                ROWS,
+                *(after, until, self._batch_rows, BATCH_BYTES_MAX),
+                output=take,
+                format="binary",
             )
         return rows_in(b"".join(pieces))
 

@@ -78,6 +78,21 @@ async def migrate(
         await connection.close()
 
 
+async def is_migrated(dsn: str) -> bool:
+    """Whether a release has ever brought the database to its schema. Raises UnavailableError."""
+    connection = await connect_as_owner(dsn)
+    try:
+        with translated():
+            return await _has_migrations(connection)
+    finally:
+        await connection.close()
+
+
+async def _has_migrations(connection: asyncpg.Connection) -> bool:
+    found = await connection.fetchval("SELECT to_regclass('public.schema_migrations')::text")
+    return found is not None
+
+
 async def _check_server(connection: asyncpg.Connection) -> None:
     version = int(await connection.fetchval("SHOW server_version_num"))
     if version < SERVER_VERSION_MIN:
@@ -105,7 +120,7 @@ async def _make_app_role(connection: asyncpg.Connection) -> None:
 
 
 async def _run_migrations(connection: asyncpg.Connection) -> None:
-    if await connection.fetchval("SELECT to_regclass('public.schema_migrations')::text") is None:
+    if not await _has_migrations(connection):
         await connection.execute(
             "CREATE TABLE public.schema_migrations ("
             "version integer PRIMARY KEY, sha256 text NOT NULL, "

@@ -4,7 +4,8 @@
               came meanwhile and swap; readers see the old tables or the new, nothing between
     compare   fold aside, and compare row by row as of one moment of the log
 
-It never touches the log, leases, secrets or journals.
+Both take the work queue along, which the log tells too. It never touches the log, leases, secrets
+or journals.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from typing import Any, cast
 import asyncpg
 from eventsourcing.persistence import StoredEvent
 
+from contree.adapters.postgres.byte_bound import by_bytes
 from contree.adapters.postgres.compare import Difference, compare_table
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.pool import READ_SCHEMA, connect_as_owner
+from contree.adapters.postgres.queue_check import compare_queue, set_queue_right
 from contree.adapters.postgres.read_models import make_read_models
 from contree.adapters.postgres.statement import LOCK_LOG, runs
 from contree.adapters.postgres.transcoder import event_mapper
 from contree.app.projection import Change, Projection
+from contree.app.recorded_log import BATCH_BYTES_MAX, is_full
 from contree.domain.aggregate import Event
 from contree.domain.errors import UnavailableError
 
@@ -37,10 +41,15 @@ SWAP_LOCK_TIMEOUT = "500ms"
 """Below deadlock_timeout (1 s): if a swap and an append wait for each other, the swap gives way."""
 SWAP_ATTEMPTS_MAX = 60
 REBUILT_SCHEMA = "read_rebuilt"
+_OPERATIONS = "operations"
+"""The read model that the work queue is held against."""
 
-EVENTS = (
-    "SELECT originator_id, originator_version, topic, state, notification_id "
-    "FROM public.stored_events WHERE notification_id > $1 ORDER BY notification_id LIMIT $2"
+
+EVENTS = by_bytes(
+    "originator_id, originator_version, topic, state, notification_id",
+    where="notification_id > $1",
+    rows_max="$2",
+    bytes_max="$3",
 )
 # Changes find their rows by primary key: other indexes are only in the way of a fold.
 OTHER_INDEXES = (
@@ -121,6 +130,8 @@ async def compare(
                 for projection in projections
                 for table in projection.tables
             ]
+            if fold.has(_OPERATIONS):
+                tables.append(await compare_queue(fold.connection, rebuilt=REBUILT_SCHEMA))
         return Compared(
             event_count=fold.event_count,
             row_counts={table.table: table.row_count for table in tables},
@@ -174,6 +185,8 @@ async def _swap(fold: _Fold) -> None:
                 await connection.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             await connection.execute(LOCK_LOG)
             await fold.run_to_end()
+            if fold.has(_OPERATIONS):
+                await set_queue_right(connection, rebuilt=REBUILT_SCHEMA)
             await connection.execute(
                 f"DROP SCHEMA IF EXISTS {READ_SCHEMA} CASCADE;"
                 f"ALTER SCHEMA {REBUILT_SCHEMA} RENAME TO {READ_SCHEMA}"
@@ -213,6 +226,9 @@ class _Fold:
         self._progress = progress
         self._mapper = event_mapper()
 
+    def has(self, table: str) -> bool:
+        return any(table in projection.tables for projection in self._projections)
+
     @property
     def last_id(self) -> int:
         return self.position[0]
@@ -238,7 +254,7 @@ class _Fold:
         while rows:
             # A batch that is not full was the end a moment ago; do not chase those who go on
             # writing.
-            full = len(rows) == BATCH_EVENTS
+            full = is_full([row["state"] for row in rows], rows_max=BATCH_EVENTS)
             following = await self._rows_after(rows[-1]["notification_id"]) if full else []
             async with self.connection.transaction():
                 _, following_changes = await asyncio.gather(
@@ -251,7 +267,7 @@ class _Fold:
 
     async def _rows_after(self, last_id: int) -> Sequence[Mapping[str, Any]]:
         rows: Sequence[Mapping[str, Any]] = await self.connection.fetch(
-            EVENTS, last_id, BATCH_EVENTS
+            EVENTS, last_id, BATCH_EVENTS, BATCH_BYTES_MAX
         )
         return rows
 

@@ -9,19 +9,17 @@ from typing import Any
 
 import asyncpg
 
+from contree.adapters.postgres.byte_bound import by_bytes
 from contree.adapters.postgres.failures import translated
 from contree.adapters.postgres.listener import PostgresListener
-from contree.app.recorded_log import BATCH_EVENTS, RecordedEvent
+from contree.app.recorded_log import BATCH_BYTES_MAX, BATCH_EVENTS, RecordedEvent, is_full
 
 CHANNEL = "stored_events"
 LOOK_AGAIN_S = 5.0
 """A follower looks by itself this often: a notification is a hint, the log is the truth."""
 
 FIELDS = "notification_id, originator_id, originator_version, topic, state, recorded_at, hash"
-READ = (
-    f"SELECT {FIELDS} FROM public.stored_events "  # noqa: S608 - a constant
-    "WHERE notification_id > $1 ORDER BY notification_id LIMIT $2"
-)
+READ = by_bytes(FIELDS, where="notification_id > $1", rows_max="$2", bytes_max="$3")
 HEAD = "SELECT notification_id FROM public.stored_events ORDER BY notification_id DESC LIMIT 1"
 
 
@@ -35,7 +33,7 @@ class PostgresRecordedLog:
 
     async def read(self, *, after: int, limit: int = BATCH_EVENTS) -> Sequence[RecordedEvent]:
         with translated():
-            rows = await self._pool.fetch(READ, after, limit)
+            rows = await self._pool.fetch(READ, after, limit, BATCH_BYTES_MAX)
         return [recorded_event(row) for row in rows]
 
     async def head(self) -> int:
@@ -55,7 +53,7 @@ class PostgresRecordedLog:
                 if events := await self.read(after=after, limit=limit):
                     yield events
                     after = events[-1].position
-                if len(events) >= limit:
+                if is_full([event.state for event in events], rows_max=limit):
                     continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_AGAIN_S):

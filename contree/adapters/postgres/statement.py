@@ -40,12 +40,12 @@ def arranged(
 ) -> list[list[Change]]:
     """Deal `changes` out in rounds: in a round no row twice, over the rounds each row in order.
 
-    A round has at most `round_max` changes.
+    What a change reads was written in an earlier round. A round has at most `round_max` changes.
     """
     rounds: list[list[Change]] = [[]]
     turns: dict[tuple[str, object], int] = {}
     for change in changes:
-        turn = turns.get(change.row, -1) + 1
+        turn = max(turns.get(row, -1) for row in _rows(change)) + 1
         while turn < len(rounds) and len(rounds[turn]) >= round_max:
             turn += 1
         if turn == len(rounds):
@@ -56,7 +56,8 @@ def arranged(
 
 
 def runs(changes: Sequence[Change]) -> list[tuple[str, list[tuple[Any, ...]]]]:
-    """Group `changes` by statement, to be run in order: each row's changes stay in their order.
+    """Group `changes` by statement, to be run in order: each row's changes stay in their order,
+    and what a change reads was written before.
 
     Unlike in `arranged` a run may hold a row twice: it is executed row by row.
     """
@@ -65,12 +66,16 @@ def runs(changes: Sequence[Change]) -> list[tuple[str, list[tuple[Any, ...]]]]:
     touched: dict[tuple[str, object], int] = {}
     for change in changes:
         place = latest.get(change.statement, -1)
-        if place < touched.get(change.row, 0):
+        if place < max(touched.get(row, 0) for row in _rows(change)):
             place = latest[change.statement] = len(found)
             found.append((change.statement, []))
         found[place][1].append(change.arguments)
         touched[change.row] = place
     return found
+
+
+def _rows(change: Change) -> tuple[tuple[str, object], ...]:
+    return (change.row,) if change.reads is None else (change.row, change.reads)
 
 
 def statements(

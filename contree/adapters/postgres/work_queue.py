@@ -1,9 +1,15 @@
 """The work queue on PostgreSQL (app.work_queue.WorkQueue): claims, leases, wake-ups.
 
-A claim first takes the log's own lock, then reads: so it sees every running operation, a project's
-bound holds however many workers race, and no claim can deadlock with an append. To look whether
-anything is pending takes no lock at all. The queue keeps no status of its own, but for the order in
-which it served projects last: forgetting it, as a restart does, costs a project one turn.
+    waiting --queue_take: one call--> taken for TAKE_S --the event is appended--> held under a lease
+    taken --not appended in time, or refused--> waiting
+
+Everything is in the table `queue` (migrations/009_queue.sql), which changes in the statement of the
+event (coordination). A claim holds no lock between its steps: a worker that is stopped or cut off
+there delays nobody, and what it has taken is free again after TAKE_S. The aggregate decides and the
+append is optimistic, so whoever comes too late gets nothing.
+
+Leases are counted by the database's clock. They are renewed on connections of their own, so that
+nothing else that takes long makes them run out.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -20,92 +26,93 @@ from uuid import UUID
 import asyncpg
 
 from contree.adapters.postgres.event_log import EVENTS_OF, PostgresEventLog
-from contree.adapters.postgres.failures import AWAY, translated
-from contree.adapters.postgres.pool import connect
-from contree.adapters.postgres.statement import LOCK_LOG
-from contree.app.work_queue import Look
+from contree.adapters.postgres.failures import translated
+from contree.adapters.postgres.listener import PostgresListener
+from contree.app.work_queue import Look, Wake
 from contree.domain.context import Context
-from contree.domain.errors import InvalidTransitionError
+from contree.domain.errors import ConflictError, InvalidTransitionError, UnavailableError
 from contree.domain.operation import Kind, Operation
 
-RECONNECT_S = 1.0
-SERVED_MAX = 1000
-"""Projects whose last turn is remembered."""
+TAKE_S = 10.0
+"""How long what is taken is kept for the worker that is about to record it."""
+
+CHANNEL = "work"
+"""Told by the triggers of the table: `waiting KIND`, `unwanted WORKER`."""
 
 LOOK = """
-SELECT ARRAY(SELECT operation_id FROM operations
-             WHERE status IN ('ASSIGNED', 'EXECUTING') AND worker = $1 AND cancellation_requested
+SELECT ARRAY(SELECT operation_id FROM public.queue WHERE worker = $1 AND unwanted
              ORDER BY created_at, operation_id) AS unwanted,
        ARRAY(SELECT k FROM unnest($2::text[]) AS k WHERE EXISTS
-             (SELECT FROM operations WHERE status = 'PENDING' AND kind = k)) AS pending
+             (SELECT FROM public.queue WHERE worker IS NULL AND kind = k
+              AND (taken_until IS NULL OR taken_until < now()))) AS pending
 """
-
-# Steps from project to project along the index of pending operations, so that the cost follows the
-# number of projects that wait and not the length of the queue. Each project's operations are
-# numbered after what it has running: so turns go round, and a project that is served again while
-# others wait must have no more than they. $4 are projects, the one served longest ago first.
-PENDING = """
-WITH RECURSIVE waiting AS (
-    (SELECT project_id FROM operations WHERE status = 'PENDING' AND kind = $1
-     ORDER BY project_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT o.project_id FROM operations o
-            WHERE o.status = 'PENDING' AND o.kind = $1 AND o.project_id > w.project_id
-            ORDER BY o.project_id LIMIT 1)
-    FROM waiting w WHERE w.project_id IS NOT NULL
-), running AS (
-    SELECT project_id, count(*) AS held FROM operations
-    WHERE status IN ('ASSIGNED', 'EXECUTING') AND kind = $1 GROUP BY project_id
-), eligible AS (
-    SELECT o.operation_id
-    FROM waiting w
-    LEFT JOIN running r USING (project_id)
-    CROSS JOIN LATERAL (
-        SELECT operation_id, created_at,
-               coalesce(r.held, 0) + row_number() OVER (ORDER BY created_at, operation_id) AS turn
-        FROM operations
-        WHERE status = 'PENDING' AND kind = $1 AND project_id = w.project_id
-        ORDER BY created_at, operation_id
-        LIMIT greatest(0, least($2::bigint, $3::bigint - coalesce(r.held, 0)))
-    ) o
-    ORDER BY o.turn, array_position($4::uuid[], w.project_id) NULLS FIRST,
-             o.created_at, o.operation_id
-    LIMIT $2
-)
-SELECT operation_id FROM operations WHERE operation_id IN (SELECT operation_id FROM eligible)
-ORDER BY created_at, operation_id
-FOR UPDATE SKIP LOCKED
+TAKE = "SELECT * FROM public.queue_take($1, $2, $3, $4, $5) AS operation_id"
+RELEASE = """
+UPDATE public.queue SET taken_by = NULL, taken_until = NULL
+WHERE operation_id = ANY($1::uuid[]) AND taken_by = $2
 """
 # Waits for nobody, so no deadlock with appends, which lock leases in their own order: one that is
 # locked is being ended, or is renewed the next time.
 RENEW = """
-UPDATE public.leases SET until = $3 WHERE operation_id IN (
-    SELECT operation_id FROM public.leases WHERE operation_id = ANY($1::uuid[]) AND worker = $2
-    FOR UPDATE SKIP LOCKED
+WITH renewed AS (
+    UPDATE public.queue SET until = now() + make_interval(secs => $3) WHERE operation_id IN (
+        SELECT operation_id FROM public.queue WHERE operation_id = ANY($1::uuid[]) AND worker = $2
+        FOR UPDATE SKIP LOCKED
+    )
 )
+SELECT clock_timestamp()
 """
-# A running operation without a lease is nobody's.
 EXPIRED = """
-SELECT o.operation_id FROM operations o LEFT JOIN public.leases l USING (operation_id)
-WHERE o.status IN ('ASSIGNED', 'EXECUTING') AND (l.until IS NULL OR l.until < $1)
-ORDER BY o.created_at, o.operation_id
+SELECT operation_id FROM public.queue WHERE worker IS NOT NULL AND until < now()
+ORDER BY created_at, operation_id
 """
 HELD = """
-SELECT operation_id FROM operations
-WHERE status IN ('ASSIGNED', 'EXECUTING') AND worker = $1 ORDER BY created_at, operation_id
+SELECT operation_id FROM public.queue WHERE worker = $1 ORDER BY created_at, operation_id
 """
 
 _log = logging.getLogger(__name__)
 
 
-class PostgresWorkQueue:
-    """Claims over the `operations` read model, decided by the aggregates themselves."""
+class _Sleeper:
+    """What one worker has not been woken for yet: any number of announcements wake it once."""
 
-    def __init__(self, pool: asyncpg.Pool, log: PostgresEventLog, *, dsn: str) -> None:
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+        self.woken = asyncio.Event()
+        self._waiting: set[Kind] = set()
+        self._is_unwanted = False
+
+    def wake(self, *, waiting: Iterable[Kind] = (), unwanted: bool = False) -> None:
+        self._waiting.update(waiting)
+        self._is_unwanted |= unwanted
+        self.woken.set()
+
+    def taken(self) -> Wake:
+        wake = Wake(waiting=frozenset(self._waiting), unwanted=self._is_unwanted)
+        self._waiting, self._is_unwanted = set(), False
+        self.woken.clear()
+        return wake
+
+
+class PostgresWorkQueue:
+    """Claims over the table `queue`, decided by the aggregates themselves.
+
+    `leases` is the pool that leases are kept with; None: `pool`.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        log: PostgresEventLog,
+        *,
+        listener: PostgresListener,
+        leases: asyncpg.Pool | None = None,
+    ) -> None:
         self._pool = pool
+        self._leases = leases or pool
         self._event_log = log
-        self._dsn = dsn
-        self._served: dict[Kind, dict[UUID, None]] = {kind: {} for kind in Kind}
+        self._listener = listener
+        self._sleepers: set[_Sleeper] = set()
 
     async def claim(
         self,
@@ -119,96 +126,109 @@ class PostgresWorkQueue:
     ) -> Sequence[Operation]:
         if limit < 1:
             return ()
+        late_at_s = asyncio.get_running_loop().time() + TAKE_S
         with translated():
-            async with self._pool.acquire() as connection, connection.transaction():
-                await connection.execute(LOCK_LOG)
-                served = list(self._served[kind])
-                ids = _ids(
-                    await connection.fetch(
-                        PENDING, kind.value, limit, running_per_project_max, served
-                    )
-                )
-                rows = await connection.fetch(EVENTS_OF, ids)
-                operations = self._event_log.folded(Operation, rows)
-                claimed = [
-                    operations[id_]
-                    for id_ in ids
-                    if id_ in operations
-                    and _assigned(operations[id_], context, worker=worker, lease_until=lease_until)
-                ]
-                await self._event_log.append_within(connection, claimed)
-            self._remember(kind, claimed)
-            return claimed
+            wanted = (kind.value, worker, limit, running_per_project_max, TAKE_S)
+            ids = _ids(await self._pool.fetch(TAKE, *wanted))
+        if not ids:
+            return ()
+        try:
+            with translated():
+                rows = await self._pool.fetch(EVENTS_OF, ids)
+            operations = self._event_log.folded(Operation, rows)
+            assigned = [
+                operations[id_]
+                for id_ in ids
+                if id_ in operations
+                and _assigned(operations[id_], context, worker=worker, lease_until=lease_until)
+            ]
+            if asyncio.get_running_loop().time() >= late_at_s:
+                _log.warning("%d operations are left to others: claiming took too long", len(ids))
+                return ()
+            return await self._recorded(assigned)
+        except Exception:
+            await self._release(ids, worker)
+            raise
 
-    def _remember(self, kind: Kind, claimed: Sequence[Operation]) -> None:
-        served = self._served[kind]
-        for operation in claimed:
-            served.pop(operation.project_id, None)
-            served[operation.project_id] = None
-        while len(served) > SERVED_MAX:
-            del served[next(iter(served))]
+    async def _recorded(self, assigned: Sequence[Operation]) -> Sequence[Operation]:
+        """Append what was decided; return those of which nobody else decided otherwise first.
+
+        Each on its own, in one transaction if none is refused (ADR 11).
+        """
+        appends = (self._event_log.append(operation) for operation in assigned)
+        outcomes = await asyncio.gather(*appends, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ConflictError):
+                raise outcome
+        return [o for o, outcome in zip(assigned, outcomes, strict=True) if outcome is None]
+
+    async def _release(self, operation_ids: Sequence[UUID], worker: str) -> None:
+        """Let others have at once what was taken and not recorded; else they wait for TAKE_S."""
+        with contextlib.suppress(UnavailableError), translated():
+            await self._pool.execute(RELEASE, operation_ids, worker)
 
     async def renew(
-        self, operation_ids: Collection[UUID], *, worker: str, lease_until: datetime
-    ) -> None:
+        self, operation_ids: Collection[UUID], *, worker: str, lease_s: float
+    ) -> datetime:
         with translated():
-            await self._pool.execute(RENEW, list(operation_ids), worker, lease_until)
+            now: datetime = await self._leases.fetchval(RENEW, list(operation_ids), worker, lease_s)
+        return now
 
-    async def abandoned(self, *, now: datetime, worker: str | None = None) -> Sequence[UUID]:
+    async def abandoned(self, *, worker: str | None = None) -> Sequence[UUID]:
         with translated():
             if worker is None:
-                return _ids(await self._pool.fetch(EXPIRED, now))
-            return _ids(await self._pool.fetch(HELD, worker))
+                return _ids(await self._leases.fetch(EXPIRED))
+            return _ids(await self._leases.fetch(HELD, worker))
 
     async def look(self, *, worker: str) -> Look:
         with translated():
             row = await self._pool.fetchrow(LOOK, worker, [kind.value for kind in Kind])
         return Look(pending=frozenset(map(Kind, row["pending"])), unwanted=row["unwanted"])
 
-    async def wakeups(self, *, poll_s: float) -> AsyncIterator[None]:
-        while True:
-            try:
-                async with contextlib.aclosing(self._announcements(poll_s)) as announcements:
-                    async for _ in announcements:
-                        yield
-            except (*AWAY, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                _log.warning("waiting for work without the database: %s", error)
-                await asyncio.sleep(min(poll_s, RECONNECT_S))
-                yield
-
-    async def _announcements(self, poll_s: float) -> AsyncGenerator[None, None]:
-        """Yield as `wakeups`, on one connection; raises the driver's error when that is lost."""
-        woken = asyncio.Event()
-
-        def wake(*_: Any) -> None:
-            woken.set()
-
-        connection = await connect(self._dsn)
+    async def wakeups(self, *, worker: str, poll_s: float) -> AsyncIterator[Wake]:
+        loop = asyncio.get_running_loop()
+        sleeper = _Sleeper(worker)
+        self._sleepers.add(sleeper)
+        self._listener.subscribe(CHANNEL, self._heard, self._missed)
         try:
-            connection.add_termination_listener(wake)
             # Listening first and waking once: what came before is found by whoever looks now.
-            await connection.add_listener("stored_events", wake)
+            with contextlib.suppress(UnavailableError):
+                await self._listener.listening(CHANNEL)
+            sleeper.wake(waiting=Kind, unwanted=True)
+            poll_at_s = loop.time() + poll_s
             while True:
-                yield
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), poll_s)
-                woken.clear()
-                if connection.is_closed():
-                    raise ConnectionError("the connection that listens was lost")
+                try:
+                    async with asyncio.timeout_at(poll_at_s):
+                        await sleeper.woken.wait()
+                except TimeoutError:
+                    sleeper.wake(waiting=Kind, unwanted=True)
+                    poll_at_s = loop.time() + poll_s
+                yield sleeper.taken()
         finally:
-            with contextlib.suppress(*AWAY, asyncpg.InterfaceError):
-                await connection.close(timeout=RECONNECT_S)
+            self._sleepers.discard(sleeper)
+
+    def _heard(self, text: str) -> None:
+        what, _, name = text.partition(" ")
+        for sleeper in self._sleepers:
+            if what == "waiting":
+                sleeper.wake(waiting={Kind(name)})
+            elif name == sleeper.worker:
+                sleeper.wake(unwanted=True)
+
+    def _missed(self) -> None:
+        for sleeper in self._sleepers:
+            sleeper.wake(waiting=Kind, unwanted=True)
 
 
 def _assigned(
     operation: Operation, context: Context, *, worker: str, lease_until: datetime
 ) -> bool:
-    """Let the aggregate decide. A read model that disagrees with it must not block the queue."""
+    """Let the aggregate decide. A row that disagrees with it must not block the queue."""
     try:
         own = replace(context, project_id=operation.project_id)
         operation.assign(own, worker=worker, lease_until=lease_until)
     except InvalidTransitionError as error:
-        _log.error("the read model shows a pending operation that is not: %s", error)
+        _log.error("the queue shows a waiting operation that is not: %s", error)
         return False
     return True
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -210,6 +211,8 @@ def _workdir(text: str) -> str:
     """Absolute and normalised, `..` included; a relative one counts from the root, as in Docker."""
     if not text:
         return ""
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise RegistryFailure("the image's config is not valid: WorkingDir has control characters")
     try:
         return parse_guest_path(posixpath.normpath(f"/{text}"), field="WorkingDir")
     except InvalidFieldError as error:

@@ -33,8 +33,8 @@ class RegistryImageSource:
     def __init__(
         self,
         work_dir: Path,
-        *,
         policy: AddressPolicy,
+        *,
         image_bytes_max: int = IMAGE_BYTES_MAX,
     ) -> None:
         self._work_dir = work_dir

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -38,16 +39,22 @@ class HostLeadership:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    def was_led(self, name: str) -> bool:
+        """Whether a process on this directory has ever led in `name`."""
+        return self._path(name).exists()
+
     @contextlib.asynccontextmanager
     async def lead(self, name: str) -> AsyncIterator[None]:
-        path = self._directory / f"{name.replace(' ', '-')}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while not _locked(descriptor):  # noqa: ASYNC110 - other processes tell nobody
                 await asyncio.sleep(ASK_AGAIN_S)
             yield
         finally:
             os.close(descriptor)
+
+    def _path(self, name: str) -> Path:
+        return self._directory / (re.sub(r"[^\w.-]", "-", name) + ".lock")
 
 
 def _locked(descriptor: int) -> bool:

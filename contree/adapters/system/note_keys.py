@@ -1,6 +1,6 @@
 """Ed25519 for signed notes (app.proof.note_keys): a private key in a file, and verification.
 
-The file is PEM (PKCS #8), as openssl reads it, for its owner only; it is made at first use. Whoever
+The file is PEM (PKCS #8), as openssl reads it, for its owner only. Whoever
 has it can sign any history: keep a copy offline, and give the public key (`contreed audit key`) to
 those who will check.
 """
@@ -72,7 +72,9 @@ def _key_in(path: Path) -> Ed25519PrivateKey:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError as error:
         raise SigningKeyError(
-            f"there is no signing key '{path}' here: the first worker makes it"
+            f"there is no signing key '{path}' here: copy it from another host of this deployment, "
+            "or restore it from the backup; a worker makes a new one where checkpoint_former_keys "
+            "names the old"
         ) from error
     except OSError as error:
         raise SigningKeyError(f"the signing key cannot be read: {error}") from error

@@ -12,11 +12,16 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from contree.app.reads import ImageRow, OperationRow, Page
+from contree.app.reads import ImageRow, OperationRow, OperationSummary, Page
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.operation import Kind, Status
 
 POSITION_MAX = 2**63 - 1
+PAGE_BYTES_MAX = 2 * 1024**2
+"""Of the events' states in one page; the last one may pass it."""
+
+LINEAGE_COMMAND_CHARS = 1000
+LINEAGE_ARGS_BYTES = 1000
 SCAN_POSITIONS_MAX = 1_000_000
 """Positions that one call looks through for what no single index finds."""
 
@@ -62,6 +67,27 @@ class FoundEntries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MakingOperation:
+    """What made an image, in few words.
+
+    command, args   of a run: the first LINEAGE_COMMAND_CHARS characters; None for args that take
+                    more than LINEAGE_ARGS_BYTES as JSON, and for those that are content
+    registry_url    of an import
+    """
+
+    operation_id: UUID
+    kind: Kind
+    command: str | None
+    args: Sequence[str] | None
+    registry_url: str | None
+    exit_code: int | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RelatedImage:
     """An image in the history of another one.
 
@@ -74,7 +100,7 @@ class RelatedImage:
     depth: int
     created_at: datetime
     tags: tuple[str, ...]
-    operation: OperationRow | None
+    operation: MakingOperation | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +124,8 @@ class AuditReads(Protocol):
     ) -> FoundEntries:
         """Return at most `limit` entries in the order of their positions.
 
-        The work is bounded: a page may be short, even empty, with a `rest` to go on from.
+        Fewer when they hold PAGE_BYTES_MAX bytes. The work is bounded: a page may be short, even
+        empty, with a `rest` to go on from.
         """
         ...
 
@@ -150,7 +177,7 @@ class OperationsSeen(Protocol):
         *,
         status: Status | None = None,
         kind: Kind | None = None,
-    ) -> Sequence[OperationRow]: ...
+    ) -> Sequence[OperationSummary]: ...
 
 
 class PastReads(Protocol):

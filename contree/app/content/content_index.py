@@ -16,7 +16,7 @@ from uuid import UUID
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationContent:
     """The digests of what an operation wrote and was given (hex): stdout, stderr, initial standard
-    input, that of its further processes.
+    input and what is long in its request, and both of its further processes.
     """
 
     operation_id: UUID
@@ -51,10 +51,6 @@ class ContentIndex(Protocol):
         """Return those of `digests` that a file of the project is, or that an operation has which
         ended at `ended_since` or later, or has not ended.
         """
-        ...
-
-    async def own_images(self, project_id: UUID) -> Sequence[Sequence[str]]:
-        """The layers of each image of the project that has a layer of its own, bottom to top."""
         ...
 
     async def own_layers(self, project_id: UUID) -> Sequence[str]:

@@ -18,7 +18,7 @@ from contree.app.clock import Clock
 from contree.app.content.remove_layers import RemoveLayers
 from contree.app.images.layer_store import LayerRemoval
 from contree.app.reads import ProjectReads
-from contree.app.recorded_log import BATCH_EVENTS, RecordedEvent, RecordedLog
+from contree.app.recorded_log import RecordedEvent, RecordedLog
 from contree.domain.project import ContentRemoved
 
 LOOK_AGAIN_S: Final = 10.0
@@ -85,12 +85,11 @@ class DropLayers:
         """Read on in the log, and drop what is to go by now."""
         if self._reached is None:
             self._reached = await self._begun()
-        while events := await self._recorded.read(after=self._reached):
+        head = await self._recorded.head()
+        while self._reached < head and (events := await self._recorded.read(after=self._reached)):
             for event in events:
                 await self._heard(event)
                 self._reached = event.position
-            if len(events) < BATCH_EVENTS:
-                break
         for project_id, due in list(self._due.items()):
             if due.at <= self._clock.now():
                 await self._drop(project_id, due)

@@ -51,7 +51,6 @@ class RemoveLayers:
     async def _from_host(self, store: LayerRemoval, project_id: UUID) -> Removed:
         for diff_id in await store.aside():
             await store.put_back(diff_id)  # left by a pass that was killed
-        images = await self._index.own_images(project_id)
         added_before = await self._added_before()
         own = await self._index.own_layers(project_id)
         taken = [d for d in own if await store.set_aside(d, added_before=added_before)]
@@ -59,7 +58,7 @@ class RemoveLayers:
         for diff_id in set(taken) - own_still:
             await store.put_back(diff_id)
         doomed = [diff_id for diff_id in taken if diff_id in own_still]
-        removed = await store.destroy(doomed, images=images)
+        removed = await store.destroy(doomed)
         left = [d for d in own_still - set(doomed) if await store.is_there(d)]
         return removed, not left
 

@@ -11,7 +11,7 @@ from contree.app.event_log import EventLog
 from contree.app.limits import Limits
 from contree.app.reads import FileReads, FileRow
 from contree.app.retries import retry_conflicts
-from contree.domain.errors import NotFoundError, PermissionMissingError
+from contree.domain.errors import NotFoundError
 from contree.domain.file import File, file_id_of
 from contree.domain.token import Permission
 
@@ -38,11 +38,8 @@ class UploadFile:
         Raises PermissionMissingError, LimitExceededError, StorageFullError, and whatever `chunks`
         raises; nothing is kept then.
         """
-        if (
-            not {Permission.SPAWN.value, Permission.SPAWN_DISPOSABLE.value}
-            & caller.token.permissions
-        ):
-            raise PermissionMissingError(Permission.SPAWN.value)
+        if Permission.SPAWN_DISPOSABLE.value not in caller.token.permissions:
+            caller.require(Permission.SPAWN)
         content = await self._content.put(
             caller.project_id, chunks, bytes_max=self._limits.upload_bytes_max
         )

@@ -21,7 +21,12 @@ from contree.app.guest.guest_control import (
 from contree.app.guest.guest_processes import GuestProcesses
 from contree.app.guest.microvm import ProcessSpec, SpawnRefused, why_refused
 from contree.app.operation_history import OperationHistory
-from contree.domain.errors import InvalidTransitionError, NotFoundError, UnavailableError
+from contree.domain.errors import (
+    InvalidFieldError,
+    InvalidTransitionError,
+    NotFoundError,
+    UnavailableError,
+)
 from contree.domain.instance import Stdin
 from contree.domain.subprocess import SubprocessSpec
 
@@ -37,7 +42,10 @@ before any later one. So one piece a process waits here, and the senders of late
 """
 
 ToProcess = Callable[[SubprocessSpec, bytes], Awaitable[ProcessSpec]]
-"""Makes the process of a spec and its sealed secret environment (or nothing)."""
+"""Makes the process of a spec and its sealed secret environment (or nothing).
+
+Raises InvalidFieldError for one that a guest cannot be given.
+"""
 
 ReadStdin = Callable[[Stdin], AsyncIterator[bytes]]
 
@@ -129,6 +137,9 @@ class ControlServer:
             why = why_refused(refusal, spec.command, shell=spec.shell)
             text = f"could not be started: {why}"
             await self._answer(received, Outcome.REFUSED, text=text, field="command")
+            return
+        except InvalidFieldError as error:
+            await self._answer(received, Outcome.REFUSED, text=error.problem, field=error.field)
             return
         await self._answer(received, Outcome.DONE, spid=spid)
 

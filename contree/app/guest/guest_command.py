@@ -34,6 +34,8 @@ from contree.domain.outcome import NOT_EXITED
 EXIT_GRACE_S = 15.0
 """How long after the command's own timeout the guest may take to say that it has ended."""
 
+LOOK_AGAIN_S = 0.1
+
 SETTLE_S = 5.0
 """How long a spawn or signal that was begun may take when the main command has ended."""
 
@@ -108,6 +110,7 @@ class MainProcess:
                 signal=NOT_EXITED,
                 core_dumped=False,
                 timed_out=ran_s >= self._timeout_s > 0,
+                oom_killed=False,
                 duration_us=round(ran_s * 1_000_000),
             )
         return CommandResult(
@@ -128,9 +131,10 @@ async def run_command(
 ) -> None:
     """Start `spec` as the main process, feed it `stdin`, and return when it has ended.
 
-    `main` then has its result; after a failure it has what was seen until then. With `close_stdin`, end of file follows `stdin`. Clients' commands are taken from the moment
-    that the journal shows the process. Raises OperationFailure when the command cannot be started
-    and GuestFailure when the guest does not report its end within EXIT_GRACE_S after its timeout.
+    `main` then has its result; after a failure it has what was seen until then. With `close_stdin`,
+    end of file follows `stdin`. Clients' commands are taken from the moment that the journal shows
+    the process. Raises OperationFailure when the command cannot be started and GuestFailure when
+    the guest does not report its end within EXIT_GRACE_S after its timeout.
     """
     processes = GuestProcesses(guest, journal)
     observing = asyncio.create_task(processes.observe(main.seen))
@@ -151,7 +155,7 @@ async def run_command(
             serving = asyncio.create_task(server.serve())
             settle_s = SETTLE_S
             try:
-                exited = await _end_of_main(main, observing, serving, spec)
+                exited = await _end_of_main(main, observing, serving, spec, journal)
             except asyncio.CancelledError:
                 settle_s = 0.0  # a client or the worker wants the end now
                 raise
@@ -175,17 +179,28 @@ async def _end_of_main(
     observing: asyncio.Task[None],
     serving: asyncio.Task[None],
     spec: ProcessSpec,
+    journal: OperationJournal,
 ) -> Exited:
-    """Wait for the exit of the main process. Raises what the other two met instead."""
-    timeout_s = spec.timeout_ms / 1000 + EXIT_GRACE_S
+    """Wait for the exit of the main process. Raises what the other two met instead.
+
+    For as long as the journal cannot be written, nothing that the guest reports is heard.
+    """
+    now_s = asyncio.get_running_loop().time
+    begun_s, written_s = now_s(), journal.writing_s
     either: set[asyncio.Future[Any]] = {main.ended, observing, serving}
-    await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    if main.ended.done():
-        return main.ended.result()
-    for task in (observing, serving):
-        if task.done():
-            task.result()
-            raise GuestFailure("the guest went away before the command ended")
+    while True:
+        deadline_s = begun_s + spec.timeout_ms / 1000 + EXIT_GRACE_S
+        left_s = deadline_s + journal.writing_s - written_s - now_s()
+        if left_s <= 0:
+            break
+        pause_s = max(left_s, LOOK_AGAIN_S)  # while it is held up, what is left stays the same
+        await asyncio.wait(either, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+        if main.ended.done():
+            return main.ended.result()
+        for task in (observing, serving):
+            if task.done():
+                task.result()
+                raise GuestFailure("the guest went away before the command ended")
     raise GuestFailure(
         f"the guest did not report the end of the command {EXIT_GRACE_S:.0f} s after its timeout"
     )

@@ -63,15 +63,19 @@ class GuestInfo:
 class ProcessSpec:
     """One process to start. `stdin_open` keeps standard input for `write_stdin`.
 
+    home              where `env` has no HOME, it is that of uid's entry in the guest's passwd, or /
     timeout_ms        0 for none; the process group is killed then
+    secret_env        names in `env` whose values nobody is shown
     output_bytes_max  bytes passed on of each stream; the rest is read and dropped in the guest
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    secret_env: frozenset[str] = frozenset()
     cwd: str = "/"
     uid: int = 0
     gid: int = 0
+    home: bool = True
     stdin_open: bool = False
     timeout_ms: int = 0
     output_bytes_max: int = 1024 * 1024
@@ -132,7 +136,10 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exited:
-    """A process ended; comes after all its output. Exit code or signal is -1 for the other."""
+    """A process ended; comes after all its output. Exit code or signal is -1 for the other.
+
+    oom_killed  memory ran out, and the kernel killed the process or one that it started
+    """
 
     spid: int
     pid: int
@@ -140,6 +147,7 @@ class Exited:
     signal: int
     core_dumped: bool
     timed_out: bool
+    oom_killed: bool
     duration_us: int
     usage: ResourceUsage = field(default_factory=ResourceUsage)
 

@@ -26,7 +26,7 @@ from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.reads import OperationReads, OperationRow
 from contree.app.request_run import StdinOrder
 from contree.app.sealing import Sealer
-from contree.domain.environment import is_secret, masked
+from contree.domain.environment import masked, secrets_of
 from contree.domain.errors import (
     InstanceEndedError,
     InvalidFieldError,
@@ -51,12 +51,16 @@ at the first refusal, and waits 300 s for an answer.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubprocessOrder:
-    """A further process as the client asks for it; empty or None takes the instance's own."""
+    """A further process as the client asks for it; empty or None takes the instance's own.
+
+    secret_env  as RunOrder has it
+    """
 
     command: str
     args: tuple[str, ...] = ()
     shell: bool = False
-    env: Mapping[str, str | None] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    secret_env: frozenset[str] = frozenset()
     cwd: str = ""
     uid: int = 0
     gid: int = 0
@@ -92,12 +96,12 @@ class SteerInstance:
         """
         row = await self._instance(caller, operation_id)
         _require_running(row)
-        secrets = {n: v for n, v in order.env.items() if v is not None and is_secret(n)}
+        secrets = secrets_of(order.env, order.secret_env)
         asked = _asked(order)
         asked.check()  # the real values, before the secrets are masked
         spec = replace(
             asked,
-            env=masked(order.env),
+            env=masked(order.env, secrets),
             env_digests={n: self._sealer.digest(v.encode()) for n, v in secrets.items()},
             stdin=await self._stored(caller, order.stdin),
         )

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from uuid import UUID
+from functools import partial
 
-from contree.app.clock import Clock, IdSource
 from contree.app.conclude import Conclude
+from contree.app.content.project_environment import Inherited, ProjectEnvironment
 from contree.app.event_log import EventLog
 from contree.app.images.image_source import Credentials, ImageSource, PulledImage
 from contree.app.images.layer_store import IMPORTED_BYTES_MAX, Layer, LayerStore
 from contree.app.images.tag_images import pointed_tag
+from contree.app.outages import Outages
 from contree.app.sealing import Sealer
 from contree.domain.aggregate import Aggregate
 from contree.domain.context import Context
-from contree.domain.errors import InvalidFieldError, OperationFailure, StorageFullError
+from contree.domain.errors import (
+    ContentErasedError,
+    EventTooLargeError,
+    InvalidFieldError,
+    OperationFailure,
+)
 from contree.domain.image import Image, imported_image_id
 from contree.domain.operation import Operation
 
@@ -40,38 +46,55 @@ class ImportImage:
         log: EventLog,
         source: ImageSource,
         layers: LayerStore,
+        environment: ProjectEnvironment,
         sealer: Sealer,
-        clock: Clock,
-        ids: IdSource,
         conclude: Conclude,
+        outages: Outages,
     ) -> None:
         self._log = log
         self._source = source
         self._layers = layers
+        self._environment = environment
         self._sealer = sealer
-        self._clock = clock
-        self._ids = ids
         self._conclude = conclude
+        self._outages = outages
 
     async def execute(self, operation: Operation) -> None:
-        """Bring the assigned `operation` to its end. Cancelling leaves it running in the log."""
+        """Bring the assigned `operation` to its end. Cancelling leaves it running in the log.
+
+        So do UnavailableError, when something was away for too long, and StorageFullError: this
+        host has no room for the image.
+        """
         try:
-            async with asyncio.timeout(operation.timeout_s):
-                await self._execute(operation)
+            await self._execute(operation)
         except TimeoutError:
             await self._conclude.fail(
                 operation, f"timeout: the import took longer than {operation.timeout_s} s"
             )
-        except (OperationFailure, InvalidFieldError, StorageFullError) as failure:
+        except (
+            OperationFailure,
+            InvalidFieldError,
+            ContentErasedError,
+            EventTooLargeError,
+        ) as failure:
             await self._conclude.fail(operation, str(failure))
 
     async def _execute(self, operation: Operation) -> None:
         url = operation.registry_url
         if url is None:
             raise OperationFailure("the operation is not an import")
-        operation.start(self._context(operation), registry_url=url)
-        await self._conclude.append_unless_cancelled(operation)
-        credentials = await self._credentials(operation)
+        await self._conclude.started(operation, registry_url=url)
+        credentials = await self._outages.waited_out(
+            f"operation {operation.id}: its password", partial(self._credentials, operation)
+        )
+        # What is timed is the work, not what it may have to wait for in the log.
+        async with asyncio.timeout(operation.timeout_s):
+            pulled, stored = await self._pull(operation, url, credentials)
+        await self._record(operation, pulled, stored)
+
+    async def _pull(
+        self, operation: Operation, url: str, credentials: Credentials | None
+    ) -> tuple[PulledImage, Sequence[Layer]]:
         async with self._source.pull(
             url, credentials=credentials, timeout_s=operation.timeout_s
         ) as pulled:
@@ -86,7 +109,7 @@ class ImportImage:
                 left_bytes -= stored[-1].size_bytes
             # Made mountable now: a layer that cannot be is a failed import, not a failed run.
             await self._layers.mount_plan([layer.diff_id for layer in stored])
-        await self._record(operation, pulled, stored)
+        return pulled, stored
 
     async def _credentials(self, operation: Operation) -> Credentials | None:
         if operation.username is None:
@@ -105,8 +128,21 @@ class ImportImage:
         async def decide(current: Operation, context: Context) -> Sequence[Aggregate]:
             appended: list[Aggregate] = []
             if await self._log.load(Image, image_id) is None:
+                environment = await self._environment.recorded(
+                    current.project_id, Inherited(env=pulled.env, preserved_env={})
+                )
                 appended.append(
-                    self._image(context, current.id, pulled, stored, size_bytes, operation)
+                    Image.imported(
+                        context,
+                        operation_id=current.id,
+                        registry_url=operation.registry_url or "",
+                        manifest_digest=pulled.manifest_digest,
+                        config_digest=pulled.config_digest,
+                        layers=[layer.diff_id for layer in stored],
+                        environment=environment,
+                        workdir=pulled.workdir,
+                        size_bytes=size_bytes,
+                    )
                 )
             if operation.tag is not None:
                 appended.append(
@@ -121,32 +157,3 @@ class ImportImage:
             return appended
 
         await self._conclude.conclude(operation, decide)
-
-    def _image(
-        self,
-        context: Context,
-        operation_id: UUID,
-        pulled: PulledImage,
-        stored: Sequence[Layer],
-        size_bytes: int,
-        operation: Operation,
-    ) -> Image:
-        return Image.imported(
-            context,
-            operation_id=operation_id,
-            registry_url=operation.registry_url or "",
-            manifest_digest=pulled.manifest_digest,
-            config_digest=pulled.config_digest,
-            layers=[layer.diff_id for layer in stored],
-            env=pulled.env,
-            workdir=pulled.workdir,
-            size_bytes=size_bytes,
-        )
-
-    def _context(self, operation: Operation) -> Context:
-        return Context(
-            actor=f"worker:{operation.worker}",
-            project_id=operation.project_id,
-            request_id=str(self._ids.new_id()),
-            at=self._clock.now(),
-        )

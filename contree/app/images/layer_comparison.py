@@ -1,6 +1,6 @@
 """What two layers have and do not have in common, without unpacking either.
 
-Implemented by adapters.layers.comparison; tests/contracts/test_layer_comparison.py.
+Implemented by adapters.layers.reading.comparison; tests/contracts/test_layer_comparison.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ class LayerEntry:
 
     mode      permission bits, 0..0o7777
     sha256    of a regular file's content, hex; empty for all else
+    sparse    the file is stored with holes: `sha256` is of what is stored and of where it lies
     opaque    a directory that hides what the layers below have in it
     """
 
@@ -28,6 +29,7 @@ class LayerEntry:
     mtime_s: int = 0
     size_bytes: int = 0
     sha256: str = ""
+    sparse: bool = False
     symlink_to: str = ""
     device: tuple[int, int] = (0, 0)
     xattrs: Mapping[str, bytes] = field(default_factory=dict)

@@ -145,13 +145,8 @@ class LayerRemoval(Protocol):
         """What is set aside, also by who was killed meanwhile."""
         ...
 
-    async def destroy(
-        self, diff_ids: Sequence[str], *, images: Sequence[Sequence[str]]
-    ) -> RemovedLayers:
-        """Destroy layers that are set aside, and all that was derived of them.
-
-        `images` are the stacks of layers that have them, each bottom to top.
-        """
+    async def destroy(self, diff_ids: Sequence[str]) -> RemovedLayers:
+        """Destroy layers that are set aside, and all that was derived of them."""
         ...
 
 

@@ -10,6 +10,7 @@ from contree.app.clock import Clock, IdSource
 from contree.app.event_log import EventLog
 from contree.app.images.image_source import Credentials, ImageSource
 from contree.app.limits import Limits
+from contree.app.pending_bound import PendingBound
 from contree.app.sealing import Sealer
 from contree.domain.errors import InvalidFieldError
 from contree.domain.operation import Operation
@@ -17,6 +18,7 @@ from contree.domain.tag import parse_tag
 from contree.domain.token import Permission
 
 CREDENTIAL_CHARS_MAX = 16 * 1024
+USERNAME_CHARS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class RequestImport:
         log: EventLog,
         source: ImageSource,
         sealer: Sealer,
+        pending: PendingBound,
         clock: Clock,
         ids: IdSource,
         limits: Limits,
@@ -45,12 +48,16 @@ class RequestImport:
         self._log = log
         self._source = source
         self._sealer = sealer
+        self._pending = pending
         self._clock = clock
         self._ids = ids
         self._limits = limits
 
     async def request(self, caller: Caller, order: ImportOrder) -> UUID:
-        """Return the operation's id. Raises PermissionMissingError, InvalidFieldError."""
+        """Return the operation's id.
+
+        Raises PermissionMissingError, InvalidFieldError and QueueFullError.
+        """
         caller.require(Permission.IMPORT)
         self._source.check_url(order.registry_url)
         if order.tag is not None:
@@ -74,6 +81,11 @@ class RequestImport:
             raise InvalidFieldError(
                 "registry.credentials", f"longer than {CREDENTIAL_CHARS_MAX} characters"
             )
+        if credentials is not None and len(credentials.username) > USERNAME_CHARS_MAX:
+            raise InvalidFieldError(
+                "registry.credentials.username", f"longer than {USERNAME_CHARS_MAX} characters"
+            )
+        await self._pending.require_room(caller.project_id)
         operation = Operation.request_import(
             caller.context(self._clock.now()),
             operation_id=self._ids.new_id(),

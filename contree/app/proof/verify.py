@@ -53,6 +53,11 @@ class Verdict:
     uncovered_since: datetime | None = None
     findings: list[Finding] = field(default_factory=list)
 
+    @property
+    def is_of_nothing(self) -> bool:
+        """Whether the log is empty, as one is that was just made, or that is not the one meant."""
+        return not self.size and not self.findings
+
 
 class Verify:
     """`keys` are those whose checkpoints are believed: the present one and former ones."""

@@ -10,7 +10,7 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.event_log import EventLog
 from contree.app.images.layer_comparison import EntryDifference, LayerComparer, LayerEntry
 from contree.app.images.layer_store import EntryType, ImageFiles
-from contree.app.reads import OperationReads, OperationRow
+from contree.app.reads import ImageReads, OperationReads, OperationRow
 from contree.domain.errors import (
     ContentErasedError,
     InvalidTransitionError,
@@ -55,12 +55,14 @@ class CompareReplay:
         self,
         *,
         log: EventLog,
+        images: ImageReads,
         operations: OperationReads,
         content: ProjectContent,
         layers: LayerComparer,
         files: ImageFiles,
     ) -> None:
         self._log = log
+        self._images = images
         self._operations = operations
         self._content = content
         self._layers = layers
@@ -157,7 +159,8 @@ class CompareReplay:
             return None
 
     async def _text(self, image: Image, path: str) -> bytes:
-        content = await self._files.open(image.layers, path)
+        layers = await self._images.stack(image.project_id, image.id)
+        content = await self._files.open(layers, path)
         return b"".join([chunk async for chunk in content.chunks])
 
     async def _not_replayed(self, original: OperationRow) -> Sequence[str]:
@@ -192,6 +195,7 @@ def _ended(row: OperationRow, outcome: ProcessOutcome | None) -> Ended:
         exit_code=None if outcome is None else outcome.exit_code,
         signal=None if outcome is None else outcome.signal,
         timed_out=outcome is not None and outcome.timed_out,
+        oom_killed=outcome is not None and outcome.oom_killed,
     )
 
 
@@ -214,7 +218,7 @@ def _side(stream: CapturedStream | None) -> StreamSide | None:
 def _own_layer(image: Image, row: OperationRow) -> str | None:
     """The diff_id of what the run itself added; None when it changed no file."""
     own = image.operation_id == row.operation_id and bool(row.image_size_bytes)
-    return image.layers[-1] if own else None
+    return image.own_layers[-1] if own else None
 
 
 def _both_readable(difference: EntryDifference) -> bool:

@@ -15,7 +15,9 @@ import orjson
 from contree.app.access import Requester
 from contree.app.clock import Clock, IdSource
 from contree.app.content.project_content import ProjectContent
+from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.event_log import EventLog
+from contree.app.pending_bound import PendingBound
 from contree.app.reads import FileReads, ImageReads
 from contree.app.sealing import Sealer
 from contree.domain.errors import (
@@ -23,6 +25,7 @@ from contree.domain.errors import (
     InvalidTransitionError,
     NotFoundError,
 )
+from contree.domain.image import require_depth_below_limit
 from contree.domain.instance import InstanceSpec
 from contree.domain.operation import Operation, Status
 from contree.domain.token import Permission
@@ -38,7 +41,9 @@ class RequestReplay:
         images: ImageReads,
         files: FileReads,
         content: ProjectContent,
+        environment: ProjectEnvironment,
         sealer: Sealer,
+        pending: PendingBound,
         clock: Clock,
         ids: IdSource,
     ) -> None:
@@ -46,7 +51,9 @@ class RequestReplay:
         self._images = images
         self._files = files
         self._content = content
+        self._environment = environment
         self._sealer = sealer
+        self._pending = pending
         self._clock = clock
         self._ids = ids
 
@@ -64,8 +71,9 @@ class RequestReplay:
         image_id  run on this image instead of the recorded one: the next step of a chain
 
         Raises NotFoundError (operation, image), InvalidTransitionError (an import, not ended, or
-        cancelled), InvalidFieldError (`env`: a secret is missing or another one; `files`, `stdin`:
-        content is no longer kept), PermissionMissingError and ContentErasedError.
+        cancelled), InvalidFieldError (`env`: a secret is missing or another one; `args`, `files`,
+        `stdin`: content is no longer kept), LimitExceededError (the image's depth),
+        PermissionMissingError, ContentErasedError and QueueFullError.
         """
         original = await self._log.load(Operation, original_id)
         if original is None or original.project_id != requester.project_id:
@@ -74,20 +82,31 @@ class RequestReplay:
         requester.require(Permission.SPAWN_DISPOSABLE if spec.disposable else Permission.SPAWN)
         if image_id is not None:
             spec = replace(spec, image_id=image_id)
+        spec = await self._opened(requester.project_id, spec)
         await self._check_inputs(requester.project_id, spec)
         sealed = self._sealed(spec, secrets or {})
+        await self._pending.require_room(requester.project_id)
         operation = Operation.request_instance(
             requester.context(self._clock.now()),
             operation_id=self._ids.new_id(),
-            spec=spec,
+            spec=await self._environment.sealed(requester.project_id, spec),
             replay_of=original_id,
         )
         await self._log.append(operation, seal={} if sealed is None else {operation.id: sealed})
         return operation.id
 
+    async def _opened(self, project_id: UUID, spec: InstanceSpec) -> InstanceSpec:
+        try:
+            return await self._environment.opened(project_id, spec)
+        except NotFoundError as error:
+            raise InvalidFieldError("args", "are no longer kept: no replay") from error
+
     async def _check_inputs(self, project_id: UUID, spec: InstanceSpec) -> None:
-        if await self._images.get(project_id, spec.image_id) is None:
+        image = await self._images.get(project_id, spec.image_id)
+        if image is None:
             raise NotFoundError("image", spec.image_id)
+        if not spec.disposable:
+            require_depth_below_limit(image.image_id, image.depth)
         wanted = {placement.file_id for placement in spec.files.values()}
         rows = await self._files.many(project_id, tuple(wanted)) if wanted else {}
         for path, placement in spec.files.items():

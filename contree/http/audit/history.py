@@ -16,9 +16,8 @@ from typing import Any
 from aiohttp import web
 
 from contree.app.audit.ask_audit import Query
-from contree.app.audit.audit_reads import AuditEntry, RelatedImage, Span
+from contree.app.audit.audit_reads import AuditEntry, Lineage, MakingOperation, RelatedImage, Span
 from contree.app.audit.cloud_event import cloud_event
-from contree.app.reads import OperationRow
 from contree.domain.context import Context
 from contree.domain.errors import ContreeError
 from contree.http.answers import json_answer
@@ -36,6 +35,7 @@ from contree.http.audit.history_query import (
 from contree.http.execution import events
 from contree.http.json_text import json_bytes
 from contree.http.query import flag_of, number_of, uuid_in_path
+from contree.http.token_watch import TOKENS, WITHDRAWN
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
 
 DEPTH_DEFAULT = 100
@@ -88,12 +88,15 @@ async def show_lineage(request: web.Request) -> web.Response:
         limit=number_of(request, "limit", default=IMAGES_DEFAULT, low=1, high=IMAGES_MAX),
         query=recorded_query(request),
     )
-    value = {
+    return json_answer(request, lineage_value(found))
+
+
+def lineage_value(found: Lineage) -> dict[str, Any]:
+    return {
         "image": found.image_id,
         "images": [related_image_value(image) for image in found.images],
         "truncated": found.truncated,
     }
-    return json_answer(request, value)
 
 
 def related_image_value(image: RelatedImage) -> dict[str, Any]:
@@ -107,15 +110,15 @@ def related_image_value(image: RelatedImage) -> dict[str, Any]:
     }
 
 
-def _made_by(row: OperationRow) -> dict[str, Any]:
+def _made_by(row: MakingOperation) -> dict[str, Any]:
     """The operation that left an image; a run has a command, an import a registry URL."""
     return {
         "uuid": row.operation_id,
         "kind": row.kind,
-        "command": row.request.get("command"),
-        "args": row.request.get("args"),
-        "registry_url": row.request.get("registry_url"),
-        "exit_code": None if row.outcome is None else row.outcome["exit_code"],
+        "command": row.command,
+        "args": row.args,
+        "registry_url": row.registry_url,
+        "exit_code": row.exit_code,
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
@@ -144,12 +147,15 @@ async def _feed(request: web.Request, reader: Context, query: Query) -> web.Stre
     try:
         await response.prepare(request)
         try:
-            until_closing = _until(request.app[CLOSING], batches)
-            async with contextlib.aclosing(batches), contextlib.aclosing(until_closing):
-                async for entries in until_closing:
-                    for piece in _pieces(entries, as_ndjson=as_ndjson):
-                        async with asyncio.timeout(events.STALL_S):
-                            await response.write(piece)
+            async with request.app[TOKENS].watched(request[CALLER]) as withdrawn:
+                until_its_end = _until((request.app[CLOSING], withdrawn), batches)
+                async with contextlib.aclosing(batches), contextlib.aclosing(until_its_end):
+                    async for entries in until_its_end:
+                        for piece in _pieces(entries, as_ndjson=as_ndjson):
+                            async with asyncio.timeout(events.STALL_S):
+                                await response.write(piece)
+                if withdrawn.is_set():
+                    await response.write(_broken_off(as_ndjson, WITHDRAWN))
         except ContreeError as error:
             _log.warning("request_id=%s feed broke off: %s", request[REQUEST_ID], error)
             await response.write(broken)
@@ -163,20 +169,20 @@ async def _feed(request: web.Request, reader: Context, query: Query) -> web.Stre
 
 
 async def _until(
-    closing: asyncio.Event, batches: AsyncGenerator[Sequence[AuditEntry], None]
+    ends: Sequence[asyncio.Event], batches: AsyncGenerator[Sequence[AuditEntry], None]
 ) -> AsyncGenerator[Sequence[AuditEntry], None]:
-    """Yield from `batches` until the server closes."""
-    closed = asyncio.create_task(closing.wait())
+    """Yield from `batches` until one of `ends` is set, also while there is always more."""
+    ended = [asyncio.create_task(end.wait()) for end in ends]
     step: asyncio.Task[Sequence[AuditEntry]] | None = None
     try:
-        while True:
+        while not any(end.is_set() for end in ends):
             step = asyncio.ensure_future(anext(batches))
-            await asyncio.wait({closed, step}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*ended, step}, return_when=asyncio.FIRST_COMPLETED)
             if not step.done():
                 return
             yield step.result()
     finally:
-        for task in (closed, step):
+        for task in (*ended, step):
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait({task})

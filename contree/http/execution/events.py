@@ -5,8 +5,8 @@
                entry, so that it is there exactly when the log says that it has ended
 
 A follower is held open, also while the operation waits for a worker, until `completion` is sent,
-the client goes or does not read for STALL_S, or the server closes; then it reconnects with the id
-that it saw last.
+the client goes or does not read for STALL_S, its token is revoked or expires, or the server closes;
+then it reconnects with the id that it saw last.
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from contree.app.reads import OperationRow
-from contree.domain.errors import ContreeError
+from contree.domain.errors import ContreeError, UnauthenticatedError
 from contree.domain.token import Permission
 from contree.http.execution.event_frames import Frame, completion_frame, frame_of
 from contree.http.execution.feed import Feeds
 from contree.http.execution.journal_reader import JournalReader
 from contree.http.execution.operations import content_gone, operation_in_path
 from contree.http.query import flag_of, whole_number
+from contree.http.token_watch import TOKENS, WITHDRAWN
 from contree.http.wiring import CALLER, CLOSING, REQUEST_ID, SERVICES
 
 FEEDS: web.AppKey[Feeds] = web.AppKey("feeds", Feeds)
 
 NUMBER_MAX = 2**53
+
+NOTHING_SEEN = -1
+"""What a client names that has seen no event: the first one is numbered 0."""
+
 WRITE_BYTES_MAX = 64 * 1024
 """Written at once; with the socket's own buffers, all that a follower who does not read holds."""
 
@@ -88,6 +93,8 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
                     await _write(request, response, piece)
+        except UnauthenticatedError:
+            await response.write(BROKEN_OFF % WITHDRAWN)
         except ContreeError as error:
             _log.warning("request_id=%s events broke off: %s", request[REQUEST_ID], error)
             await response.write(BROKEN_OFF % b"the journal could not be read")
@@ -133,16 +140,17 @@ def _require_spawn(request: web.Request) -> None:
 
 def _wanted(request: web.Request) -> _Wanted:
     """Read the query; the `Last-Event-Id` header wins over `since`. Raises InvalidFieldError."""
-    since, spid = (_number(name, request.query.get(name)) for name in ("since", "spid"))
-    last_seen = _number("Last-Event-Id", request.headers.get("Last-Event-Id"))
+    since = _number("since", request.query.get("since"), low=NOTHING_SEEN)
+    spid = _number("spid", request.query.get("spid"), low=0)
+    last_seen = _number("Last-Event-Id", request.headers.get("Last-Event-Id"), low=NOTHING_SEEN)
     after = since if last_seen is None else last_seen
     return _Wanted(
-        follow=flag_of(request, "follow"), after=-1 if after is None else after, spid=spid
+        follow=flag_of(request, "follow"), after=NOTHING_SEEN if after is None else after, spid=spid
     )
 
 
-def _number(field: str, text: str | None) -> int | None:
-    return None if text is None else whole_number(text, field=field, low=0, high=NUMBER_MAX)
+def _number(field: str, text: str | None, *, low: int) -> int | None:
+    return None if text is None else whole_number(text, field=field, low=low, high=NUMBER_MAX)
 
 
 async def _present(
@@ -166,13 +174,21 @@ async def _present(
 async def _followed(
     request: web.Request, row: OperationRow, wanted: _Wanted
 ) -> AsyncGenerator[bytes, None]:
-    """Yield frames (and keepalives) until the feed ends or the client is gone."""
+    """Yield frames (and keepalives) until the feed ends or the client is gone.
+
+    Raises UnauthenticatedError once its token is not good any more.
+    """
     closing = request.app[CLOSING]
     reader = JournalReader(request.app[SERVICES].journal, row.operation_id)
     after, time_s = wanted.after, asyncio.get_running_loop().time
     spoke_at_s = time_s()
-    async with request.app[FEEDS].follow(row, after=after) as feed:
+    async with (
+        request.app[TOKENS].watched(request[CALLER]) as withdrawn,
+        request.app[FEEDS].follow(row, after=after) as feed,
+    ):
         while not closing.is_set() and not _is_gone(request):
+            if withdrawn.is_set():
+                raise UnauthenticatedError(WITHDRAWN.decode())
             frames: Sequence[Frame] = ()
             if after < feed.floor:
                 floor = feed.floor

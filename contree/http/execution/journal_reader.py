@@ -11,6 +11,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from contree.app.journal import Journal, NumberedEntry
+from contree.http.json_text import json_bytes
 
 PAGE_BYTES_MAX = 256 * 1024
 """And one entry more."""
@@ -60,4 +61,6 @@ def page_of(items: Iterable[T], size_bytes: Callable[[T], int]) -> list[T]:
 
 
 def _size_bytes(numbered: NumberedEntry) -> int:
-    return ENTRY_COST_BYTES + len(numbered.entry.data.get("value", ""))
+    data = numbered.entry.data
+    # A stream's text is nearly all of its entry; a `spawn` has arguments and environment.
+    return ENTRY_COST_BYTES + len(data["value"] if "value" in data else json_bytes(data))

@@ -123,14 +123,16 @@ async def _run_metadata(request: web.Request, row: OperationRow) -> dict[str, An
     """The normalised request, and `result` when the command has ended (else null)."""
     outputs = request.app[OUTPUTS]
     is_there = content_gone(request[CALLER], row) is None
-    spec = await request.app[SERVICES].environment.shown(
-        row.project_id, InstanceSpec.from_fact(row.request)
-    )
+    spec = InstanceSpec.from_fact(row.request)
+    if is_there or spec.body is None:
+        spec = await request.app[SERVICES].environment.shown(row.project_id, spec)
     if is_there:
         stdin = await outputs.stdin(row.project_id, spec.stdin)
     else:
         stdin = gone_stdin_value(spec.stdin)
     metadata = request_value(spec, stdin)
+    if spec.body is not None:  # what was long in the request is gone, as outputs are
+        metadata["truncated"] = True
     if row.replay_of is not None:
         metadata["replay_of"] = row.replay_of
     metadata["result"] = None

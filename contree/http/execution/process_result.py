@@ -91,6 +91,7 @@ def _outcome(exited: dict[str, Any] | None, *, pid: int, running_us: int) -> Pro
             "code": NOT_EXITED,
             "signal": NOT_EXITED,
             "timed_out": False,
+            "oom_killed": False,
             "duration_ms": running_us // 1000,
             "resources": {},
         }
@@ -100,6 +101,7 @@ def _outcome(exited: dict[str, Any] | None, *, pid: int, running_us: int) -> Pro
         signal=exited["signal"],
         core_dumped=exited.get("core_dump", False),
         timed_out=exited["timed_out"],
+        oom_killed=exited["oom_killed"],
         duration_us=exited["duration_ms"] * 1000,
         usage=ResourceUsage(**exited["resources"]),
         stdout=NOTHING,

@@ -172,6 +172,7 @@ def result_value(
             "signal": outcome.signal,
             "pid": outcome.pid,
             "timed_out": outcome.timed_out,
+            "oom_killed": outcome.oom_killed,
             "core_dump": outcome.core_dumped,
             "continued": False,
             "stopped": False,

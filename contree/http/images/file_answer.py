@@ -71,12 +71,19 @@ async def content_answer(
 async def archive_answer(
     request: web.Request, chunks: AsyncIterator[bytes], *, filename: str
 ) -> web.StreamResponse:
-    """Answer with a tar of unknown length, in chunks, as gzip when the client accepts it."""
+    """Answer with a tar."""
     headers = NOSNIFF | {
         "Content-Type": "application/x-tar",
         "Content-Disposition": f'attachment; filename="{filename}"',
-        "Vary": "Accept-Encoding",
     }
+    return await streamed_answer(request, chunks, headers=headers)
+
+
+async def streamed_answer(
+    request: web.Request, chunks: AsyncIterator[bytes], *, headers: dict[str, str]
+) -> web.StreamResponse:
+    """Answer with bytes of unknown length, in chunks, as gzip when the client accepts it."""
+    headers = headers | {"Vary": "Accept-Encoding"}
     if request.method == "HEAD":
         await discard(chunks)
         return web.Response(headers=headers)

@@ -9,7 +9,7 @@ from aiohttp import web
 from contree.app.images.image_search import CaseMode, FoundLine, SearchQuery
 from contree.domain.errors import InvalidFieldError
 from contree.http.answers import json_answer
-from contree.http.images.inspect import readable_image
+from contree.http.images.inspect import readable_layers
 from contree.http.query import choice_of, guest_paths_of, number_of
 from contree.http.wiring import SERVICES
 
@@ -26,7 +26,7 @@ CONTEXT_LINES_MAX = 50
 
 async def grep(request: web.Request) -> web.Response:
     """The lines that match, in order, with as much context as is asked for."""
-    image = await readable_image(request)
+    layers = await readable_layers(request)
     paths = guest_paths_of(request, default="/", count_max=REPEATED_MAX)
     query = SearchQuery(
         patterns=_patterns(request),
@@ -38,7 +38,7 @@ async def grep(request: web.Request) -> web.Response:
         before=number_of(request, "before", default=0, low=0, high=CONTEXT_LINES_MAX),
         after=number_of(request, "after", default=0, low=0, high=CONTEXT_LINES_MAX),
     )
-    result = await request.app[SERVICES].image_search.search(image.layers, query)
+    result = await request.app[SERVICES].image_search.search(layers, query)
     return json_answer(
         request,
         {

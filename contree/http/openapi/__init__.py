@@ -11,7 +11,10 @@ from typing import Any
 
 from contree.app.limits import Limits
 from contree.http.openapi.audit import audit_schemas
+from contree.http.openapi.blame import blame_schemas
+from contree.http.openapi.diff import diff_schemas
 from contree.http.openapi.grep import grep_schemas
+from contree.http.openapi.image_log import log_schemas
 from contree.http.openapi.paths import paths
 from contree.http.openapi.replay import replay_schemas
 from contree.http.openapi.requests import request_schemas
@@ -48,6 +51,9 @@ def document(limits: Limits) -> dict[str, Any]:
                 }
             },
             "schemas": value_schemas()
+            | diff_schemas()
+            | log_schemas()
+            | blame_schemas()
             | grep_schemas()
             | audit_schemas()
             | replay_schemas()

@@ -11,7 +11,7 @@ from contree.http.images.grep import (
     TOTAL_DEFAULT,
 )
 from contree.http.openapi.operation import Operation, json_, operation
-from contree.http.openapi.parameters import IMAGE_UUID, RELATIVE_PATTERN, Parameter, in_query
+from contree.http.openapi.parameters import GUEST_PATH_TEXT, IMAGE_UUID, Parameter, in_query
 from contree.http.openapi.schemas import (
     BOOLEAN,
     INTEGER,
@@ -24,7 +24,6 @@ from contree.http.openapi.schemas import (
 )
 
 _TEXT = STRING | {"pattern": NO_NUL, "maxLength": PATTERN_CHARS_MAX}
-_PATH = STRING | {"minLength": 1, "pattern": RELATIVE_PATTERN}
 _COUNT = INTEGER | {"minimum": 1, "maximum": COUNT_MAX}
 _CONTEXT = INTEGER | {"minimum": 0, "maximum": CONTEXT_LINES_MAX, "default": 0}
 
@@ -37,7 +36,7 @@ def grep_operation() -> Operation:
         parameters=(
             IMAGE_UUID,
             _repeated("pattern", _TEXT, "A Rust regular expression; any of them.", at_least=1),
-            _repeated("path", _PATH, "Directory or file to search; `/` when there is none."),
+            _repeated("path", GUEST_PATH_TEXT, "What to search; `/` when there is none."),
             _repeated("glob", _TEXT, "As `rg -g` in the image's root; `!` leaves out."),
             in_query("max_count", _COUNT, "Matching lines of one file."),
             in_query("max_total", _COUNT | {"default": TOTAL_DEFAULT}, "Matching lines in all."),

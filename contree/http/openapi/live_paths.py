@@ -10,6 +10,7 @@ from contree.http.openapi.replay import replay_path
 from contree.http.openapi.schemas import STRING, ref
 
 NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**53}
+SEEN = NUMBER | {"minimum": -1, "description": "The id of the last event seen; -1: none yet."}
 
 
 def live_paths() -> dict[str, Any]:
@@ -32,9 +33,9 @@ def _events() -> dict[str, Any]:
         parameters=(
             OPERATION_UUID,
             in_query("follow", FLAG, "Stay until the operation has ended."),
-            in_query("since", NUMBER, "Only events with a higher id."),
+            in_query("since", SEEN, "Only events with a higher id."),
             in_query("spid", NUMBER, "Only events of this process."),
-            {"name": "Last-Event-Id", "in": "header", "schema": NUMBER},
+            {"name": "Last-Event-Id", "in": "header", "schema": SEEN},
         ),
         errors=(400, 403, 404, 410),
     )

@@ -16,6 +16,7 @@ ERROR_TEXTS = {
     404: "It does not exist in this project",
     409: "Its state does not allow this",
     410: "Its content is not kept any more, or (standard input) the instance has ended",
+    415: "The body has a `Content-Encoding`; bodies are sent as they are",
     416: "The range lies outside the file",
     422: "The path exists but is of the wrong type",
     425: "Not possible yet, and nothing was done; try again",
@@ -50,7 +51,7 @@ def operation(
         "summary": summary,
         "tags": [tag],
         "parameters": [*parameters, PROJECT],
-        "responses": answers | _errors({*errors, 401, 503}),
+        "responses": answers | _errors({*errors, 401, 503} | ({415} if body else set())),
     }
     if body is not None:
         # No body at all is an empty file, which is a file like any other.

@@ -34,6 +34,7 @@ PROJECT: Parameter = {
 }
 
 LIMIT = in_query("limit", INTEGER | {"minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT})
+ENTRIES_LIMIT = in_query("limit", INTEGER | {"minimum": 1, "maximum": LIMIT_MAX}, "Default: all.")
 OFFSET = in_query("offset", INTEGER | {"minimum": 0, "maximum": OFFSET_MAX, "default": 0})
 TIME = STRING | {
     "pattern": r"^([0-9]{1,6}[smhdw]|[0-9]{1,10}(\.[0-9]{1,6})?"
@@ -58,9 +59,10 @@ SIGNAL = STRING | {
     "pattern": "^([1-9]|[1-5][0-9]|6[0-4]|(SIG)?(HUP|INT|QUIT|KILL|USR1|USR2|TERM|STOP|CONT))$"
 }
 
+GUEST_PATH_TEXT = STRING | {"minLength": 1, "pattern": RELATIVE_PATTERN}
 GUEST_PATH = in_query(
     "path",
-    STRING | {"minLength": 1, "pattern": RELATIVE_PATTERN},
+    GUEST_PATH_TEXT,
     "A path inside the image; a relative one starts at its root. No `..` component.",
     required=True,
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from contree.http.openapi.audit import AS_OF, audit_paths
+from contree.http.openapi.blame import blame_paths
+from contree.http.openapi.diff import diff_paths
 from contree.http.openapi.grep import grep_operation
+from contree.http.openapi.image_log import log_paths
 from contree.http.openapi.live_paths import live_paths
 from contree.http.openapi.operation import (
     answer_,
@@ -16,10 +19,12 @@ from contree.http.openapi.operation import (
     operation,
 )
 from contree.http.openapi.parameters import (
+    ENTRIES_LIMIT,
     FLAG,
     GUEST_PATH,
     IMAGE_UUID,
     KIND,
+    OFFSET,
     OPERATION_UUID,
     PAGE,
     SHA256,
@@ -37,6 +42,7 @@ LOCATION = {"Location": {"schema": STRING}}
 def paths() -> dict[str, Any]:
     """Return the `paths` of the document."""
     return {
+        "/": {"get": open_operation("Where to go on", ref("Root"), errors=())},
         "/healthz": {"get": open_operation("The process answers", ref("Health"), errors=())},
         "/readyz": {
             "get": open_operation("Requests will be carried out", ref("Health"), errors=(503,))
@@ -46,6 +52,9 @@ def paths() -> dict[str, Any]:
             "get": operation("What the token is and may do", "auth", json_(ref("WhoAmI")))
         },
         **_image_paths(),
+        **diff_paths(),
+        **log_paths(),
+        **blame_paths(),
         **_file_paths(),
         **_run_paths(),
         **live_paths(),
@@ -214,7 +223,7 @@ def _inspect_paths() -> dict[str, Any]:
         "List a directory of an image",
         "inspect",
         answer_(200, {"application/json": {"schema": ref("DirectoryList")}, **TEXT_PLAIN}),
-        parameters=(*in_image, TEXT),
+        parameters=(*in_image, TEXT, ENTRIES_LIMIT, OFFSET),
         errors=(400, 403, 404, 410, 422),
     )
     add_slash = operation("Redirect to the form with a slash", "inspect", redirect)

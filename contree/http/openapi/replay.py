@@ -76,6 +76,7 @@ def _report() -> Schema:
             "exit_code": nullable(INTEGER),
             "signal": nullable(INTEGER),
             "timed_out": BOOLEAN,
+            "oom_killed": BOOLEAN,
         }
     )
     kept = nullable(answer({"sha256": SHA256, "size_bytes": INTEGER, "dropped_bytes": INTEGER}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contree.app.limits import Limits
 from contree.domain.instance import (
-    HOSTNAME_CHARS_MAX,
+    HOSTNAME_BYTES_MAX,
     ID_MAX,
     MAX_LAYER_BYTES_MIN,
     OUTPUT_BYTES_MAX,
@@ -39,6 +39,12 @@ PATH_PATTERN = r"^/(?!(.*/)?\.\.(/|$))[^\x00]*$"
 VARIABLE_PATTERN = r"^[^\x00=]+$"
 BASE64_PATTERN = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 MODE_PATTERN = "^(0o)?(1[0-7]{5}|0?[0-7]{1,5})$"
+
+
+NAMED_SECRETS = (
+    "names in `env` whose values are secrets: masked, never recorded, not kept by `preserve_env`; "
+    "names that look like secrets are so without it"
+)
 
 
 def body(properties: dict[str, Schema], *, required: tuple[str, ...]) -> Schema:
@@ -114,6 +120,7 @@ def _process_request() -> dict[str, Schema]:
         "args": array_of(argument),
         "shell": BOOLEAN | {"default": False},
         "env": map_of(nullable(argument)) | {"propertyNames": {"pattern": VARIABLE_PATTERN}},
+        "secret_env": array_of(STRING) | {"description": NAMED_SECRETS},
         "cwd": {"anyOf": [{"const": ""}, STRING | {"pattern": PATH_PATTERN}]},
         "uid": user,
         "gid": user,
@@ -148,7 +155,7 @@ def _run_request(limits: Limits) -> dict[str, Schema]:
     return {
         **_process_request(),
         "image": STRING | {"pattern": IMAGE_PATTERN, "maxLength": TAG_CHARS_MAX + 4},
-        "hostname": argument | {"minLength": 1, "maxLength": HOSTNAME_CHARS_MAX},
+        "hostname": argument | {"minLength": 1, "maxLength": HOSTNAME_BYTES_MAX},
         "timeout": _seconds(limits.instance_max_timeout_s, limits.instance_default_timeout_s),
         "disposable": flag,
         "preserve_env": flag,

@@ -10,6 +10,7 @@ from contree.domain.token import Permission
 Schema = dict[str, Any]
 
 NO_NUL = r"^[^\x00]*$"
+OOM_KILLED = "memory ran out, and the kernel killed the process or one that it started"
 TAG_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]*([:/.][A-Za-z0-9_-]+)*$"
 
 STRING: Schema = {"type": "string"}
@@ -54,6 +55,13 @@ def value_schemas() -> dict[str, Schema]:
                 "field": {"type": "string", "description": "the field that is to blame"},
             },
             optional=("field",),
+        ),
+        "Root": answer(
+            {
+                "name": {"const": "contree"},
+                "links": answer(dict.fromkeys(("openapi", "ready", "alive"), STRING)),
+                "docs": STRING,
+            }
         ),
         "Health": answer({"status": {"enum": ["alive", "ready"]}}),
         "WhoAmI": answer(
@@ -201,12 +209,15 @@ def _run_schemas() -> dict[str, Schema]:
                 "state": answer(
                     dict.fromkeys(("exit_code", "signal", "pid"), INTEGER)
                     | dict.fromkeys(("timed_out", "core_dump", "continued", "stopped"), BOOLEAN)
+                    | {"oom_killed": BOOLEAN | {"description": OOM_KILLED}}
                 ),
                 "stdout": ref("Stream"),
                 "stderr": ref("Stream"),
             }
         ),
         "Subprocess": answer({"spid": INTEGER | {"minimum": 2, "description": "its number"}}),
-        "InstanceMetadata": answer(request | {"replay_of": UUID}, optional=("replay_of",)),
+        "InstanceMetadata": answer(
+            request | {"replay_of": UUID, "truncated": BOOLEAN}, optional=("replay_of", "truncated")
+        ),
         "Instance": answer({"uuid": UUID, **request}),
     }

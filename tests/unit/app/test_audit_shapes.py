@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
-from contree.app.audit.audit_reads import AuditEntry, Lineage, RelatedImage
+from contree.app.audit.audit_reads import AuditEntry, Lineage, MakingOperation, RelatedImage
 from contree.app.audit.audit_types import wanted_types
 from contree.app.audit.cloud_event import cloud_event
 from contree.app.audit.lineage_tree import COMMAND_CHARS_MAX, draw_lineage
-from contree.app.reads import OperationRow
 from contree.app.recorded_log import RecordedEvent
 from contree.domain.errors import InvalidFieldError
-from contree.domain.operation import Kind, Status
+from contree.domain.operation import Kind
 from tests.fakes.clock import EPOCH
 
 ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}")
@@ -65,29 +65,23 @@ def test_types_are_meant_exactly_or_by_their_beginning() -> None:
             wanted_types([text])
 
 
-def a_run(command: str, *, exit_code: int | None = 0) -> OperationRow:
-    return OperationRow(
+def a_run(command: str, *, exit_code: int | None = 0) -> MakingOperation:
+    return MakingOperation(
         operation_id=UUID(int=1),
-        project_id=UUID(int=5),
         kind=Kind.INSTANCE,
-        status=Status.SUCCESS,
-        error=None,
+        command=command,
+        args=(),
+        registry_url=None,
+        exit_code=exit_code,
         created_at=EPOCH,
         started_at=EPOCH,
         finished_at=EPOCH,
         duration_us=1_250_000,
-        worker="w",
-        image_id=None,
-        result_image_id=None,
-        result_tag=None,
-        image_size_bytes=None,
-        request={"command": command, "args": []},
-        outcome=None if exit_code is None else {"exit_code": exit_code},
     )
 
 
 def related(
-    number: int, parent: int | None, depth: int, operation: OperationRow | None, *tags: str
+    number: int, parent: int | None, depth: int, operation: MakingOperation | None, *tags: str
 ) -> RelatedImage:
     return RelatedImage(
         image_id=UUID(int=number),
@@ -118,23 +112,45 @@ def test_a_lineage_is_drawn_with_its_branches() -> None:
             related(4, 2, 1, a_run("test"), "winner"),
             related(5, 3, 2, a_run("deep", exit_code=None)),
             related(6, 4, 2, a_run("x" * 100)),
+            related(7, 4, 2, replace(a_run("tar"), args=None)),
         ],
         truncated=True,
     )
     assert shortened(draw_lineage(lineage)) == [
         "o 1  [base, busybox]",
-        "* 2  run make  exit 0  1.25 s  <- here",
-        "|\\",
-        "| o 3  run a?[31m?b  exit 3  1.25 s",
-        "| o 5  run deep  1.25 s",
-        "o 4  [winner]  run test  exit 0  1.25 s",
-        f"o 6  run {'x' * (COMMAND_CHARS_MAX - 3)}...  exit 0  1.25 s",
+        "* 2  <- here  run make  exit 0  1.25 s",
+        "├─ o 3  run a?[31m?b  exit 3  1.25 s",
+        "│  o 5  run deep  1.25 s",
+        "└─ o 4  [winner]  run test  exit 0  1.25 s",
+        f"   ├─ o 6  run {'x' * (COMMAND_CHARS_MAX - 3)}...  exit 0  1.25 s",
+        "   └─ o 7  run tar ...  exit 0  1.25 s",
         "(there are more: raise --depth or --limit)",
     ]
 
 
+def test_ids_are_as_short_as_tells_them_apart_and_lines_as_the_terminal() -> None:
+    ids = [UUID(int=0xAAAA_0000 << 96), UUID(int=0xBBBB_0000 << 96), UUID(int=0xBBBB_0001 << 96)]
+    images = [replace(related(n, None, n, None), image_id=id_) for n, id_ in enumerate(ids)]
+    images = [replace(i, parent_image_id=ids[0] if i.depth else None) for i in images]
+    apart = Lineage(image_id=ids[0], project_id=UUID(int=5), images=images, truncated=False)
+    assert draw_lineage(apart) == [
+        "* aaaa0000  <- here  2026-01-02 03:04:05",
+        "├─ o bbbb0000  2026-01-02 03:04:05",
+        "└─ o bbbb0001  2026-01-02 03:04:05",
+    ]
+    assert draw_lineage(apart, columns=20, whole_ids=True) == [
+        "* aaaa0000-0000-000…",
+        "├─ o bbbb0000-0000-…",
+        "└─ o bbbb0001-0000-…",
+    ]
+    alike = replace(
+        apart, images=[replace(images[0], image_id=UUID(int=ids[1].int + 1)), images[1]]
+    )
+    assert draw_lineage(alike)[0] == f"o {UUID(int=ids[1].int + 1)}  2026-01-02 03:04:05"
+
+
 def test_a_chain_may_be_longer_than_pythons_stack() -> None:
-    chain = [related(n, n - 1 or None, n - 1, None) for n in range(1, 5000)]
+    chain = [related(n, n - 1 or None, n - 1, None) for n in range(1, 10_001)]
     lineage = Lineage(image_id=UUID(int=1), project_id=UUID(int=5), images=chain, truncated=False)
     lines = draw_lineage(lineage)
     assert len(lines) == len(chain)

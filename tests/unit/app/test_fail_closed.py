@@ -131,7 +131,6 @@ async def test_nothing_begins_before_it_is_assigned_in_the_log(
 ) -> None:
     """What runs goes on meanwhile, and what could not be assigned waits until the log takes it."""
     monkeypatch.setattr(loop, "POLL_S", 0.01)
-    monkeypatch.setattr(loop, "DRAIN_S", 0.01)
     world, order = Watched(), RunOrder(image="tag:base", command="main")
     async with world.working():
         await world.imported()

@@ -14,6 +14,7 @@ from contree.domain.errors import (
     GuestFailure,
     LayerRefused,
     StorageFullError,
+    UnavailableError,
 )
 from contree.domain.operation import OperationFailed, Status
 from contree.domain.outcome import CapturedStream, ProcessOutcome
@@ -60,7 +61,6 @@ async def journal_is_recorded(world: World, row: OperationRow) -> bool:
     [
         LayerRefused("what the command wrote cannot be kept: './.wh.a' is reserved"),
         GuestFailure("its capture stood still for 60 s"),
-        StorageFullError("no room for a layer"),
     ],
     ids=lambda failure: failure.code,
 )
@@ -95,14 +95,20 @@ async def test_output_that_there_is_no_place_for_is_all_that_is_lost(
 ) -> None:
     world = World(PROGRAMS)
 
+    refused = LayerRefused("what the command wrote cannot be kept")
+
     async def put_bytes(*_: object) -> None:
         raise failure
+
+    async def add_delta(*_: object, **__: object) -> None:
+        raise refused
 
     async with world.working():
         base = await world.imported()
         monkeypatch.setattr(world.content, "put_bytes", put_bytes)
+        monkeypatch.setattr(world.layers, "add_delta", add_delta)
         row = await world.ran(base, "work")
-    assert (row.status, row.error) == (Status.FAILED, str(failure))
+    assert (row.status, row.error) == (Status.FAILED, str(refused))
     outcome = outcome_of(row)
     assert outcome.exit_code == 3
     assert outcome.stdout == CapturedStream(
@@ -121,6 +127,30 @@ async def test_the_last_of_the_lost_attempts_leaves_what_its_command_wrote() -> 
     assert row.error == "gave up after 3 attempts: the guest was lost: QEMU was killed"
     outcome = outcome_of(row)
     assert (outcome.exit_code, outcome.signal, outcome.timed_out) == (-1, -1, False)
+    assert await world.content.read_bytes(PROJECT, outcome.stdout.sha256) == WRITTEN
+
+
+async def test_an_attempt_that_was_handed_back_is_none_of_the_lost_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran = 0
+
+    async def lose_all_but_the_first(process: FakeProcess) -> int:
+        nonlocal ran
+        ran += 1
+        return await (_work if ran == 1 else _lose_guest)(process)
+
+    async def add_delta(*_: object, **__: object) -> None:
+        raise UnavailableError("the store is away")
+
+    world = World({"lose-later": lose_all_but_the_first})
+    async with world.working():
+        base = await world.imported()
+        monkeypatch.setattr(world.layers, "add_delta", add_delta)
+        row = await world.ran(base, "lose-later")
+    assert (row.status, ran) == (Status.FAILED, 4)
+    outcome = outcome_of(row)
+    assert (outcome.exit_code, outcome.signal) == (-1, -1)
     assert await world.content.read_bytes(PROJECT, outcome.stdout.sha256) == WRITTEN
 
 

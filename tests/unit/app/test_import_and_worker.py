@@ -6,14 +6,22 @@ from uuid import UUID
 
 import pytest
 
+from contree.app import outages
 from contree.app.images.image_source import Credentials
 from contree.app.images.request_import import ImportOrder
+from contree.app.outages import Outages
 from contree.app.request_run import RunOrder
 from contree.domain.errors import InvalidFieldError, PermissionMissingError
 from contree.domain.image import ImageImported
-from contree.domain.operation import Kind, OperationAssigned, OperationRequeued, Status
+from contree.domain.operation import (
+    ATTEMPTS_MAX,
+    Kind,
+    OperationAssigned,
+    OperationRequeued,
+    Status,
+)
 from contree.domain.token import Permission
-from contree.worker import loop
+from contree.worker import loop, obstacles
 from contree.worker.room import FixedAdmission, Room
 from tests.fakes.image_source import PublishedImage
 from tests.support.registry import tar_of
@@ -126,7 +134,7 @@ async def started(world: World, *command: str):
     operation_id, _ = await world.runs.request(
         a_caller(), RunOrder(image=str(base), command=command[0], args=command[1:])
     )
-    async for _ in world.queue.wakeups(poll_s=0.01):
+    async for _ in world.queue.wakeups(worker="nobody", poll_s=0.01):
         if (await world.row(operation_id)).status is Status.EXECUTING:
             break
     return operation_id
@@ -152,13 +160,13 @@ async def test_a_worker_that_stops_puts_back_what_it_could_not_finish() -> None:
     assert (await world.row(operation_id)).status is Status.PENDING
     assert world.microvm.running == []
     reasons = [e.reason for e in world.log.events if isinstance(e, OperationRequeued)]
-    assert reasons == ["the worker was stopped"]
+    assert reasons == ["worker w was stopped"]
 
 
 async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    monkeypatch.setattr(outages, "PAUSE_FIRST_S", 0.01)
     world = World()
     async with world.working(), asyncio.timeout(10):
         order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
@@ -166,7 +174,7 @@ async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
         first, _ = await world.runs.request(a_caller(), order)
         await world.blobs.missed.get()
         second, _ = await world.runs.request(a_caller(), order)
-        for _ in range(10):
+        for _ in range(4):
             await world.blobs.missed.get()
         assert (await world.row(first)).status is Status.EXECUTING
         assert (await world.row(second)).status is Status.PENDING, "another worker may have it"
@@ -174,7 +182,68 @@ async def test_while_the_store_is_away_nothing_is_lost_and_no_attempt_is_spent(
         world.blobs.away = False
         assert (await world.end_of(first)).status is Status.SUCCESS
         assert (await world.end_of(second)).status is Status.SUCCESS
-    assert len([e for e in world.log.events if isinstance(e, OperationRequeued)]) == 1
+    assert not [e for e in world.log.events if isinstance(e, OperationRequeued)]
+
+
+async def test_what_was_away_for_too_long_is_handed_back_and_goes_on_when_it_is_back() -> None:
+    world = World(outages=Outages(within_s=0))
+    async with world.working(), asyncio.timeout(10):
+        order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
+        world.blobs.away = True
+        operation_id, _ = await world.runs.request(a_caller(), order)
+        for _ in range(ATTEMPTS_MAX + 2):
+            await world.blobs.missed.get()
+        world.blobs.away = False
+        assert (await world.end_of(operation_id)).status is Status.SUCCESS
+    requeued = [e for e in world.log.events if isinstance(e, OperationRequeued)]
+    assert len(requeued) >= ATTEMPTS_MAX
+    assert {(e.reason, e.counted) for e in requeued} == {
+        ("what it needs was away: the store is away", False)
+    }
+
+
+async def looks_of(world: World, count: int) -> None:
+    """Wait until the worker has looked at its host so many times more."""
+    enough = world.looks + count
+    while world.looks < enough:  # noqa: ASYNC110 - a count tells nobody
+        await asyncio.sleep(0.001)
+
+
+async def test_while_the_host_lacks_a_program_nothing_is_taken_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    world = World()
+    async with world.working(), asyncio.timeout(10):
+        order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
+        world.lack = "mke2fs is not installed"
+        await looks_of(world, 2)
+        waiting, _ = await world.runs.request(a_caller(), order)
+        await looks_of(world, 20)
+        assert (await world.row(waiting)).status is Status.PENDING
+        world.lack = None
+        assert (await world.end_of(waiting)).status is Status.SUCCESS
+    assert world.told == ["mke2fs is not installed", None]
+    assert not [e for e in world.log.events if isinstance(e, OperationRequeued)]
+
+
+async def test_a_worker_that_starts_waits_for_what_its_host_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(obstacles, "LOOK_S", 0.01)
+    world, stop = World(), asyncio.Event()
+    assert await world.obstacles.until_none(unless=stop)
+    world.lack = "rg"
+    complete = asyncio.create_task(world.obstacles.until_none(unless=stop))
+    async with asyncio.timeout(10):
+        await looks_of(world, 3)
+        assert not complete.done()
+        world.lack = None
+        assert await complete
+    world.lack = "rg"
+    stop.set()
+    assert not await world.obstacles.until_none(unless=stop)
+    assert world.told == ["rg", None, "rg"]
 
 
 async def test_a_worker_tells_what_it_does_and_what_it_has_room_for(
@@ -200,7 +269,7 @@ async def test_a_worker_tells_what_it_does_and_what_it_has_room_for(
 
 
 async def test_what_waits_for_the_store_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "POLL_S", 0.01)
+    monkeypatch.setattr(outages, "PAUSE_FIRST_S", 0.01)
     world = World()
     async with world.working(), asyncio.timeout(10):
         order = RunOrder(image=str(await world.imported()), command="echo", args=("out",))
@@ -219,7 +288,7 @@ async def test_guests_are_made_to_wait_only_while_nothing_is_queued_or_running()
         assert world.microvm.waiting == (3, False)
         await world.cancellation.cancel(a_caller(), operation_id)
         await world.end_of(operation_id)
-        async for _ in world.queue.wakeups(poll_s=0.01):
+        async for _ in world.queue.wakeups(worker="nobody", poll_s=0.01):
             if world.microvm.waiting == (3, True):
                 break
     assert world.microvm.waiting == (0, False), "a worker that stops needs none"
@@ -248,7 +317,7 @@ async def test_a_worker_that_starts_again_takes_back_what_its_earlier_life_held(
     assert row.status is Status.SUCCESS
     assert world.microvm.left_behind == 0
     reasons = [e.reason for e in world.log.events if isinstance(e, OperationRequeued)]
-    assert reasons == ["worker w was restarted"]
+    assert reasons == ["worker w died"]
 
 
 async def test_a_lost_database_is_waited_for_and_the_operation_ends() -> None:

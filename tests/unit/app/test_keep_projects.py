@@ -13,6 +13,7 @@ from contree.app.reads import ProjectRow
 from contree.domain.aggregate import Aggregate
 from contree.domain.errors import (
     ContentErasedError,
+    InvalidFieldError,
     InvalidTransitionError,
     NotFoundError,
     StorageFullError,
@@ -108,6 +109,24 @@ async def test_an_erasure_revokes_what_tokens_are_left_in_the_same_append(office
     ):
         with pytest.raises(ContentErasedError):
             await again
+
+
+async def test_a_token_of_an_erased_project_is_made_only_to_read(office: Office) -> None:
+    await office.keep.erase("alpha", reason="Art. 17")
+    before = len(office.log.events)
+    with pytest.raises(InvalidFieldError) as refused:
+        await office.tokens.issue(
+            project="alpha", permissions=[Permission.LIST, Permission.SPAWN], expires_at=None
+        )
+    assert str(refused.value) == (
+        "permissions: project 'alpha' was erased on 2026-01-02 03:04:05 UTC, "
+        "a token of it can only read what is left: use any of audit, list"
+    )
+    assert len(office.log.events) == before
+    await office.tokens.issue(
+        project="alpha", permissions=[Permission.AUDIT, Permission.LIST], expires_at=None
+    )
+    assert len(await office.reads.active_of(ALPHA)) == 1
 
 
 async def test_an_erasure_that_is_not_recorded_revokes_nothing(office: Office) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from uuid import UUID
 
 import pytest
 
+from contree.app.clock import Clock
 from contree.app.request_run import RunOrder
 from contree.domain.errors import ConflictError, UnavailableError
-from contree.domain.operation import Operation, OperationAssigned, OperationCancelled, Status
+from contree.domain.operation import (
+    Operation,
+    OperationAssigned,
+    OperationCancelled,
+    OperationRequeued,
+    Status,
+)
 from contree.worker import loop
 from tests.fakes.event_log import FakeEventLog
 from tests.fakes.microvm import FakeProcess
@@ -51,26 +59,35 @@ class Deaf(FakeWorkQueue):
         return claimed
 
 
-async def test_a_claim_that_its_worker_never_heard_of_is_taken_back(
+async def test_a_claim_that_its_worker_never_heard_of_is_handed_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And what it knows of runs on."""
     monkeypatch.setattr(loop, "POLL_S", 0.01)
-    monkeypatch.setattr(loop, "LEASE_S", 0.03)
+    begun: asyncio.Queue[FakeProcess] = asyncio.Queue()
+    may_end = asyncio.Event()
 
-    async def program(_: FakeProcess) -> int:
+    async def program(process: FakeProcess) -> int:
+        begun.put_nowait(process)
+        await may_end.wait()
         return 0
 
     world = World({"main": program})
-    world.queue = queue = Deaf(world.log)
-    async with world.working():
+    world.queue = queue = Deaf(world.log, world.clock)
+    async with world.working(), asyncio.timeout(WAIT_S):
         await world.imported()
+        first, _ = await world.runs.request(a_caller(), ORDER)
+        await begun.get()
         queue.is_deaf = True
-        operation, _ = await world.runs.request(a_caller(), ORDER)
-        async with asyncio.timeout(WAIT_S), world.log.grown:
-            await world.log.grown.wait_for(lambda: operation in world.log.leases)
-        world.clock.advance(1)
-        row = await world.end_of(operation)
-    assert row.status is Status.SUCCESS
+        second, _ = await world.runs.request(a_caller(), ORDER)
+        await begun.get()
+        may_end.set()
+        assert (await world.end_of(first)).status is Status.SUCCESS
+        assert (await world.end_of(second)).status is Status.SUCCESS
+    requeued = [e for e in world.log.events if isinstance(e, OperationRequeued)]
+    assert [(e.originator_id, e.reason, e.counted) for e in requeued] == [
+        (second, "the answer to its claim was lost", False)
+    ]
 
 
 async def test_an_attempt_that_was_given_up_ends_when_its_worker_gets_the_next(
@@ -103,17 +120,17 @@ async def test_an_attempt_that_was_given_up_ends_when_its_worker_gets_the_next(
 class Contended(FakeWorkQueue):
     """Loses its first race for each of its calls, as a deadlock in the database is reported."""
 
-    def __init__(self, log: FakeEventLog) -> None:
-        super().__init__(log)
+    def __init__(self, log: FakeEventLog, clock: Clock) -> None:
+        super().__init__(log, clock)
         self.lost = {"claim": False, "renew": False}
 
     async def claim(self, **wanted: object) -> Sequence[Operation]:
         self._lose_one("claim")
         return await super().claim(**wanted)
 
-    async def renew(self, operation_ids: Collection[UUID], **wanted: object) -> None:
+    async def renew(self, operation_ids: Collection[UUID], **wanted: object) -> datetime:
         self._lose_one("renew")
-        await super().renew(operation_ids, **wanted)
+        return await super().renew(operation_ids, **wanted)
 
     def _lose_one(self, call: str) -> None:
         if not self.lost[call]:
@@ -124,7 +141,7 @@ class Contended(FakeWorkQueue):
 async def test_a_worker_goes_on_after_a_lost_race(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "POLL_S", 0.01)
     world = World()
-    world.queue = queue = Contended(world.log)
+    world.queue = queue = Contended(world.log, world.clock)
     async with world.working():
         await world.imported()
     assert queue.lost == {"claim": True, "renew": True}

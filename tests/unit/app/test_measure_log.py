@@ -46,8 +46,8 @@ class Notes:
     def worked(self, kind: Kind, seconds: float) -> None:
         self.measured.append(("worked", kind, seconds))
 
-    def lost(self, kind: Kind) -> None:
-        self.measured.append(("lost", kind))
+    def requeued(self, kind: Kind, *, counted: bool) -> None:
+        self.measured.append(("lost" if counted else "handed back", kind))
 
     def ended(self, kind: Kind, status: Status, seconds: float) -> None:
         self.measured.append(("ended", kind, status, seconds))
@@ -128,19 +128,20 @@ async def test_a_runs_phases_add_up() -> None:
         ]
 
 
-async def test_a_lost_attempt_is_counted_and_waits_anew() -> None:
+@pytest.mark.parametrize(("counted", "noted"), [(True, "lost"), (False, "handed back")])
+async def test_an_attempt_that_is_over_is_counted_and_waits_anew(counted: bool, noted: str) -> None:
     async with measuring(FakeEventLog()) as measured:
         run = measured.request()
         await measured.log.append(run)
         await measured.assigned(run)
         await measured.started(run)
         measured.clock.advance(8)
-        run.lose(context_at(measured.clock, PROJECT), reason="the worker is gone")
+        run.lose(context_at(measured.clock, PROJECT), reason="of the test", counted=counted)
         await measured.log.append(run)
         measured.clock.advance(16)
         await measured.assigned(run)
         await measured.seen(5)
-        assert measured.notes.measured[-2:] == [("lost", RUN), ("queued", RUN, 16)]
+        assert measured.notes.measured[-2:] == [(noted, RUN), ("queued", RUN, 16)]
 
 
 async def test_the_end_of_an_operation_that_began_unseen_is_counted() -> None:

@@ -9,10 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from contree.app import operation_journal
+from contree.app import operation_journal, outages
 from contree.app.guest.microvm import GuestInfo, Output, Stream
 from contree.app.journal import JournalEntry
 from contree.app.operation_journal import OperationJournal
+from contree.app.outages import Outages
 from contree.domain.errors import UnavailableError
 from tests.fakes.clock import FakeClock
 from tests.fakes.journal import FakeJournal
@@ -55,7 +56,7 @@ async def types_and_text(journal: FakeJournal) -> tuple[list[str], str]:
 
 async def test_what_still_waits_is_written_when_it_is_given_up() -> None:
     store = GatedJournal()
-    async with OperationJournal(store, FakeClock(), ID) as journal:
+    async with OperationJournal(store, FakeClock(), ID, Outages()) as journal:
         await journal.began(INFO, hostname="h")
         for number in range(100):
             await journal.observed(said(f"{number} "))
@@ -72,7 +73,7 @@ async def test_nothing_is_told_of_an_attempt_that_never_began_or_has_ended() -> 
     for reason in (None, "job_complete"):
         store = GatedJournal()
         store.gate.set()
-        async with OperationJournal(store, FakeClock(), ID) as journal:
+        async with OperationJournal(store, FakeClock(), ID, Outages()) as journal:
             if reason is not None:
                 await journal.began(INFO, hostname="h")
                 await journal.ended(reason)
@@ -90,7 +91,7 @@ async def test_a_journal_that_takes_nothing_holds_up_no_end(
         store.is_away = is_away
         if is_away:
             store.gate.set()
-        async with OperationJournal(store, FakeClock(), ID) as journal:
+        async with OperationJournal(store, FakeClock(), ID, Outages(within_s=0)) as journal:
             await journal.began(INFO, hostname="h")
             await journal.abandon()
         assert await types_and_text(store) == ([], "")
@@ -102,7 +103,7 @@ async def test_nobody_waits_for_room_in_a_journal_whose_writer_has_failed(
     monkeypatch.setattr(operation_journal, "WAITING_MAX", 1)
     store = GatedJournal()
     store.is_away = True
-    async with OperationJournal(store, FakeClock(), ID) as journal:
+    async with OperationJournal(store, FakeClock(), ID, Outages(within_s=0)) as journal:
         await journal.began(INFO, hostname="h")
         await asyncio.sleep(0)  # the writer has taken it, and waits for the journal
         await journal.observed(said("fills the queue"))
@@ -116,3 +117,38 @@ async def test_nobody_waits_for_room_in_a_journal_whose_writer_has_failed(
         async with asyncio.timeout(10):
             ends = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(end) for end in ends] == [UnavailableError] * len(waiting)
+
+
+class FlakyJournal(FakeJournal):
+    """Each append is refused `times` times before it is done."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self._left = times
+
+    async def append(self, operation_id: UUID, entries: Sequence[JournalEntry]) -> None:
+        if self._left:
+            self._left -= 1
+            raise UnavailableError("the database is away")
+        self._left = self.times
+        await super().append(operation_id, entries)
+
+
+async def test_a_database_that_is_away_holds_output_up_and_loses_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outages, "PAUSE_FIRST_S", 0.001)
+    monkeypatch.setattr(operation_journal, "WAITING_MAX", 4)
+    store, numbers = FlakyJournal(3), range(200)
+    async with OperationJournal(store, FakeClock(), ID, Outages()) as journal:
+        await journal.began(INFO, hostname="h")
+        assert journal.writing_s == 0
+        for number in numbers:
+            await journal.observed(said(f"{number} "))
+        await journal.ended("job_complete")
+        await journal.finish()
+    assert journal.writing_s > 0
+    types, text = await types_and_text(store)
+    assert (types[0], types[-1], set(types[1:-1])) == ("init", "shutdown", {"stdout"})
+    assert text == "".join(f"{number} " for number in numbers)

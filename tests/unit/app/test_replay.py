@@ -11,6 +11,7 @@ import pytest
 from contree.app.access import Operator
 from contree.app.reads import OperationRow
 from contree.app.request_run import RunOrder
+from contree.cli.replay import lines_of
 from contree.domain.errors import (
     InvalidFieldError,
     InvalidTransitionError,
@@ -53,8 +54,12 @@ def a_world() -> World:
         process.write(repr(sorted(process.spec.env.items())).encode())
         return 0
 
+    async def hog(process: FakeProcess) -> int:
+        process.oom_killed = next(counter) == 0
+        return 0
+
     programs = {"count": count, "stamp": stamp, "write": write, "flip": flip, "env": environment}
-    return World(programs)
+    return World(programs | {"hog": hog})
 
 
 async def _chunks(data: bytes) -> AsyncIterator[bytes]:
@@ -91,6 +96,16 @@ async def test_a_difference_in_the_output_is_shown_where_it_is() -> None:
     assert found is not None
     assert (found.line, found.original) == (1, b"this is run number 0")
     assert found.replay == b"this is run number 1"
+
+
+async def test_memory_that_ran_out_once_is_a_difference_also_at_the_same_exit_code() -> None:
+    world = a_world()
+    async with world.working():
+        original = await world.ran(await world.imported(), "hog")
+        report = await replayed(world, original)
+    assert (report.verdict, report.differing) == (Verdict.DIFFERENT, ["end"])
+    assert [end.oom_killed for end in report.ended] == [True, False]
+    assert "  end         exit 0, out of memory | exit 0" in lines_of(report)
 
 
 async def test_what_the_clock_explains_is_named_and_not_hidden() -> None:

@@ -1,13 +1,14 @@
 """Runs from the order to the image they leave behind, with a worker over in-memory parts."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from contree.app.request_run import RunOrder, StdinOrder
+from contree.domain import image as image_module
 from contree.domain.errors import (
     InvalidFieldError,
     LimitExceededError,
@@ -70,12 +71,34 @@ async def test_a_run_that_writes_leaves_a_new_image_with_one_more_layer() -> Non
     assert row.status is Status.SUCCESS
     assert row.result_image_id not in {None, base}
     image = await world.log.load(Image, row.result_image_id)
-    parent = await world.log.load(Image, base)
     assert image is not None
-    assert parent is not None
-    assert image.layers[:-1] == parent.layers
-    assert image.parent_image_id == base
+    below = await world.images.stack(PROJECT, base)
+    assert await world.images.stack(PROJECT, image.id) == [*below, *image.own_layers]
+    assert len(image.own_layers) == 1
+    assert (image.parent_image_id, image.depth) == (base, 1)
     assert row.image_size_bytes == image.size_bytes > 0
+
+
+async def test_what_runs_is_the_stack_that_the_log_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "touch", "/new")
+        assert row.result_image_id is not None
+        below = await world.images.stack(PROJECT, base)
+
+        async def without_the_topmost(project_id: UUID, image_id: UUID) -> Sequence[str]:
+            return below
+
+        monkeypatch.setattr(world.images, "stack", without_the_topmost)
+        started = sum(isinstance(e, OperationStarted) for e in world.log.events)
+        refused = await world.ran(row.result_image_id, "touch", "/new")
+    assert refused.status is Status.FAILED
+    assert refused.error is not None
+    assert "other layers of image" in refused.error
+    assert sum(isinstance(e, OperationStarted) for e in world.log.events) == started
 
 
 async def test_where_one_output_is_not_stored_the_other_is_not_left_behind(
@@ -158,6 +181,9 @@ async def test_preserved_environment_applies_in_both_modes_and_holds_no_secret()
         assert kept.result_image_id not in {None, base}
         assert "s3cret" in await output(world, kept)  # the process itself gets it
         after = await output(world, await world.ran(kept.result_image_id, "env"))
+        heir = await world.ran(kept.result_image_id, "touch", "/new")
+        later = await output(world, await world.ran(heir.result_image_id, "env"))
+    assert later == after, "an image inherits what the one below it stored"
     assert "('KEEP', 'me')" in after
     assert "s3cret" not in after
     assert "LANG" not in after
@@ -176,6 +202,23 @@ async def test_a_sealed_secret_is_destroyed_when_its_operation_ends() -> None:
     assert await world.log.sealed(row.operation_id) is None
     assert row.request["env"] == {"API_KEY": "<MASKED>"}
     assert row.request["env_digests"].keys() == {"API_KEY"}
+
+
+async def test_what_the_request_calls_a_secret_is_one_and_is_kept_nowhere() -> None:
+    world = World(PROGRAMS)
+    wanted = {"env": {"PLAIN": "s3cret", "KEEP": "me"}, "secret_env": frozenset({"PLAIN"})}
+    async with world.working():
+        base = await world.imported()
+        row = await world.ran(base, "env", **wanted, preserve_env=True)
+        heir = await world.ran(row.result_image_id, "env")
+    assert "('PLAIN', 's3cret')" in await output(world, row)
+    assert "KEEP" in await output(world, heir)
+    assert "PLAIN" not in await output(world, heir)
+    assert row.request["env"]["PLAIN"] == "<MASKED>"
+    assert row.request["env_digests"].keys() == {"PLAIN"}
+    assert "s3cret" not in repr([vars(event) for event in world.log.events])
+    entries = [e.entry for e in await world.journal.read(row.operation_id)]
+    assert next(e for e in entries if e.type == "spawn").data["env"]["PLAIN"] == "<MASKED>"
 
 
 async def test_the_working_directory_comes_from_request_image_or_root() -> None:
@@ -252,6 +295,37 @@ async def test_a_timeout_is_an_outcome_and_its_image_is_kept() -> None:
     assert row.outcome["timed_out"] is True
     assert (row.outcome["exit_code"], row.outcome["signal"]) == (-1, 9)
     assert row.result_image_id == base
+
+
+async def test_an_end_for_want_of_memory_is_told_in_the_outcome_and_in_the_event() -> None:
+    async def hog(process: FakeProcess) -> int:
+        process.oom_killed = True
+        return 137  # as a shell's, whose child was killed
+
+    world = World(PROGRAMS | {"hog": hog})
+    async with world.working():
+        base = await world.imported()
+        rows = [await world.ran(base, name) for name in ("hog", "env")]
+    for row, killed in zip(rows, (True, False), strict=True):
+        assert row.status is Status.SUCCESS
+        assert row.outcome is not None
+        assert row.outcome["oom_killed"] is killed
+        entries = [e.entry for e in await world.journal.read(row.operation_id)]
+        assert [e.data["oom_killed"] for e in entries if e.type == "exit"] == [killed]
+
+
+async def test_home_is_the_guests_to_set_unless_the_request_unsets_it() -> None:
+    async def home(process: FakeProcess) -> int:
+        process.write(repr((process.spec.home, process.spec.env.get("HOME"))).encode())
+        return 0
+
+    world = World({"home": home})
+    async with world.working():
+        base = await world.imported()
+        envs: list[dict[str, str | None]] = [{}, {"HOME": "/mine"}, {"HOME": None}]
+        rows = [await world.ran(base, "home", env=env) for env in envs]
+        said = [await output(world, row) for row in rows]
+    assert said == ["(True, None)", "(True, '/mine')", "(False, None)"]
 
 
 async def test_a_command_that_cannot_be_started_fails_by_its_name() -> None:
@@ -384,3 +458,24 @@ async def test_orders_are_refused_before_anything_is_recorded() -> None:
             a_caller(Permission.SPAWN), RunOrder(image=base, command="x", disposable=True)
         )
     assert len(world.log.events) == before
+
+
+async def test_a_run_on_an_image_at_the_depth_limit_is_refused_at_the_door(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_module, "DEPTH_MAX", 1)
+    world = World()
+    async with world.working():
+        base = await world.imported()
+        deepest = await world.ran(base, "touch", "/new")
+        before = len(world.log.events)
+        image = deepest.result_image_id
+        assert image is not None
+        with pytest.raises(LimitExceededError, match=r"depth: image .* has 1 runs below it"):
+            await world.runs.request(a_caller(), RunOrder(image=str(image), command="touch"))
+        with pytest.raises(LimitExceededError, match="depth"):
+            await world.replays.request(a_caller(), deepest.operation_id, image_id=image)
+        assert len(world.log.events) == before
+        looked = await world.ran(image, "touch", "/gone", disposable=True)
+    assert looked.status is Status.SUCCESS
+    assert looked.result_image_id is None

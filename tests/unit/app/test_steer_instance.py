@@ -123,7 +123,7 @@ async def test_a_subprocess_gets_the_instances_environment_and_its_own_on_top() 
         await stop(world, run)
     shown = await text_of(world, run, 2)
     assert shown.startswith("/here ")
-    assert "('A', '1'), ('C', '3'), ('PATH'" in shown
+    assert "('A', '1'), ('C', '3'), ('HOSTNAME', 'linuxkit'), ('PATH'" in shown
     shell = await text_of(world, run, 3)
     assert shell.startswith("/there ")
     assert "('BASE', '1')" in shell  # shell mode has the imported ENV
@@ -135,7 +135,9 @@ async def test_what_clients_do_is_in_the_log_in_their_name_and_without_secrets()
         base = await world.imported()
         run = await started(world, base, "deaf")
         stdin = StdinOrder(data=b"s3cret input")
-        await spawn(world, run, "show", env={"MY_TOKEN": "s3cret"}, stdin=stdin)
+        env = {"MY_TOKEN": "s3cret", "PLAIN": "s3cret"}
+        secret = frozenset({"PLAIN"})
+        await spawn(world, run, "show", env=env, secret_env=secret, stdin=stdin)
         await exit_of(world, run, 2)
         await stop(world, run)
     assert "('MY_TOKEN', 's3cret')" in await text_of(world, run, 2)
@@ -144,12 +146,12 @@ async def test_what_clients_do_is_in_the_log_in_their_name_and_without_secrets()
     assert spawned.actor == signalled.actor == a_caller().actor
     assert (spawned.request_id, spawned.project_id) == ("r", PROJECT)
     assert (spawned.spid, spawned.spec["command"]) == (2, "show")
-    assert spawned.spec["env"] == {"MY_TOKEN": "<MASKED>"}
-    assert spawned.spec["env_digests"].keys() == {"MY_TOKEN"}
+    assert spawned.spec["env"] == {"MY_TOKEN": "<MASKED>", "PLAIN": "<MASKED>"}
+    assert spawned.spec["env_digests"].keys() == {"MY_TOKEN", "PLAIN"}
     assert (signalled.spid, signalled.signal) == (1, 9)
     assert "s3cret" not in repr([vars(event) for event in world.log.events])
     [shown] = [e for e in await journal_of(world, run, 2) if e.type == "spawn"]
-    assert shown.data["env"]["MY_TOKEN"] == "<MASKED>"
+    assert shown.data["env"]["MY_TOKEN"] == shown.data["env"]["PLAIN"] == "<MASKED>"
 
 
 async def test_the_main_command_is_fed_while_it_runs_after_its_initial_input() -> None:

@@ -8,6 +8,7 @@ from contree.app.access import Caller
 from contree.app.cancel_operation import CancelOperation
 from contree.app.conclude import Conclude
 from contree.app.images.tag_images import TagImages
+from contree.app.outages import Outages
 from contree.app.reads import TokenRow
 from contree.domain.errors import (
     InvalidFieldError,
@@ -15,7 +16,7 @@ from contree.domain.errors import (
     NotFoundError,
     PermissionMissingError,
 )
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.instance import InstanceSpec
 from contree.domain.operation import Operation, OperationCancelled, Status
 from contree.domain.tag import TagMoved, TagRemoved
@@ -48,7 +49,7 @@ async def an_image(log: FakeEventLog, digest: str, project_id: UUID = PROJECT) -
         manifest_digest=digest,
         config_digest=digest,
         layers=[digest],
-        env={},
+        environment=RecordedEnvironment(),
         workdir="",
         size_bytes=1,
     )
@@ -161,6 +162,10 @@ async def test_another_projects_operation_cannot_be_cancelled() -> None:
         await CancelOperation(log=log, clock=FakeClock()).cancel(a_caller(), UUID(int=40))
 
 
+def concluding(log: FakeEventLog) -> Conclude:
+    return Conclude(log=log, outages=Outages(), clock=FakeClock(), ids=FakeIds(), actor="worker:w")
+
+
 async def test_a_wish_to_cancel_wins_over_a_result_that_comes_later() -> None:
     log = FakeEventLog()
     operation = an_operation()
@@ -168,7 +173,7 @@ async def test_a_wish_to_cancel_wins_over_a_result_that_comes_later() -> None:
     await log.append(operation)
     await CancelOperation(log=log, clock=FakeClock()).cancel(a_caller(), UUID(int=40))
     assert await status(log) is Status.ASSIGNED
-    conclude = Conclude(log=log, clock=FakeClock(), ids=FakeIds(), actor="worker:w")
+    conclude = concluding(log)
     assert await conclude.fail(operation, "too late") is Status.CANCELLED
     assert isinstance(log.events[-1], OperationCancelled)
 
@@ -179,7 +184,7 @@ async def test_an_attempt_that_was_taken_over_cannot_end_the_operation() -> None
     stale = an_operation()
     stale.assign(context, worker="w", lease_until=EPOCH)
     await log.append(stale)
-    conclude = Conclude(log=log, clock=FakeClock(), ids=FakeIds(), actor="worker:w")
+    conclude = concluding(log)
     await conclude.lose(stale.id, "lease ran out")
     fresh = await log.load(Operation, stale.id)
     assert fresh is not None
@@ -192,7 +197,7 @@ async def test_an_operation_that_loses_every_machine_is_given_up_with_the_reason
     log = FakeEventLog()
     context = a_caller().context(EPOCH)
     await log.append(an_operation())
-    conclude = Conclude(log=log, clock=FakeClock(), ids=FakeIds(), actor="worker:w")
+    conclude = concluding(log)
     seen = []
     for _ in range(3):
         operation = await log.load(Operation, UUID(int=40))

@@ -18,6 +18,8 @@ from contree.app.guest.steer_instance import SteerInstance
 from contree.app.images.import_image import ImportImage
 from contree.app.images.request_import import ImportOrder, RequestImport
 from contree.app.limits import Limits
+from contree.app.outages import Outages
+from contree.app.pending_bound import PendingBound
 from contree.app.place_files import PlaceFiles
 from contree.app.reads import OperationRow, TokenRow
 from contree.app.recover import Recover
@@ -29,6 +31,7 @@ from contree.app.run_instance import RunInstance
 from contree.domain.operation import Kind, Operation, Status
 from contree.domain.token import Permission
 from contree.worker.loop import Capacity, Worker
+from contree.worker.obstacles import NothingAway, NothingLacking, Obstacle, Obstacles
 from contree.worker.room import Admission, FixedAdmission
 from tests.fakes.archives import FakeArchives
 from tests.fakes.blob_store import FakeBlobStore
@@ -47,6 +50,7 @@ from tests.fakes.work_queue import FakeWorkQueue
 from tests.support.registry import tar_of
 
 PROJECT = UUID(int=1)
+PENDING_MAX = 100
 URL = "docker://registry.example/base:latest"
 
 
@@ -73,15 +77,19 @@ class World:
         admission: Admission | None = None,
         per_project: int = 2,
         log: FakeEventLog | None = None,
+        outages: Outages | None = None,
     ) -> None:
         self.per_project = per_project
         self.waiting = 0
+        self.lack: str | None = None
+        self.looks = 0
+        self.told: list[str | None] = []
         self.admission = admission or FixedAdmission(most=2, setting="here")
         self.log = log or FakeEventLog()
         self.clock, self.ids = FakeClock(), FakeIds()
         keys, self.blobs, self.layers = FakeProjectKeys(self.log), FakeBlobStore(), FakeLayers()
         self.content = ProjectContent(keys=keys, blobs=self.blobs)
-        self.environment = ProjectEnvironment(keys)
+        self.environment = ProjectEnvironment(keys=keys, content=self.content)
         self.source, self.microvm = FakeImageSource(), FakeMicroVM(programs)
         self.archives = FakeArchives()
         self.sealer = FakeSealer()
@@ -89,8 +97,20 @@ class World:
         self.images = FakeImageReads(self.log)
         self.operations = FakeOperationReads(self.log)
         self.files = FakeFileReads(self.log)
-        self.queue = FakeWorkQueue(self.log)
-        self.limits = Limits()
+        self.queue = FakeWorkQueue(self.log, self.clock)
+        self.outages = outages or Outages()
+        self.obstacles = Obstacles(
+            [
+                NothingAway(outages=self.outages),
+                self._disk,
+                NothingLacking(lacking=self._lacking),
+            ],
+            told=self.told.append,
+        )
+        self.disk_is_full = False
+        self.drain_s = 0.0
+        self.limits = Limits(pending_max_per_project=PENDING_MAX)
+        self.pending = PendingBound(operations=self.operations, limits=self.limits)
         self.source.publish(
             URL,
             PublishedImage(
@@ -99,7 +119,13 @@ class World:
                 workdir="/work",
             ),
         )
-        self.conclude = Conclude(log=self.log, clock=self.clock, ids=self.ids, actor="worker:w")
+        self.conclude = Conclude(
+            log=self.log,
+            outages=self.outages,
+            clock=self.clock,
+            ids=self.ids,
+            actor="worker:w",
+        )
         self.journal = ProjectJournal(FakeJournal(), keys=keys, operations=self.operations)
         self.runs = RequestRun(
             log=self.log,
@@ -108,6 +134,7 @@ class World:
             content=self.content,
             environment=self.environment,
             sealer=self.sealer,
+            pending=self.pending,
             clock=self.clock,
             ids=self.ids,
             limits=self.limits,
@@ -116,6 +143,7 @@ class World:
             log=self.log,
             source=self.source,
             sealer=self.sealer,
+            pending=self.pending,
             clock=self.clock,
             ids=self.ids,
             limits=self.limits,
@@ -141,12 +169,15 @@ class World:
             images=self.images,
             files=self.files,
             content=self.content,
+            environment=self.environment,
             sealer=self.sealer,
+            pending=self.pending,
             clock=self.clock,
             ids=self.ids,
         )
         self.comparison = CompareReplay(
             log=self.log,
+            images=self.images,
             operations=self.operations,
             content=self.content,
             layers=self.layers,
@@ -165,7 +196,13 @@ class World:
     def worker(self) -> Worker:
         run = RunInstance(
             log=self.log,
-            files=PlaceFiles(files=self.files, content=self.content, archives=self.archives),
+            images=self.images,
+            files=PlaceFiles(
+                files=self.files,
+                content=self.content,
+                archives=self.archives,
+                outages=self.outages,
+            ),
             content=self.content,
             environment=self.environment,
             layers=self.layers,
@@ -176,15 +213,16 @@ class World:
             clock=self.clock,
             ids=self.ids,
             conclude=self.conclude,
+            outages=self.outages,
         )
         pull = ImportImage(
             log=self.log,
             source=self.source,
             layers=self.layers,
+            environment=self.environment,
             sealer=self.sealer,
-            clock=self.clock,
-            ids=self.ids,
             conclude=self.conclude,
+            outages=self.outages,
         )
         return Worker(
             name="w",
@@ -194,13 +232,21 @@ class World:
                 kind: Capacity(here=self.admission, per_project=self.per_project) for kind in Kind
             },
             conclude=self.conclude,
-            recover=Recover(queue=self.queue, clock=self.clock, conclude=self.conclude),
+            recover=Recover(queue=self.queue, conclude=self.conclude),
             microvm=self.microvm,
             clock=self.clock,
             ids=self.ids,
-            store=self.blobs.check,
+            obstacles=self.obstacles,
+            drain_s=self.drain_s,
             waiting=lambda: self.waiting,
         )
+
+    def _lacking(self) -> str | None:
+        self.looks += 1
+        return self.lack
+
+    def _disk(self) -> Obstacle | None:
+        return Obstacle(kind="disk", reason="of the test") if self.disk_is_full else None
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -221,7 +267,7 @@ class World:
     async def end_of(self, operation_id: UUID) -> OperationRow:
         """Wait until the operation has ended."""
         async with asyncio.timeout(10):
-            async for _ in self.queue.wakeups(poll_s=0.01):
+            async for _ in self.queue.wakeups(worker="nobody", poll_s=0.01):
                 row = await self.row(operation_id)
                 if row.status.is_terminal:
                     return row
@@ -230,7 +276,7 @@ class World:
     async def image_of(self, operation_id: UUID) -> UUID | None:
         """Wait until an operation of any project has succeeded; return the image that it left."""
         async with asyncio.timeout(10):
-            async for _ in self.queue.wakeups(poll_s=0.01):
+            async for _ in self.queue.wakeups(worker="nobody", poll_s=0.01):
                 operation = await self.log.load(Operation, operation_id)
                 assert operation is not None
                 if operation.status.is_terminal:

@@ -7,21 +7,21 @@ import sys
 
 import pytest
 
-from contree.cli import MODULES, _parser
+from contree.cli import COMMANDS, command_line
 
 
 def commands_of(argv: list[str]) -> set[str]:
-    (action,) = (a for a in _parser(argv)._actions if a.choices is not None)
+    (action,) = (a for a in command_line(argv)._actions if a.choices is not None)
     assert action.choices is not None
     return set(action.choices)
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["nonsense"]])
 def test_whoever_names_no_command_is_shown_all(argv: list[str]) -> None:
-    assert commands_of(argv) == set(MODULES)
+    assert commands_of(argv) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", MODULES)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_where_the_table_says(command: str) -> None:
     assert command in commands_of([command])
 

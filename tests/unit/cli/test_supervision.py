@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from contree.cli.supervision import READY, STOPPING, Readiness, is_ready, tell_supervisor
+from contree.cli.supervision import (
+    READY,
+    STOPPING,
+    Readiness,
+    is_ready,
+    tell_status,
+    tell_supervisor,
+)
 
 
 @pytest.fixture
@@ -29,6 +36,29 @@ async def test_a_child_that_is_ready_is_heard(
         async with asyncio.timeout(10):
             await heard.told.wait()
     assert not address.exists()
+
+
+async def test_what_keeps_a_child_from_work_is_heard(
+    address: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+    heard = []
+
+    class Told(Readiness):
+        def hear(self, datagram: bytes) -> None:
+            super().hear(datagram)
+            heard.append((self.problem, self.told.is_set()))
+            if len(heard) == 3:
+                done.set()
+
+    done = asyncio.Event()
+    async with Told(address), asyncio.timeout(10):
+        tell_status("mkfs.ext4 is not\ninstalled")
+        tell_supervisor(READY)
+        tell_status(None)
+        await done.wait()
+    problem = "mkfs.ext4 is not installed"
+    assert heard == [(problem, False), (problem, True), ("", True)]
 
 
 @pytest.mark.parametrize("state", [STOPPING, "READY=10", "STATUS=READY=1", ""])

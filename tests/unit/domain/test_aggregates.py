@@ -6,9 +6,21 @@ from uuid import UUID
 
 import pytest
 
-from contree.domain.errors import InvalidFieldError, InvalidTransitionError, NotFoundError
+from contree.domain import image as image_module
+from contree.domain.errors import (
+    InvalidFieldError,
+    InvalidTransitionError,
+    LimitExceededError,
+    NotFoundError,
+)
 from contree.domain.file import File, file_id_of
-from contree.domain.image import Image, committed_image_id, imported_image_id
+from contree.domain.image import (
+    Image,
+    RecordedEnvironment,
+    chain_id_of,
+    committed_image_id,
+    imported_image_id,
+)
 from contree.domain.project import Project, project_id_of
 from contree.domain.tag import Tag, tag_id_of
 from contree.domain.token import Permission, Token
@@ -27,7 +39,7 @@ def an_image(config_digest: str = "sha256:c") -> Image:
         manifest_digest="sha256:m",
         config_digest=config_digest,
         layers=["sha256:a"],
-        env={"A": "1"},
+        environment=RecordedEnvironment(env={"A": "1"}),
         workdir="/w",
         size_bytes=9,
     )
@@ -45,15 +57,49 @@ def test_a_run_puts_its_layer_on_top_and_inherits_the_rest() -> None:
         CONTEXT,
         operation_id=operation_id,
         layer="sha256:b",
-        preserved_env={"P": "1"},
         workdir="/x",
         size_bytes=3,
     )
     assert image.id == committed_image_id(operation_id)
-    assert image.layers == ["sha256:a", "sha256:b"]
-    assert (image.env, image.preserved_env, image.workdir) == ({"A": "1"}, {"P": "1"}, "/x")
+    assert (image.own_layers, image.depth, image.workdir) == (["sha256:b"], 1, "/x")
+    assert image.chain_id == chain_id_of(["sha256:a", "sha256:b"])
     assert (image.parent_image_id, image.operation_id) == (source.id, operation_id)
-    assert source.layers == ["sha256:a"]
+    assert (source.own_layers, source.depth) == (["sha256:a"], 0)
+
+
+def test_an_environment_is_recorded_once_and_referred_to_from_then_on() -> None:
+    source = an_image()
+    assert source.environment_image_id == source.id
+    heir = source.committed(
+        CONTEXT, operation_id=UUID(int=6), layer="sha256:b", workdir="", size_bytes=3
+    )
+    assert heir.environment_image_id == source.id
+    stored = RecordedEnvironment(preserved_env={"P": "<SEALED>"}, preserved_env_sealed="c2VhbGVk")
+    storing = heir.committed(
+        CONTEXT,
+        operation_id=UUID(int=7),
+        layer=None,
+        workdir="",
+        size_bytes=0,
+        environment=stored,
+    )
+    assert storing.environment_image_id == storing.id
+    assert storing.environment == stored
+    heir = storing.committed(
+        CONTEXT, operation_id=UUID(int=8), layer="sha256:b", workdir="", size_bytes=3
+    )
+    assert (heir.environment_image_id, heir.environment) == (storing.id, RecordedEnvironment())
+
+
+def test_an_image_at_the_depth_limit_takes_no_further_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "DEPTH_MAX", 1)
+    last = an_image().committed(
+        CONTEXT, operation_id=UUID(int=6), layer="sha256:b", workdir="", size_bytes=3
+    )
+    with pytest.raises(LimitExceededError, match=r"depth: image '.*' has 1 runs below it"):
+        last.committed(
+            CONTEXT, operation_id=UUID(int=7), layer="sha256:c", workdir="", size_bytes=3
+        )
 
 
 def test_an_image_of_changed_metadata_alone_has_no_new_layer() -> None:
@@ -61,11 +107,20 @@ def test_an_image_of_changed_metadata_alone_has_no_new_layer() -> None:
         CONTEXT,
         operation_id=UUID(int=6),
         layer=None,
-        preserved_env={},
         workdir="/x",
         size_bytes=0,
     )
-    assert image.layers == ["sha256:a"]
+    assert (image.own_layers, image.depth) == ([], 1)
+    assert image.chain_id == an_image().chain_id == "sha256:a"
+
+
+def test_a_chain_id_is_the_one_of_the_oci_image_spec() -> None:
+    """The second one by `printf '%s %s' sha256:a sha256:b | sha256sum`."""
+    assert chain_id_of([]) is None
+    assert chain_id_of(["sha256:a"]) == "sha256:a"
+    two = chain_id_of(["sha256:a", "sha256:b"])
+    assert two == "sha256:970a948bffa8de94d6e22d747ba8c95030e6e546909f98f54e99a13005e173a8"
+    assert chain_id_of(["sha256:b"], below="sha256:a") == two
 
 
 def test_a_tag_moves_is_removed_and_comes_back() -> None:

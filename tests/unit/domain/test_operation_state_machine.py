@@ -30,7 +30,7 @@ class OperationMachine(RuleBasedStateMachine):
         self.project_id = self.ids.new_id()
         self.events: list[Event] = []
         self.status = "PENDING"
-        self.attempts = 0
+        self.attempts = self.lost = 0
         self.wish = False
         self.running_s = 0.0
         self.last_spid = 1
@@ -110,16 +110,18 @@ class OperationMachine(RuleBasedStateMachine):
             allowed=self.status in RUNNING and self.is_instance,
         )
 
-    @rule()
-    def lose(self) -> None:
+    @rule(counted=st.booleans())
+    def lose(self, counted: bool) -> None:
         done = self.play(
-            lambda: self.operation.lose(self.context, reason="gone"),
+            lambda: self.operation.lose(self.context, reason="gone", counted=counted),
             allowed=self.status in RUNNING,
         )
         if done and self.wish:
             self.status = "CANCELLED"
+        elif done and counted and self.lost + 1 == ATTEMPTS_MAX:
+            self.status = "FAILED"
         elif done:
-            self.status = "FAILED" if self.attempts >= ATTEMPTS_MAX else "PENDING"
+            self.status, self.lost = "PENDING", self.lost + counted
 
     @rule()
     def cancel(self) -> None:
@@ -159,7 +161,8 @@ class OperationMachine(RuleBasedStateMachine):
     @invariant()
     def aggregate_and_model_agree(self) -> None:
         assert self.operation.status.value == self.status
-        assert self.operation.attempts == self.attempts <= ATTEMPTS_MAX
+        assert self.operation.attempts == self.attempts
+        assert self.operation.attempts_lost == self.lost < ATTEMPTS_MAX
         assert self.operation.cancellation_requested == self.wish
         assert self.operation.last_spid == self.last_spid
         assert self.operation.status.is_running == (self.status in RUNNING)
@@ -186,6 +189,23 @@ OperationMachine.TestCase.settings = settings(
     max_examples=60, stateful_step_count=25, deadline=None, derandomize=True, database=None
 )
 TestOperationStateMachine = OperationMachine.TestCase
+
+
+def test_an_interruption_is_not_an_attempt() -> None:
+    ids, clock = FakeIds(), FakeClock()
+    context = context_at(clock, ids.new_id())
+    operation = Operation.request_instance(
+        context, operation_id=ids.new_id(), spec=a_spec(ids.new_id())
+    )
+    numbers = []
+    for counted in [False] * 5 + [True, False, True, False, True]:
+        operation.assign(context, worker="w", lease_until=clock.now())
+        numbers.append(operation.attempts)
+        operation.lose(context, reason="QEMU was killed", counted=counted)
+    assert numbers == list(range(1, 11)), "each attempt is fenced by a number of its own"
+    assert operation.status is Status.FAILED
+    ended = operation.pending_events[-1]
+    assert vars(ended)["error"] == "gave up after 3 attempts: QEMU was killed"
 
 
 def test_every_status_word_is_one_of_the_model() -> None:

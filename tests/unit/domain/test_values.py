@@ -18,6 +18,7 @@ from contree.domain.environment import (
     is_secret,
     masked,
     process_environment,
+    secrets_of,
 )
 from contree.domain.errors import InvalidFieldError
 from contree.domain.guest_path import parse_guest_path
@@ -73,16 +74,46 @@ def test_an_accepted_path_is_absolute_stays_inside_and_is_its_own_normal_form(te
 
 
 @pytest.mark.parametrize(
-    "name", ["TOKEN", "my_token", "DB_PASSWORD", "X_API_KEY", "AWS_CREDENTIALS", "authorization"]
+    "name",
+    [
+        *("TOKEN", "my_token", "DB_PASSWORD", "X_API_KEY", "AWS_CREDENTIALS", "authorization"),
+        *("AWS_SECRET_ACCESS_KEY", "STRIPE_KEY", "GITHUB_PAT", "SMTP_PASS", "PGPASSWORD", "DB_PWD"),
+        *(
+            "MYSQL_PASSWD",
+            "GPG_PASSPHRASE",
+            "CI_JOB_JWT",
+            "DATABASE_URL",
+            "REDIS_URL",
+            "SENTRY_DSN",
+        ),
+        *("SECRET_KEY_BASE", "SSH_PRIVATE_KEY_B64", "OPENAI-API-KEY", "app.secrets", "NPM_APIKEY"),
+    ],
 )
 def test_a_secret_by_its_name_is_masked_unless_it_unsets(name: str) -> None:
     assert is_secret(name)
-    assert masked({name: "value", "PLAIN": "value"}) == {name: MASKED, "PLAIN": "value"}
-    assert masked({name: None}) == {name: None}
+    assert masked({name: "value", "PLAIN": "value"}, ()) == {name: MASKED, "PLAIN": "value"}
+    assert masked({name: None}, ()) == {name: None}
+    assert secrets_of({name: "value", "PLAIN": "value", "PASS": None}, ()) == {name: "value"}
 
 
-def test_a_name_that_only_contains_a_secret_word_is_plain() -> None:
-    assert not is_secret("TOKENIZER")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("TOKENIZER", "MAX_TOKENS", "TOKENIZERS_PARALLELISM", "KEY", "KEYMAP", "MONKEY", "BYPASS"),
+        *("PATH", "PWD", "OLDPWD", "SSH_PUBLIC_KEY", "AWS_ACCESS_KEY_ID", "DB_PASSWORD_FILE"),
+        *("API_URL", "PASSENGER_COUNT", "COMPAT", "SECRETARY"),
+    ],
+)
+def test_a_name_that_only_contains_a_secret_word_is_plain(name: str) -> None:
+    assert not is_secret(name)
+
+
+def test_what_the_request_names_is_a_secret_whatever_it_is_called() -> None:
+    env = {"PLAIN": "a", "OTHER": "b", "GONE": None}
+    assert secrets_of(env, {"PLAIN", "GONE"}) == {"PLAIN": "a"}
+    assert masked(env, {"PLAIN", "GONE"}) == {"PLAIN": MASKED, "OTHER": "b", "GONE": None}
+    with pytest.raises(InvalidFieldError, match="secret_env: 'PLIAN' is not in env"):
+        secrets_of(env, {"PLIAN"})
 
 
 @pytest.mark.parametrize(
@@ -103,14 +134,17 @@ def test_the_images_environment_applies_in_shell_mode_only() -> None:
         "image_env": {"A": "image", "B": "image"},
         "preserved_env": {"B": "preserved", "C": "preserved"},
         "request_env": {"C": "request", "B": None},
+        "hostname": "box",
     }
     assert process_environment(**layers, shell=True) == {
         "PATH": DEFAULT_PATH,
+        "HOSTNAME": "box",
         "A": "image",
         "C": "request",
     }
     assert process_environment(**layers, shell=False) == {
         "PATH": DEFAULT_PATH,
+        "HOSTNAME": "box",
         "C": "request",
     }
 

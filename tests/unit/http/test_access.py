@@ -126,6 +126,19 @@ async def test_another_projects_things_do_not_exist(anonymous: Api, world: World
     assert await images.json() == {"images": []}
 
 
+async def test_the_bare_address_says_where_to_go_on(anonymous: Api) -> None:
+    response = await anonymous.get("/")
+    assert response.status == 200
+    value = await response.json()
+    assert value == {
+        "name": "contree",
+        "links": {"openapi": "openapi.json", "ready": "readyz", "alive": "healthz"},
+        "docs": "docs/api.md and docs/clients/README.md of the source tree",
+    }
+    for link in value["links"].values():
+        assert (await anonymous.get(f"/{link}")).status == 200
+
+
 async def test_health_needs_no_token_and_readiness_says_when_it_is_not(
     anonymous: Api, world: World
 ) -> None:

@@ -14,9 +14,11 @@ from aiohttp import ClientResponse
 
 from contree.app.audit import ask_audit
 from contree.domain.audit_reading import AuditRead
+from contree.domain.operation import Operation
 from contree.domain.token import Permission
 from contree.http.execution import events
 from contree.http.wiring import CLOSING
+from tests.support.histories import a_spec
 from tests.unit.http.world import Api, World, bearer
 
 WAIT_S = 10
@@ -310,9 +312,13 @@ async def test_a_reader_who_never_reads_is_dropped(
     monkeypatch.setattr(events, "STALL_S", 0.1)
     monkeypatch.setattr(events, "ABORT_S", 0.1)
     image = await world.image()
-    size = 100_000
-    for _ in range(200):  # 40 MB: more than the system's buffers take
-        await a_run(api, world, image=image, args=["x" * size] * 2)
+    size, count = 60_000, 700  # 42 MB: more than the system's buffers take
+    spec = a_spec(image, args=("x" * size,))
+    for _ in range(count):
+        run = Operation.request_instance(
+            world.context(), operation_id=world.ids.new_id(), spec=spec
+        )
+        await world.log.append(run)
     assert api.server.port is not None
     reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port, limit=1024)
     authorization = api.session.headers["Authorization"]
@@ -326,7 +332,7 @@ async def test_a_reader_who_never_reads_is_dropped(
         with suppress(ConnectionError):
             while data := await reader.read(1 << 20):
                 got += len(data)
-    assert 0 < got < 200 * 2 * size
+    assert 0 < got < count * size
     writer.close()
 
 

@@ -125,6 +125,7 @@ async def test_a_client_resumes_after_what_it_has_seen(api: Api, world: World) -
     await world.succeed(operation_id, await world.outcome())
     path = f"/v1/operations/{operation_id}/events?follow=1"
     for since, expected in (
+        (-1, [(0, "spawn"), (1, "stdout"), (2, "exit"), (3, "completion")]),  # nothing seen yet
         (0, [(1, "stdout"), (2, "exit"), (3, "completion")]),
         (2, [(3, "completion")]),
         (3, []),
@@ -309,14 +310,16 @@ async def test_a_follower_that_goes_away_is_noticed(world: World) -> None:
     ("query", "headers", "field"),
     [
         ("since=x", {}, "since"),
-        ("since=-1", {}, "since"),
+        ("since=-2", {}, "since"),
+        ("since=-0", {}, "since"),
+        ("since=--1", {}, "since"),
         ("since=", {}, "since"),
         ("since=1.0", {}, "since"),
         (f"since={2**60}", {}, "since"),
         ("spid=x", {}, "spid"),
         ("spid=-1", {}, "spid"),
         ("", {"Last-Event-Id": "x"}, "Last-Event-Id"),
-        ("since=1", {"Last-Event-Id": "-1"}, "Last-Event-Id"),
+        ("since=1", {"Last-Event-Id": "-2"}, "Last-Event-Id"),
         ("since=x", {"Last-Event-Id": "1"}, "since"),
     ],
 )
@@ -327,6 +330,13 @@ async def test_a_bad_parameter_is_refused_by_its_name(
     response = await api.get(f"/v1/operations/{operation_id}/events?{query}", headers=headers)
     assert response.status == 400
     assert (await response.json())["field"] == field
+
+
+async def test_a_refused_number_is_told_what_there_is(api: Api, world: World) -> None:
+    operation_id = await a_run(api, world)
+    response = await api.get(f"/v1/operations/{operation_id}/events?since=-2")
+    said = (await response.json())["error"]
+    assert said == "since: '-2' is not a whole number from -1 to 9007199254740992"
 
 
 async def test_the_events_of_an_unknown_operation_are_a_404(api: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import io
 import logging
@@ -10,12 +11,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from yarl import URL
 
 from contree.domain.file import FileUploaded
 from contree.domain.operation import ImportRequested
 from contree.http.server import serve_api
-from tests.unit.http.world import Api, World
+from tests.unit.http.world import Api, World, bearer
 
 WAIT_S = 30
 
@@ -221,6 +223,33 @@ async def test_an_upload_past_the_limit_or_into_a_full_store_is_refused(
     assert response.status == 409
     assert (await response.json())["code"] == "storage_full"
     assert world.blobs.stored == {}
+
+
+@pytest.mark.parametrize("coding", ["gzip", "DEFLATE", "br", "gzip, identity"])
+async def test_a_body_with_an_encoding_is_refused_and_nothing_is_inflated(
+    world: World, coding: str
+) -> None:
+    secret = await world.token()
+    bomb = gzip.compress(b"\0" * 1_000_000)
+    async with (
+        serve_api(world.services(), "127.0.0.1", 0) as url,
+        ClientSession(url, headers=bearer(secret) | {"Content-Encoding": coding}) as client,
+    ):
+        for path in ("/v1/files", "/v1/instances", "/v1/images/import"):
+            response = await client.post(path, data=bomb)
+            body = await response.json()
+            assert (response.status, body["code"]) == (415, "encoded_body"), path
+            assert body["field"] == "Content-Encoding"
+            assert response.headers["Accept-Encoding"] == "identity"
+    assert world.blobs.stored == {}
+
+
+async def test_a_file_that_is_compressed_is_kept_as_it_is(api: Api) -> None:
+    packed = gzip.compress(b"\0" * 1000)
+    for headers in ({"Content-Type": "application/gzip"}, {"Content-Encoding": "identity"}):
+        response = await api.post("/v1/files", data=packed, headers=headers)
+        assert response.status == 201
+        assert (await response.json())["sha256"] == hashlib.sha256(packed).hexdigest()
 
 
 @pytest.mark.parametrize(

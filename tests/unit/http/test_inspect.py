@@ -16,6 +16,7 @@ from aiohttp import ClientPayloadError, ClientSession
 from yarl import URL
 
 from contree.app.images.layer_store import EntryType
+from contree.http.images import inspect
 from tests.unit.http.world import Api, World
 
 UNKNOWN = "00000000-0000-4000-8000-00000000ffff"
@@ -110,6 +111,38 @@ async def test_a_directory_is_listed_as_text(
         "lrwxrwxrwx 1 root root    0 Nov 14  2023 mtab -> /etc/passwd",
         "-rw-r--r-- 1 root root   11 Nov 14  2023 passwd",
     ]
+
+
+async def test_a_listing_comes_whole_in_pieces_or_by_pages(
+    api: Api, image_id: UUID, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect, "RENDER_INLINE_MAX", 3)
+    names = ["a\udce9", *(f"f{n}" for n in range(9))]
+    world.files.add("/many", EntryType.DIRECTORY)
+    for name in names:
+        world.files.add(f"/many/{name}")
+    path = f"/v1/inspect/{image_id}/list?path=/many"
+    for headers in ({"Accept-Encoding": "identity"}, {"Accept-Encoding": "gzip"}):
+        response = await api.get(path, headers=headers)
+        assert (response.status, response.content_type) == (200, "application/json")
+        assert response.content_length is None  # it is not there as a whole
+        whole = await response.json()
+        assert (whole["path"], len(whole["files"])) == ("/many", 10)
+        assert [f["path"] for f in whole["files"]] == ["a\ufffd", *names[1:]]
+    pages = [await (await api.get(f"{path}&limit=4&offset={at}")).json() for at in (0, 4, 8, 12)]
+    assert [f for page in pages for f in page["files"]] == whole["files"]
+    assert [len(page["files"]) for page in pages] == [4, 4, 2, 0]
+    text = await (await api.get(f"{path}&text&limit=2&offset=8")).text()
+    assert [line.split()[-1] for line in text.splitlines()] == ["0", "f7", "f8"]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "offset=-1"])
+async def test_a_page_of_a_listing_that_is_none_is_refused(
+    api: Api, image_id: UUID, query: str
+) -> None:
+    response = await api.get(f"/v1/inspect/{image_id}/list?path=/etc&{query}")
+    body = await response.json()
+    assert (response.status, body["field"]) == (400, query.partition("=")[0])
 
 
 async def test_a_relative_path_starts_at_the_root_and_is_shown_as_asked(

@@ -75,3 +75,12 @@ async def test_small_entries_need_few_reads_and_large_ones_are_not_read_in_vain(
             after = entries[-1].number
         assert len(journal.limits) <= reads_max
         assert sum(journal.limits) <= read_max
+
+
+async def test_a_start_counts_with_its_arguments() -> None:
+    journal = CountingJournal()
+    arguments = {"args": ["x" * PAGE_BYTES_MAX]}
+    entries = [JournalEntry(at=EPOCH, type="spawn", spid=2, data=arguments) for _ in range(4)]
+    await journal.append(ID, entries)
+    page, more = await JournalReader(journal, ID).page(after=-1)
+    assert (len(page), more) == (1, True)

@@ -62,14 +62,20 @@ async def test_a_tag_is_resolved_and_secrets_are_masked(api: Api, world: World) 
     body = {
         "command": "c",
         "image": "tag:py:3",
-        "env": {"API_TOKEN": "hidden", "A": "b", "GONE": None},
+        "env": {"API_TOKEN": "hidden", "MINE": "hidden", "A": "b", "GONE": None},
+        "secret_env": ["MINE"],
         "stdin": {"value": "grüß"},
     }
     answer = await (await api.post("/v1/instances", json=body)).json()
     shown = (await look(api, answer["uuid"]))["metadata"]
     for value in (answer, shown):
         assert value["image"] == str(image_id)
-        assert value["env"] == {"API_TOKEN": "<MASKED>", "A": "b", "GONE": None}
+        assert value["env"] == {
+            "API_TOKEN": "<MASKED>",
+            "MINE": "<MASKED>",
+            "A": "b",
+            "GONE": None,
+        }
         assert value["stdin"]["value"] == "grüß"
 
 
@@ -80,6 +86,22 @@ async def test_long_stdin_is_echoed_up_to_a_bound_and_says_so(api: Api, world: W
     assert shown == answer["stdin"]
     assert shown["truncated"] is True
     assert base64.b64decode(shown["value"]) == b"\xff" * 65_536
+
+
+async def test_a_long_request_is_shown_whole_as_long_as_its_content_is_there(
+    api: Api, world: World
+) -> None:
+    args = ["x" * 30_000, "\u00fc"]
+    answer = await start(api, world, args=args, env={"A": "b"}, cwd="/w")
+    assert answer["args"] == args
+    shown = (await look(api, answer["uuid"]))["metadata"]
+    assert (shown["args"], shown["env"], shown["cwd"]) == (args, {"A": "b"}, "/w")
+    assert "truncated" not in shown
+    (listed,) = await (await api.get("/v1/operations")).json()
+    assert listed["uuid"] == answer["uuid"]
+    await world.erase()
+    gone = (await look(api, answer["uuid"]))["metadata"]
+    assert gone == shown | {"args": [], "env": {}, "cwd": "", "truncated": True}
 
 
 async def test_files_are_echoed_with_octal_modes(api: Api, world: World) -> None:
@@ -105,6 +127,7 @@ async def test_files_are_echoed_with_octal_modes(api: Api, world: World) -> None
         ({"uid": -1}, 400, "uid"),
         ({"gid": 2**32}, 400, "gid"),
         ({"hostname": ""}, 400, "hostname"),
+        ({"hostname": "\u00fc" * 33}, 400, "hostname"),
         ({"timeout": 0}, 400, "timeout"),
         ({"timeout": 3601}, 400, "timeout"),
         ({"timeout": 10**30}, 400, "timeout"),
@@ -190,6 +213,7 @@ async def test_a_success_has_its_result_its_counters_and_its_streams(
         "signal": -1,
         "pid": 7,
         "timed_out": False,
+        "oom_killed": False,
         "core_dump": False,
         "continued": False,
         "stopped": False,

@@ -220,17 +220,18 @@ async def test_a_result_is_told_from_the_journal_while_it_runs_and_ever_after(
             entry(world, "truncated", 2, stream="stderr", bytes_emitted=1, bytes_dropped=9),
             entry(
                 world, "exit", 2, pid=11, code=-1, signal=9, timed_out=False,
-                duration_ms=1500, core_dump=True, resources=RUSAGE,
+                oom_killed=True, duration_ms=1500, core_dump=True, resources=RUSAGE,
             ),
             entry(world, "size_cap", 0, limit_bytes=1, file_size=1),
             entry(world, "exit", 1, pid=10, code=3, signal=-1, timed_out=False,
-                  duration_ms=1, resources=RUSAGE),
+                  oom_killed=False, duration_ms=1, resources=RUSAGE),
         ],
     )  # fmt: skip
     await world.succeed(operation.id, await world.outcome())
     ended = await (await api.get(f"{path}/2")).json()
     assert (ended["state"]["exit_code"], ended["state"]["signal"]) == (-1, 9)
     assert ended["state"]["core_dump"] is True
+    assert ended["state"]["oom_killed"] is True
     assert ended["stdout"] == {"value": "4oKs", "encoding": "base64", "truncated": False}
     assert ended["stderr"]["truncated"] is True
     assert ended["resources"]["max_rss"] == 7

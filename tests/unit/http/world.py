@@ -17,16 +17,20 @@ from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.upload_file import UploadFile
 from contree.app.guest.steer_instance import SteerInstance
+from contree.app.images.blame import Blame
+from contree.app.images.compare_images import CompareImages
+from contree.app.images.image_log import ImageHistory, ShowLog
 from contree.app.images.request_import import RequestImport
 from contree.app.images.tag_images import TagImages
 from contree.app.limits import Limits
+from contree.app.pending_bound import PendingBound
 from contree.app.replay.compare_replay import CompareReplay
 from contree.app.replay.request_replay import RequestReplay
 from contree.app.request_run import RequestRun
 from contree.app.services import Services
 from contree.domain.context import Context
 from contree.domain.errors import ConflictError, UnavailableError
-from contree.domain.image import Image
+from contree.domain.image import Image, RecordedEnvironment
 from contree.domain.operation import Operation
 from contree.domain.outcome import CapturedStream, ProcessOutcome, ResourceUsage
 from contree.domain.project import Project, project_id_of
@@ -44,9 +48,16 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.layers import FakeLayers
 from tests.fakes.operation_news import FakeOperationNews
 from tests.fakes.project_keys import FakeProjectKeys
-from tests.fakes.reads import FakeFileReads, FakeImageReads, FakeOperationReads, FakeTokenReads
+from tests.fakes.reads import (
+    FakeAncestry,
+    FakeFileReads,
+    FakeImageReads,
+    FakeOperationReads,
+    FakeTokenReads,
+)
 from tests.fakes.recorded_log import FakeRecordedLog
 from tests.fakes.sealer import FakeSealer
+from tests.support.histories import a_spec
 from tests.unit.http.memory import MemoryFiles
 
 Api = TestClient[web.Request, web.Application]
@@ -64,7 +75,7 @@ class World:
         self.blobs = FakeBlobStore()
         keys = FakeProjectKeys(self.log)
         self.content = ProjectContent(keys=keys, blobs=self.blobs)
-        self.environment = ProjectEnvironment(keys)
+        self.environment = ProjectEnvironment(keys=keys, content=self.content)
         self.files = MemoryFiles()
         self.search = FakeImageSearch(self.files)
         self.journal = FakeJournal()
@@ -74,6 +85,7 @@ class World:
         self.recorded = FakeRecordedLog(self.log)
         self.progress = FakeAuditProgress(self.log, self.recorded)
         self.is_ready = True
+        self.layers = FakeLayers()
         self._images = 0
 
     async def _ready(self) -> None:
@@ -83,6 +95,14 @@ class World:
     def services(self) -> Services:
         log, clock, ids = self.log, self.clock, self.ids
         images, uploads = FakeImageReads(log), FakeFileReads(log)
+        pending = PendingBound(operations=FakeOperationReads(log), limits=self.limits)
+        ancestry = FakeAncestry(log)
+        diffs = CompareImages(
+            images=images, ancestry=ancestry, comparer=self.layers, files=self.layers
+        )
+        history = ImageHistory(
+            images=images, ancestry=ancestry, comparer=self.layers, compare=diffs
+        )
         return Services(
             access=Access(tokens=FakeTokenReads(log), clock=clock),
             images=images,
@@ -95,6 +115,7 @@ class World:
                 content=self.content,
                 environment=self.environment,
                 sealer=FakeSealer(),
+                pending=pending,
                 clock=clock,
                 ids=ids,
                 limits=self.limits,
@@ -103,6 +124,7 @@ class World:
                 log=log,
                 source=FakeImageSource(),
                 sealer=FakeSealer(),
+                pending=pending,
                 clock=clock,
                 ids=ids,
                 limits=self.limits,
@@ -116,6 +138,15 @@ class World:
             environment=self.environment,
             image_files=self.files,
             image_search=self.search,
+            diffs=diffs,
+            blame=Blame(history=history, images=images, comparer=self.layers, files=self.layers),
+            image_log=ShowLog(
+                history=history,
+                images=images,
+                operations=FakeOperationReads(log),
+                ancestry=ancestry,
+                compare=diffs,
+            ),
             journal=self.journal,
             news=self.news,
             steering=SteerInstance(
@@ -139,15 +170,18 @@ class World:
                 images=images,
                 files=uploads,
                 content=self.content,
+                environment=self.environment,
                 sealer=FakeSealer(),
+                pending=pending,
                 clock=clock,
                 ids=ids,
             ),
             comparison=CompareReplay(
                 log=log,
+                images=images,
                 operations=FakeOperationReads(log),
                 content=self.content,
-                layers=FakeLayers(),
+                layers=self.layers,
                 files=self.files,
             ),
             limits=self.limits,
@@ -195,7 +229,9 @@ class World:
         found.erase(self.context(project), reason="asked for")
         await self.log.append(found)
 
-    async def image(self, tag: str | None = None, project: str = "alpha") -> UUID:
+    async def image(
+        self, tag: str | None = None, project: str = "alpha", layers: Sequence[str] = ("sha256:a",)
+    ) -> UUID:
         """Return the id of a new image."""
         self._images += 1
         image = Image.imported(
@@ -204,14 +240,35 @@ class World:
             registry_url="docker://registry.example/image:latest",
             manifest_digest="sha256:m",
             config_digest=f"sha256:{self._images}",
-            layers=["sha256:a"],
-            env={},
+            layers=layers,
+            environment=RecordedEnvironment(),
             workdir="",
             size_bytes=10,
         )
         await self.log.append(image)
         if tag is not None:
             await self.log.append(Tag.assign(self.context(project), name=tag, image_id=image.id))
+        return image.id
+
+    async def ran(
+        self, below: UUID, command: str, files: dict[str, bytes], gone: tuple[str, ...] = ()
+    ) -> UUID:
+        """Return the image of a run that put these files and removed others; it exited with 3."""
+        parent = await self.log.load(Image, below)
+        assert parent is not None
+        operation = Operation.request_instance(
+            self.context(), operation_id=self.ids.new_id(), spec=a_spec(below, command=command)
+        )
+        await self.log.append(operation)
+        image = parent.committed(
+            self.context(),
+            operation_id=operation.id,
+            layer=self.layers.put_files(files, gone=gone) if files or gone else None,
+            workdir="",
+            size_bytes=1,
+        )
+        await self.log.append(image)
+        await self.succeed(operation.id, await self.outcome(exit_code=3), image_id=image.id)
         return image.id
 
     async def operation(self, operation_id: UUID) -> Operation:
@@ -253,6 +310,7 @@ class World:
             signal=signal,
             core_dumped=False,
             timed_out=timed_out,
+            oom_killed=False,
             duration_us=1_500_000,
             usage=ResourceUsage(user_time_us=250_000, sys_time_us=50_000, max_rss_kb=2048),
             stdout=streams[0],

@@ -30,6 +30,11 @@ def test_systemd_accepts_the_unit(unit: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_what_a_unit_makes_is_closed_to_others(unit: Path) -> None:
+    assert {"StateDirectoryMode=0700", "UMask=0077"} <= set(unit.read_text().splitlines())
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_contreed_knows_the_command(unit: Path) -> None:
     line = next(x for x in unit.read_text().splitlines() if x.startswith("ExecStart="))
     program, *arguments = shlex.split(line.removeprefix("ExecStart="))

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
+from itertools import groupby
 from typing import Final
 
 from contree.adapters.layers.index.reader import LayerIndex
@@ -90,6 +91,19 @@ class Stack:
             same.append((number, row))
         if same and (node := self._node(join_path(parent, same[0][1].name), same)) is not None:
             yield node
+
+    def named_from(self, first: int, directory: Node) -> Iterator[bytes]:
+        """Yield the names in the directory that indexes from `first` on say something of, in order.
+
+        Some may be of nothing that is shown: whiteouts.
+        """
+        parent = directory.path
+        names = (
+            (row.name for row in self._indexes[number].children(parent))
+            for number in directory.merged
+            if number >= first
+        )
+        return (name for name, _ in groupby(merge(*names)))
 
     def find(self, path: bytes) -> Node | None:
         """Return what stands at `path` itself; no symbolic link is followed."""

@@ -83,14 +83,15 @@ class MergedLayers:
         """Wait for the merges that were asked for so far."""
         self._thread.submit(lambda: None).result()
 
-    def parts(self, layers: Sequence[str]) -> list[Span]:
+    def parts(self, layers: Sequence[str], *, apart_at: int = 0) -> list[Span]:
         """Return the fewest spans that are here and together are `layers`, bottom to top.
 
-        They stay here long enough to be opened.
+        None has layers both below `apart_at` and from there on. They stay here long enough to be
+        opened.
         """
         spans = self._spans(layers)
         while True:
-            found = self._here(spans)
+            found = self._here(spans, apart_at)
             if all(span.is_layer or mark_used(self._directory(span)) for span in found):
                 return found
 
@@ -153,13 +154,14 @@ class MergedLayers:
                 self._known.popitem(last=False)
         return spans
 
-    def _here(self, spans: Sequence[Span]) -> list[Span]:
+    def _here(self, spans: Sequence[Span], apart_at: int = 0) -> list[Span]:
         found: list[Span] = []
         for span in spans:
-            if span.is_layer or self._is_whole(span):
+            is_cut = span.start < apart_at < span.end
+            if span.is_layer or (not is_cut and self._is_whole(span)):
                 found.append(span)
             else:
-                found += self._here(span.parts)
+                found += self._here(span.parts, apart_at)
         return found
 
     def _due(self, layers: Sequence[str]) -> list[Span]:

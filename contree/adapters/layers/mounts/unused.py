@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -49,12 +50,8 @@ def write_covers(directory: Path, *, merged: Sequence[Path], layers: Sequence[Pa
 def covered(root: Path, merged: Path) -> Iterator[Path]:
     """Yield once each path that is covered by a span in `merged` and is there."""
     seen: set[str] = set()
-    for directory in sorted(merged.iterdir()) if merged.is_dir() else []:
-        try:
-            names = (directory / COVERS_NAME).read_text().split()
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # it was removed just now, or lost a part
-        for name in names:
+    for directory in _directories(merged):
+        for name in _covers(directory) or ():
             if name in seen:
                 continue
             seen.add(name)
@@ -62,6 +59,26 @@ def covered(root: Path, merged: Path) -> Iterator[Path]:
                 yield root / name
             else:
                 yield from (root / name).glob(SQUASHFS_PATTERN)
+
+
+def covering(merged: Path, layers: AbstractSet[str]) -> Iterator[Path]:
+    """Yield each span in `merged` that is made of one of `layers`, or does not say of which."""
+    for directory in _directories(merged):
+        names = _covers(directory)
+        if names is None or not layers.isdisjoint(names):
+            yield directory
+
+
+def _directories(merged: Path) -> list[Path]:
+    return sorted(merged.iterdir()) if merged.is_dir() else []
+
+
+def _covers(directory: Path) -> list[str] | None:
+    """The names of what a span covers; None when it was removed just now, or lost a part."""
+    try:
+        return (directory / COVERS_NAME).read_text().split()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def remove_unused(path: Path, root: Path) -> bool:

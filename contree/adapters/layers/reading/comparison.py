@@ -10,10 +10,10 @@ from functools import partial
 from itertools import groupby
 
 from contree.adapters.layers.index.reader import LayerIndex
-from contree.adapters.layers.index.schema import ROOT_PARENT, Row, unpack_xattrs
-from contree.adapters.layers.reading.entry_types import ENTRY_TYPES
+from contree.adapters.layers.index.schema import ROOT_PARENT, Row
+from contree.adapters.layers.reading.entry_types import layer_entry
 from contree.adapters.layers.store import LayerDirectory
-from contree.adapters.layers.tar.entry import Kind, join_path
+from contree.adapters.layers.tar.entry import join_path
 from contree.app.images.layer_comparison import EntryDifference, LayerComparison, LayerEntry
 
 
@@ -53,7 +53,7 @@ def _paired(original: LayerIndex | None, replay: LayerIndex | None) -> Iterator[
     for (parent, name), rows in groupby(heapq.merge(*sides, key=_place), key=_place):
         said: list[LayerEntry | None] = [None, None]
         for row, side in rows:
-            said[side] = _entry(row)
+            said[side] = layer_entry(row)
         path = b"/" if parent == ROOT_PARENT else b"/" + join_path(parent, name)
         shown = path.decode("utf-8", "surrogateescape")
         yield EntryDifference(path=shown, original=said[0], replay=said[1])
@@ -66,25 +66,3 @@ def _said(index: LayerIndex, side: int) -> Iterator[tuple[Row, int]]:
 
 def _place(found: tuple[Row, int]) -> tuple[bytes, bytes]:
     return found[0].parent, found[0].name
-
-
-def _entry(row: Row) -> LayerEntry:
-    kind = Kind(row.kind)
-    if kind is Kind.WHITEOUT:
-        return LayerEntry(type=None)
-    return LayerEntry(
-        type=ENTRY_TYPES[kind],
-        mode=row.mode,
-        uid=row.uid,
-        gid=row.gid,
-        mtime_s=row.mtime_s,
-        size_bytes=row.size_bytes,
-        sha256=row.sha256.hex(),
-        symlink_to=row.symlink.decode("utf-8", "surrogateescape"),
-        device=(row.dev_major, row.dev_minor),
-        xattrs={
-            name.decode("utf-8", "surrogateescape"): value
-            for name, value in unpack_xattrs(row.xattrs)
-        },
-        opaque=bool(row.opaque),
-    )

@@ -23,6 +23,7 @@ from contree.adapters.layers.reading.archive import archive_pieces
 from contree.adapters.layers.reading.content import read_content
 from contree.adapters.layers.reading.entry_types import ENTRY_TYPES
 from contree.adapters.layers.reading.owners import Owners, parse_accounts
+from contree.adapters.layers.reading.stepped import stepped
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.tar import bounds
 from contree.adapters.layers.tar.entry import Kind, TarEntry
@@ -140,25 +141,9 @@ class LayerImageFiles:
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def _stream(
-        self, pieces: Callable[[], Generator[bytes, None, None]]
-    ) -> AsyncIterator[bytes]:
+    def _stream(self, pieces: Callable[[], Generator[bytes, None, None]]) -> AsyncIterator[bytes]:
         """Yield what a blocking generator yields, gathered into chunks of READ_CHUNK_BYTES."""
-        generator = pieces()
-        step: asyncio.Future[bytes] | None = None
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                step = loop.run_in_executor(self._threads, _gathered, generator)
-                chunk = await asyncio.shield(step)
-                if not chunk:
-                    return
-                yield chunk
-        finally:
-            # A generator that is being run cannot be closed: a cancelled step is waited for.
-            if step is not None and not step.done():
-                await asyncio.wait([step])
-            await asyncio.shield(loop.run_in_executor(self._threads, generator.close))
+        return stepped(self._threads, pieces, _gathered)
 
 
 def _file_pieces(tar: Path, entry: TarEntry) -> Generator[bytes, None, None]:
@@ -169,8 +154,8 @@ def _file_pieces(tar: Path, entry: TarEntry) -> Generator[bytes, None, None]:
         os.close(descriptor)
 
 
-def _gathered(pieces: Iterator[bytes]) -> bytes:
-    """Return the next pieces, together about READ_CHUNK_BYTES; empty at the end."""
+def _gathered(pieces: Iterator[bytes]) -> bytes | None:
+    """Return the next pieces, together about READ_CHUNK_BYTES; None at the end."""
     gathered: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -178,7 +163,7 @@ def _gathered(pieces: Iterator[bytes]) -> bytes:
         size += len(piece)
         if size >= READ_CHUNK_BYTES:
             break
-    return gathered[0] if len(gathered) == 1 else b"".join(gathered)
+    return (gathered[0] if len(gathered) == 1 else b"".join(gathered)) or None
 
 
 def _resolved(stack: Stack, path: str, *, follow: bool = True) -> Node:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -56,7 +55,6 @@ KEPT_BYTES_MIN: Final = 4096
 
 _PROCESSORS: Final = os.cpu_count() or 1
 _READ_THREADS: Final = 2
-_NO_PROGRAM: Final = "/nonexistent/rg"
 
 
 class LayerSearch:
@@ -68,7 +66,6 @@ class LayerSearch:
         self._store = store
         self._trees = SearchTrees(root)
         self._search_s_max = search_s_max
-        self._program = shutil.which("rg") or _NO_PROGRAM
         self._threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="image-search")
         # Of its own: a large layer's tree must not delay the searches of other images.
         self._making = ThreadPoolExecutor(1, thread_name_prefix="image-search-trees")
@@ -126,7 +123,7 @@ class LayerSearch:
         asked = (query.case.value, *query.patterns), tuple(query.globs)
         if self._checked.get(asked):
             return
-        await check_query(self._program, query)
+        await check_query(query)
         self._checked.put(asked, True, cost=_cost(0, query.patterns, query.globs))
 
     # -- reading ------------------------------------------------------------------------------
@@ -157,9 +154,7 @@ class LayerSearch:
             await asyncio.gather(*readers, return_exceptions=True)
 
     async def _read(self, chunk: Found, query: SearchQuery) -> None:
-        output = search_files(
-            self._program, query, directory=self._trees.directory, files=chunk.files
-        )
+        output = search_files(query, directory=self._trees.directory, files=chunk.files)
         async with aclosing(output):
             async for message in output:
                 chunk.take(message)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from contree.app.images.image_search import CaseMode, SearchQuery
-from contree.domain.errors import InvalidFieldError, UnavailableError
+from contree.domain.errors import InvalidFieldError
+from contree.programs import RIPGREP
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024**2
 """One line of output; a longer one is of a line with very many matches."""
@@ -50,11 +51,11 @@ class RipgrepDied:
 Output = bytes | type[OversizedMessage] | type[RipgrepDied]
 
 
-async def check_query(program: str, query: SearchQuery) -> None:
+async def check_query(query: SearchQuery) -> None:
     """Let ripgrep look at patterns and globs. Raises InvalidFieldError, UnavailableError."""
     globs = [f"--glob={glob}" for glob in query.globs]
     arguments = [*_arguments(query), *globs, "--", "-"]
-    async with _running(program, arguments, cwd=None, complains=True) as process:
+    async with _running(arguments, cwd=None, complains=True) as process:
         assert process.stderr is not None
         complaint = await process.stderr.read(_COMPLAINT_BYTES_MAX)
         # Whoever still writes after that much gets SIGPIPE or is killed on leaving.
@@ -70,14 +71,14 @@ async def check_query(program: str, query: SearchQuery) -> None:
 
 
 async def search_files(
-    program: str, query: SearchQuery, *, directory: Path, files: Sequence[bytes]
+    query: SearchQuery, *, directory: Path, files: Sequence[bytes]
 ) -> AsyncGenerator[Output, None]:
     """Yield the messages of `rg --json` on `files`, in their order; names relative to `directory`.
 
     Closing the generator kills the child.
     """
     arguments: list[str | bytes] = [*_arguments(query), "--"]
-    async with _running(program, arguments + list(files), cwd=directory) as process:
+    async with _running(arguments + list(files), cwd=directory) as process:
         assert process.stdout is not None
         async for line in _lines(process.stdout):
             yield line
@@ -98,25 +99,24 @@ def _arguments(query: SearchQuery) -> list[str]:
 
 @asynccontextmanager
 async def _running(
-    program: str,
     arguments: Sequence[str | bytes],
     *,
     cwd: Path | None,
     complains: bool = False,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run ripgrep; with `complains` its standard error is piped, else its output."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL if complains else asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE if complains else asyncio.subprocess.DEVNULL,
-            cwd=cwd,
-            env={},
-        )
-    except FileNotFoundError as error:
-        raise UnavailableError("searching needs ripgrep: apt-get install ripgrep") from error
+    """Run ripgrep; with `complains` its standard error is piped, else its output.
+
+    Raises UnavailableError when it is not installed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        RIPGREP.path(),
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL if complains else asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE if complains else asyncio.subprocess.DEVNULL,
+        cwd=cwd,
+        env={},
+    )
     try:
         with suppress(ProcessLookupError, PermissionError):
             # Python cannot set it between fork and exec in a process with threads.

@@ -27,6 +27,7 @@ BOOT_ID_BYTES = 16
 _HEADER = struct.Struct("<IHH")
 _FLAG_OTHER_SCRATCH = 1
 _FLAG_STDIN_OPEN = 1
+_FLAG_HOME = 2
 _MAX_MODE = 0o7777
 _MAX_SIGNAL = 64
 _MAX_U32 = 2**32 - 1
@@ -115,6 +116,7 @@ class Spawn:
     cwd                   absolute path, made when missing
     argv                  1..MAX_ARGUMENTS; argv[0] without a slash is looked up in env's PATH
     env                   NAME=value, the whole environment, 0..MAX_ARGUMENTS
+    home                  where env has no HOME, the guest sets the one of uid's passwd entry
     """
 
     spid: int
@@ -127,6 +129,7 @@ class Spawn:
     cwd: bytes
     argv: Sequence[bytes]
     env: Sequence[bytes]
+    home: bool = True
 
 
 def hello() -> bytes:
@@ -234,7 +237,7 @@ def spawn(request: Spawn) -> bytes:
         request.spid,
         request.uid,
         request.gid,
-        _FLAG_STDIN_OPEN if request.stdin_open else 0,
+        (request.stdin_open and _FLAG_STDIN_OPEN) | (request.home and _FLAG_HOME),
         request.timeout_ms,
         0,
         request.stdout_cap_bytes,

@@ -37,7 +37,7 @@ from contree.adapters.microvm.agent.messages import (
     Truncated,
 )
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 MAX_GUEST_PAYLOAD_BYTES = 65_536
 MAX_OUTPUT_CHUNK_BYTES = 32_768
@@ -60,6 +60,8 @@ _ERROR = struct.Struct("<HHiI")
 
 _FLAG_CORE_DUMPED = 1
 _FLAG_TIMED_OUT = 2
+_FLAG_OOM_KILLED = 4
+_EXITED_FLAGS = _FLAG_CORE_DUMPED | _FLAG_TIMED_OUT | _FLAG_OOM_KILLED
 _MAX_EXIT_CODE = 255
 _MAX_SIGNAL = 64
 _RUSAGE_FIELDS = tuple(field.name for field in fields(ResourceUsage))
@@ -247,7 +249,7 @@ def _signalled(payload: _Payload) -> GuestFrame:
 
 def _exited(payload: _Payload) -> GuestFrame:
     spid, pid, code, signal, flags, duration_us = payload.take(_EXITED)
-    if flags & ~(_FLAG_CORE_DUMPED | _FLAG_TIMED_OUT):
+    if flags & ~_EXITED_FLAGS:
         raise GuestProtocolError(f"EXITED with unknown flags {flags:#x}")
     exited = signal == -1 and 0 <= code <= _MAX_EXIT_CODE
     killed = code == -1 and 1 <= signal <= _MAX_SIGNAL
@@ -261,6 +263,7 @@ def _exited(payload: _Payload) -> GuestFrame:
         signal=signal,
         core_dumped=bool(flags & _FLAG_CORE_DUMPED),
         timed_out=bool(flags & _FLAG_TIMED_OUT),
+        oom_killed=bool(flags & _FLAG_OOM_KILLED),
         duration_us=duration_us,
         usage=usage,
     )

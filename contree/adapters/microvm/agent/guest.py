@@ -198,6 +198,7 @@ def _spawn_request(spid: int, spec: ProcessSpec) -> commands.Spawn:
         cwd=os.fsencode(spec.cwd),
         argv=[os.fsencode(word) for word in spec.argv],
         env=[os.fsencode(f"{name}={value}") for name, value in spec.env.items()],
+        home=spec.home,
     )
 
 

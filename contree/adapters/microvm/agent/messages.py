@@ -199,7 +199,10 @@ class ResourceUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exited:
-    """The last word on a spid. `code` is -1 when killed, `signal` is -1 when not."""
+    """The last word on a spid. `code` is -1 when killed, `signal` is -1 when not.
+
+    oom_killed  memory ran out, and the kernel killed the process or one that it started
+    """
 
     spid: int
     pid: int
@@ -207,6 +210,7 @@ class Exited:
     signal: int
     core_dumped: bool
     timed_out: bool
+    oom_killed: bool
     duration_us: int
     usage: ResourceUsage
 

@@ -34,6 +34,7 @@ def exited_event(frame: messages.Exited) -> Exited:
         signal=frame.signal,
         core_dumped=frame.core_dumped,
         timed_out=frame.timed_out,
+        oom_killed=frame.oom_killed,
         duration_us=_count(frame.duration_us),
         usage=ResourceUsage(
             user_time_us=_count(usage.user_cpu_us),

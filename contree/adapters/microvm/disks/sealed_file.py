@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contree.domain.errors import GuestFailure
+from contree.programs import CAT, SETPRIV
 
 PAGE_BYTES = 4096
 CHUNK_BYTES = 64 * PAGE_BYTES
@@ -32,8 +33,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _ZERO_CHUNK = bytes(CHUNK_BYTES)
 _OFFSET = struct.Struct("<Q")
-_HOLDER = ("cat",)  # reads until its standard input ends, that is, until we do
-_WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # util-linux
+_WITHOUT_CAPABILITIES = ("--bounding-set=-all", "--inh-caps=-all")
 
 
 class SealedFile:
@@ -83,7 +83,7 @@ class Holder:
     def __init__(self, file: SealedFile) -> None:
         command = holder_command()
         self._process = subprocess.Popen(
-            command, pass_fds=(file.fd,), cwd="/", env={"PATH": os.defpath}, bufsize=0,
+            command, pass_fds=(file.fd,), cwd="/", env={}, bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C is not meant for it
         )  # fmt: skip
@@ -106,8 +106,12 @@ class Holder:
 
 
 def holder_command() -> Sequence[str]:
-    """Return a command that waits for the end of its input, without capabilities."""
-    return (*_WITHOUT_CAPABILITIES, *_HOLDER) if os.geteuid() == 0 else _HOLDER
+    """Return a command that waits for the end of its input, without capabilities.
+
+    Raises UnavailableError when it is not installed.
+    """
+    cat = CAT.path()  # reads until its standard input ends, that is, until we do
+    return (SETPRIV.path(), *_WITHOUT_CAPABILITIES, cat) if os.geteuid() == 0 else (cat,)
 
 
 def copy_pages(source: Path, target_fd: int) -> str:

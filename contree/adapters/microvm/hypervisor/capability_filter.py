@@ -13,15 +13,16 @@ import logging
 import shutil
 import sys
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from contree.adapters.microvm.hypervisor import embedded
 from contree.adapters.microvm.hypervisor.connection import (
-    EMULATOR,
     MACHINE,
     LibvirtConnection,
     libvirt_version,
 )
 from contree.domain.errors import GuestFailure
+from contree.programs import QEMU
 
 RECORD_NAME = "capability-filter.json"
 TRIAL_TIMEOUT_S = 90.0
@@ -29,7 +30,7 @@ _REFUSED = 3  # exit status of a trial; any other but 0 says nothing about the f
 _SMALLEST_GUEST = (
     "<domain type='qemu'><name>trial</name><memory unit='MiB'>32</memory>"
     f"<os><type arch='x86_64' machine='{MACHINE}'>hvm</type></os>"
-    f"<devices><emulator>{EMULATOR}</emulator></devices></domain>"
+    "<devices><emulator>{emulator}</emulator></devices></domain>"
 )
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ async def _try(root: Path, probe_cache: Path, wanted: str) -> int:
     embedded.prepare(root, probe_cache=probe_cache, capability_filter=wanted)
     try:
         connection = await LibvirtConnection.open(embedded.embed_uri(root))
-        await connection.check(_SMALLEST_GUEST)
+        await connection.check(_SMALLEST_GUEST.format(emulator=escape(QEMU.path())))
     except GuestFailure as failure:
         return _REFUSED if "capability_filters" in str(failure) else 1  # libvirt names it
     await connection.aclose()

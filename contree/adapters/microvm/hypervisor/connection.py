@@ -23,6 +23,7 @@ from contree.adapters.microvm.hypervisor import qemu_process
 from contree.adapters.microvm.hypervisor.disk_exchange import exchange_layers
 from contree.adapters.microvm.hypervisor.migration import load_state, save_state
 from contree.domain.errors import GuestFailure
+from contree.programs import QEMU
 
 # Read by libvirt when it is imported. Errors are raised to us; on standard error it would repeat
 # them, add harmless ones, and call each domain tainted. Set the variable outside to have it back.
@@ -31,7 +32,6 @@ os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null")
 import libvirt
 import libvirt_qemu
 
-EMULATOR = "/usr/bin/qemu-system-x86_64"
 MACHINE = "pc"
 CALL_THREADS = 4
 """Calls at one time. libvirt itself allows more; two cores do not profit."""
@@ -269,8 +269,8 @@ def _open_and_probe(uri: str) -> libvirt.virConnect:
     connection = _open_on_one_core(uri)
     try:
         # Starts and questions a QEMU or reads the cached answers: 1.3 s and 1 ms.
-        connection.getDomainCapabilities(EMULATOR, "x86_64", MACHINE, "qemu", 0)
-    except libvirt.libvirtError:
+        connection.getDomainCapabilities(QEMU.path(), "x86_64", MACHINE, "qemu", 0)
+    except BaseException:
         connection.close()
         raise
     return connection

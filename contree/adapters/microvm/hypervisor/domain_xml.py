@@ -36,6 +36,21 @@ KERNEL_COMMAND_LINE = (
     "cryptomgr.notests"
 )
 
+_NESTED = ("vmx", "svm")
+CPU_WITHOUT = {
+    # Virtual machines in guests: much of the host's kernel, for guests' root to attack.
+    "kvm": _NESTED,
+    # The guest's kernel and libc clear and copy by `rep stosb` and `rep movsb` where these two are
+    # said to be fast; TCG does a byte at a time. Without them that takes half the CPU.
+    "tcg": (*_NESTED, "erms", "fsrm"),
+}
+"""Features that guests' CPUs do not have, by accelerator."""
+
+CPUID_LEAVES = ("-global", "max-x86_64-cpu.min-xlevel=0x80000008")
+"""Without svm QEMU ends the leaves before the one that tells the size of addresses, and Linux
+reckons with 48 bits though it maps with the 57 of la57: programs die as they start.
+"""
+
 
 class Role(StrEnum):
     """COLD boots; TEMPLATE boots to be saved; CLONE waits for a template's state to be loaded."""
@@ -83,8 +98,9 @@ xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
     <initrd>{escape(str(spec.initramfs))}</initrd>
     <cmdline>{KERNEL_COMMAND_LINE}</cmdline>
   </os>
-  <features><acpi/></features>
-  <cpu mode='{"host-passthrough" if spec.accelerator == "kvm" else "maximum"}'/>
+  <features><acpi/>{_pmu(spec)}</features>
+  <cpu mode='{"host-passthrough" if spec.accelerator == "kvm" else "maximum"}'>\
+{_cpu_without(spec)}</cpu>
   <clock offset='utc'/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>destroy</on_reboot>
@@ -114,10 +130,20 @@ xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
     <qemu:arg value='-object'/>
     <qemu:arg value={quoteattr(_memory_backend(spec))}/>
     <qemu:arg value='-machine'/>
-    <qemu:arg value='memory-backend=ram'/>{_incoming(spec)}
+    <qemu:arg value='memory-backend=ram'/>{_cpuid_leaves(spec)}{_incoming(spec)}
   </qemu:commandline>
 </domain>
 """
+
+
+def _pmu(spec: DomainSpec) -> str:
+    # Performance counters tell of the host's other work; TCG has none.
+    return "<pmu state='off'/>" if spec.accelerator == "kvm" else ""
+
+
+def _cpu_without(spec: DomainSpec) -> str:
+    names = CPU_WITHOUT[spec.accelerator]
+    return "".join(f"<feature policy='disable' name='{name}'/>" for name in names)
 
 
 def _layers_format(spec: DomainSpec) -> str:
@@ -135,10 +161,16 @@ def _memory_backend(spec: DomainSpec) -> str:
     return f"memory-backend-file,id=ram,{size},mem-path={path},share={share}"
 
 
+def _cpuid_leaves(spec: DomainSpec) -> str:
+    return _arguments(*CPUID_LEAVES) if spec.accelerator == "tcg" else ""
+
+
 def _incoming(spec: DomainSpec) -> str:
-    if spec.role is not Role.CLONE:
-        return ""
-    return "\n    <qemu:arg value='-incoming'/>\n    <qemu:arg value='defer'/>"
+    return _arguments("-incoming", "defer") if spec.role is Role.CLONE else ""
+
+
+def _arguments(*values: str) -> str:
+    return "".join(f"\n    <qemu:arg value='{value}'/>" for value in values)
 
 
 def _socket(path: Path) -> str:

@@ -12,11 +12,15 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+
+OOM_SCORE_ADJ = 900
+"""Of 1,000, proc(5): a guest can be run again; PostgreSQL and the worker have what others need."""
 
 _PROC = Path("/proc")
 _KIB = 1024
@@ -88,6 +92,16 @@ class QemuProcess:
         # A zombie has no such lines.
         anonymous, shared = (sizes.get(name, "0").split()[0] for name in ("RssAnon", "RssShmem"))
         return int(anonymous) * _KIB, int(shared) * _KIB
+
+    def restrain(self) -> None:
+        """Let it die before anything else when the host's memory is short, and leave no core file:
+        that would be the guest's memory, secrets too.
+
+        A QEMU of a libvirt daemon may be another user's: it stays as the daemon made it.
+        """
+        with contextlib.suppress(PermissionError, FileNotFoundError, ProcessLookupError):
+            (_PROC / str(self.pid) / "oom_score_adj").write_text(str(OOM_SCORE_ADJ))
+            resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
 
     def kill(self) -> None:
         """SIGKILL it, at once; nothing happens when it is gone.

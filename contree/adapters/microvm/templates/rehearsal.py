@@ -12,16 +12,20 @@ import tarfile
 from pathlib import Path
 
 from contree.domain.errors import GuestFailure
+from contree.programs import SQFSTAR
 
 PROGRAM_NAME = "agent"
-_COMMAND = (
-    "sqfstar", "-noI", "-noD", "-noF", "-noX", "-no-fragments", "-mkfs-time", "0",
+_OPTIONS = (
+    "-noI", "-noD", "-noF", "-noX", "-no-fragments", "-mkfs-time", "0",
     "-no-progress", "-quiet",
 )  # fmt: skip
 
 
 def build_rehearsal(agent: Path, out: Path) -> None:
-    """Write the layer to `out`, whole or not at all. Raises GuestFailure, OSError."""
+    """Write the layer to `out`, whole or not at all.
+
+    Raises GuestFailure, OSError, and UnavailableError when sqfstar is not installed.
+    """
     data = agent.read_bytes()
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -31,7 +35,10 @@ def build_rehearsal(agent: Path, out: Path) -> None:
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         subprocess.run(
-            [*_COMMAND, str(partial)], input=tar.getvalue(), check=True, capture_output=True
+            [SQFSTAR.path(), *_OPTIONS, str(partial)],
+            input=tar.getvalue(),
+            check=True,
+            capture_output=True,
         )
         partial.replace(out)
     except subprocess.CalledProcessError as error:

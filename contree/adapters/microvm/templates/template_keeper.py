@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contree.adapters.microvm.templates.template import Template, TemplateStore
-from contree.domain.errors import GuestFailure
+from contree.domain.errors import ContreeError, GuestFailure
 
 CLONE_FAILURES_MAX = 3
 """In a row; then the template is taken to be bad."""
@@ -59,6 +59,8 @@ class TemplateKeeper:
         self._store = store
         self._kernel = kernel
         self._build = build
+        self.problem = ""
+        """Why the last template was not made, or its last clone did not come up."""
         self._template: Template | None = None
         self._making: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
@@ -100,6 +102,7 @@ class TemplateKeeper:
     async def failed(self, template: Template, failure: GuestFailure) -> None:
         """A clone of `template` did not come up; its guest is booted instead."""
         self.counts.fallbacks += 1
+        self.problem = str(failure)
         log.warning(
             "restoring a guest failed, it boots instead (%d so far): %s",
             self.counts.fallbacks,
@@ -139,10 +142,12 @@ class TemplateKeeper:
                 self.counts.built += self._template is not None
             if self._template is None:
                 raise GuestFailure("it was removed while it was made")
-        except (GuestFailure, OSError) as error:
+        except (ContreeError, OSError) as error:
+            self.problem = str(error)
             log.warning("no guest template, guests boot from cold: %s", error)
             self._wait_before_retry()
-        except Exception:
+        except Exception as error:
+            self.problem = repr(error)
             log.exception("no guest template, guests boot from cold")
             self._wait_before_retry()
         finally:

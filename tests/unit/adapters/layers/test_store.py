@@ -29,6 +29,7 @@ from contree.adapters.layers.store import (
 )
 from contree.adapters.layers.tar import bounds
 from contree.adapters.layers.tar.entry import Kind, TarEntry
+from contree.app.outages import Outages
 from contree.domain.errors import GuestFailure, LayerRefused, NotFoundError, StorageFullError
 from tests.fakes.blob_store import FakeBlobStore
 from tests.support import layer_tars as tars
@@ -220,7 +221,9 @@ async def test_a_full_disk_is_said_and_nothing_is_kept(small_disk: Path, tmp_pat
 
 async def test_a_layer_made_on_one_box_is_found_by_another(tmp_path: Path) -> None:
     shared = FakeBlobStore()
-    one, two = (LayerDirectory(tmp_path / name, SharedLayers(shared)) for name in ("one", "two"))
+    one, two = (
+        LayerDirectory(tmp_path / name, SharedLayers(shared, Outages())) for name in ("one", "two")
+    )
     try:
         base = await imported(one, tmp_path, root(mode=0o711), directory("d"), file("d/a", b"1"))
         data = tars.guest_bytes([root(mode=0o711), directory("d"), file("d/b", b"2")])
@@ -242,7 +245,7 @@ async def test_a_layer_made_on_one_box_is_found_by_another(tmp_path: Path) -> No
 async def test_a_layer_that_the_fleet_has_no_more_is_put_there_again(tmp_path: Path) -> None:
     """Removed because nobody had it, and made again on a box that still has it."""
     shared = FakeBlobStore()
-    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared))
+    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared, Outages()))
     try:
         members = [root(mode=0o711), file("a", b"1")]
         data = tars.guest_bytes(members)
@@ -261,7 +264,7 @@ async def test_a_layer_that_the_fleet_has_no_more_is_put_there_again(tmp_path: P
 async def test_what_cannot_be_put_where_the_fleet_finds_it_is_not_given_out(tmp_path: Path) -> None:
     shared = FakeBlobStore()
     shared.full = True
-    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared))
+    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared, Outages()))
     try:
         with pytest.raises(StorageFullError):
             await imported(store, tmp_path, root())
@@ -274,7 +277,7 @@ async def test_what_cannot_be_put_where_the_fleet_finds_it_is_not_given_out(tmp_
 
 async def test_a_layer_that_went_from_this_box_is_fetched_again(tmp_path: Path) -> None:
     shared = FakeBlobStore()
-    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared))
+    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared, Outages()))
     try:
         base = await imported(store, tmp_path, root(mode=0o711), file("a", b"1"))
         plan = await store.mount_plan([base])
@@ -319,7 +322,7 @@ async def test_streams_that_do_not_come_hold_up_nobody_else(
 
 @pytest.mark.parametrize("where", ["here", "here and in the store", "only in the store"])
 async def test_an_import_that_only_names_a_layer_is_refused(tmp_path: Path, where: str) -> None:
-    shared = None if where == "here" else SharedLayers(FakeBlobStore())
+    shared = None if where == "here" else SharedLayers(FakeBlobStore(), Outages())
     layers = tmp_path / "layers"
     store = LayerDirectory(layers, shared)
     try:
@@ -357,7 +360,7 @@ async def test_content_that_is_not_what_its_name_says_is_refused(tmp_path: Path)
     digest = hashlib.sha256(b"the real layer").hexdigest()
     planted = tars.tar_bytes([root(), file("planted")])
     shared.stored[SPACE, digest] = (planted, datetime.now(UTC))
-    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared))
+    store = LayerDirectory(tmp_path / "layers", SharedLayers(shared, Outages()))
     try:
         with pytest.raises(LayerRefused, match="digest"):
             await store.mount_plan(["sha256:" + digest])

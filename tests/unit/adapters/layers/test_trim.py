@@ -13,6 +13,7 @@ from contree.adapters.layers.mounts.unused import KEPT_S
 from contree.adapters.layers.shared import SPACE, SharedLayers
 from contree.adapters.layers.store import LayerDirectory
 from contree.adapters.layers.trim import TrimLayers
+from contree.app.outages import Outages
 from tests.fakes.blob_store import FakeBlobStore
 from tests.support import layer_tars as tars
 from tests.support.layer_tars import file, root
@@ -27,7 +28,7 @@ def fleet() -> FakeBlobStore:
 
 @pytest.fixture
 async def store(tmp_path: Path, fleet: FakeBlobStore) -> AsyncIterator[LayerDirectory]:
-    opened = LayerDirectory(tmp_path / "layers", SharedLayers(fleet))
+    opened = LayerDirectory(tmp_path / "layers", SharedLayers(fleet, Outages()))
     yield opened
     opened.close()
 
@@ -50,7 +51,7 @@ async def test_what_was_used_longest_ago_goes_until_the_bound_is_kept(
 
     def trim(layers: float) -> TrimLayers:
         bytes_max = int(layers * LAYER_BYTES)
-        return TrimLayers(tmp_path / "layers", SharedLayers(fleet), bytes_max=bytes_max)
+        return TrimLayers(tmp_path / "layers", SharedLayers(fleet, Outages()), bytes_max=bytes_max)
 
     assert await trim(6).look() == 0
     assert await trim(2.5).look() >= 2 * LAYER_BYTES
@@ -68,7 +69,7 @@ async def test_what_the_fleet_does_not_have_stays(
     only = await imported(store, tmp_path, "only", unused_s=9 * KEPT_S)
     other = await imported(store, tmp_path, "other", unused_s=2 * KEPT_S)
     del fleet.stored[SPACE, only.name]
-    trim = TrimLayers(tmp_path / "layers", SharedLayers(fleet), bytes_max=0)
+    trim = TrimLayers(tmp_path / "layers", SharedLayers(fleet, Outages()), bytes_max=0)
     assert await trim.look() >= LAYER_BYTES
     assert (only.exists(), other.exists()) == (True, False)
 
@@ -78,6 +79,6 @@ async def test_each_use_keeps_a_copy(
 ) -> None:
     made = await imported(store, tmp_path, "file", unused_s=9 * KEPT_S)
     await store.mount_plan(["sha256:" + made.name])
-    trim = TrimLayers(tmp_path / "layers", SharedLayers(fleet), bytes_max=0)
+    trim = TrimLayers(tmp_path / "layers", SharedLayers(fleet, Outages()), bytes_max=0)
     assert await trim.look() == 0
     assert made.exists()

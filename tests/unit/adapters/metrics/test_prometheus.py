@@ -98,13 +98,16 @@ async def test_what_happened_is_counted(metrics: PrometheusMetrics, accept: str)
     metrics.queued(Kind.INSTANCE, 0.2)
     metrics.prepared(Kind.INSTANCE, 0.3)
     metrics.worked(Kind.INSTANCE, 0.4)
-    metrics.lost(Kind.IMPORT)
+    metrics.requeued(Kind.IMPORT, counted=True)
+    metrics.requeued(Kind.INSTANCE, counted=False)
     metrics.ended(Kind.INSTANCE, Status.SUCCESS, 0.9)
     metrics.answered("GET", "/v1/images", 200, 0.002)
     samples = await scraped(metrics, accept)
     assert samples["contree_events_total{topic=contree.tag.moved}"] == 2
     assert samples["contree_guests_started_total{accelerator=tcg,origin=template}"] == 1
     assert samples["contree_operation_attempts_lost_total{kind=image_import}"] == 1
+    assert samples["contree_operation_attempts_handed_back_total{kind=instance}"] == 1
+    assert "contree_operation_attempts_lost_total{kind=instance}" not in samples
     for phase, seconds in (("queued", 0.2), ("prepared", 0.3), ("worked", 0.4)):
         sum_ = f"contree_operation_phase_seconds_sum{{kind=instance,phase={phase}}}"
         assert samples[sum_] == seconds

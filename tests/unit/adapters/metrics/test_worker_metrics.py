@@ -22,6 +22,7 @@ from contree.domain.operation import Kind
 STANDING = WorkerStanding(
     running={Kind.INSTANCE: 3, Kind.IMPORT: 0},
     free={Kind.INSTANCE: 1, Kind.IMPORT: 2},
+    obstacle="disk",
     guests=GuestStarts(
         by_origin={Origin.COLD: 1, Origin.TEMPLATE: 20, Origin.WARM: 7},
         fallbacks=1,
@@ -36,7 +37,7 @@ NAME = "contree_worker_"
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
 async def test_what_a_worker_knows_is_read_at_each_scrape(accept: str) -> None:
-    given = [STANDING, replace(STANDING, layer_bytes=8192, renewed_at=None)]
+    given = [STANDING, replace(STANDING, obstacle=None, layer_bytes=8192, renewed_at=None)]
 
     async def standing() -> WorkerStanding:
         return given.pop(0)
@@ -49,6 +50,7 @@ async def test_what_a_worker_knows_is_read_at_each_scrape(accept: str) -> None:
         "operations{image_import}": 0,
         "operations_free{instance}": 1,
         "operations_free{image_import}": 2,
+        "obstacle{disk}": 1,
         "guest_starts_total{cold}": 1,
         "guest_starts_total{template}": 20,
         "guest_starts_total{warm}": 7,
@@ -58,6 +60,7 @@ async def test_what_a_worker_knows_is_read_at_each_scrape(accept: str) -> None:
         "layers_bytes": 4096,
         "leases_renewed_timestamp_seconds": STANDING.renewed_at.timestamp(),
     }
+    assert not [name for name in second if "obstacle" in name]
     assert second[NAME + "layers_bytes"] == 8192
     assert second[NAME + "leases_renewed_timestamp_seconds"] == 0
     assert "process_resident_memory_bytes" in first

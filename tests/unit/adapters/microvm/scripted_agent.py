@@ -54,8 +54,8 @@ def error(request: int, code: int, spid: int = 0, message: bytes = b"because") -
     return frame(GuestFrameType.ERROR, fixed + text)
 
 
-def ready(state: int = 1) -> bytes:
-    fixed = struct.pack("<HHIQ", 1, state, 1, 1)
+def ready(state: int = 1, uptime_us: int = 1) -> bytes:
+    fixed = struct.pack("<HHIQ", 1, state, 1, uptime_us)
     return frame(GuestFrameType.READY, fixed + struct.pack("<H", 0) * 2)
 
 

@@ -1,5 +1,6 @@
 """Built on the documented bytes and on arguments just outside the limits."""
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,6 +8,13 @@ import pytest
 
 from contree.adapters.microvm.agent import commands
 from contree.adapters.microvm.agent.commands import Configure, PciAddress, Spawn
+from contree.domain.errors import InvalidFieldError
+from contree.domain.instance import (
+    PROCESS_BYTES_MAX,
+    STRING_COST_BYTES,
+    process_bytes,
+    require_fitting,
+)
 
 CONFIGURE = Configure(
     entropy=bytes(32),
@@ -104,3 +112,25 @@ def test_a_path_that_is_not_plain_and_absolute_is_refused(path: bytes) -> None:
 def test_values_outside_the_limits_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match="allowed"):
         make()
+
+
+def test_what_the_door_lets_in_fits_a_frame() -> None:
+    """The bound on a process is this frame's, said without it: domain.instance."""
+    cwd, env = "/" + "c" * 4094, {f"V{n}": "\u00fc" * 20 for n in range(4096)}
+    room = PROCESS_BYTES_MAX - process_bytes((), env, cwd)
+    sizes = [131_071] * (room // (131_071 + STRING_COST_BYTES))
+    sizes.append(room - sum(sizes) - STRING_COST_BYTES * (len(sizes) + 1))
+    argv = ["x" * size for size in sizes]
+    require_fitting(argv, env, cwd)
+    with pytest.raises(InvalidFieldError, match=str(PROCESS_BYTES_MAX)):
+        require_fitting([*argv[:-1], argv[-1] + "x"], env, cwd)
+    frame = commands.spawn(
+        replace(
+            SPAWN,
+            cwd=cwd.encode(),
+            argv=[text.encode() for text in argv],
+            env=[f"{name}={value}".encode() for name, value in env.items()],
+        )
+    )
+    spare_bytes = struct.calcsize("<IHH") + commands.MAX_HOST_PAYLOAD_BYTES - len(frame)
+    assert 0 <= spare_bytes < 64

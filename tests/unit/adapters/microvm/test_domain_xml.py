@@ -49,13 +49,24 @@ def attribute(root: ET.Element, path: str, name: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "domain_type", "cpu"),
-    [("tcg", "qemu", "maximum"), ("kvm", "kvm", "host-passthrough")],
+    ("accelerator", "domain_type", "cpu", "without", "pmu"),
+    [
+        ("tcg", "qemu", "maximum", ["vmx", "svm", "erms", "fsrm"], []),
+        ("kvm", "kvm", "host-passthrough", ["vmx", "svm"], [{"state": "off"}]),
+    ],
 )
-def test_the_accelerator_chooses_type_and_cpu(accelerator: str, domain_type: str, cpu: str) -> None:
+def test_the_accelerator_chooses_type_and_cpu(
+    accelerator: str, domain_type: str, cpu: str, without: list[str], pmu: list[dict[str, str]]
+) -> None:
     root = parsed(accelerator)
     assert root.get("type") == domain_type
     assert attribute(root, "cpu", "mode") == cpu
+    assert [feature.attrib for feature in root.findall("cpu/*")] == [
+        {"policy": "disable", "name": name} for name in without
+    ]
+    assert [feature.attrib for feature in root.findall("features/pmu")] == pmu
+    leaves = "max-x86_64-cpu.min-xlevel=0x80000008"  # or programs die where there is no svm
+    assert (leaves in qemu_arguments(root)) == (accelerator == "tcg")
 
 
 def test_sizes_reach_the_domain_and_its_memory_backend() -> None:

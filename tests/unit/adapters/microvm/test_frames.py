@@ -209,7 +209,7 @@ def test_a_malformed_frame_is_refused_with_the_reason(
 
 @pytest.mark.parametrize(
     ("code", "signal", "flags"),
-    [(-1, -1, 0), (0, 9, 0), (256, -1, 0), (-2, -1, 0), (-1, 0, 0), (-1, 65, 0), (0, -1, 4)],
+    [(-1, -1, 0), (0, 9, 0), (256, -1, 0), (-2, -1, 0), (-1, 0, 0), (-1, 65, 0), (0, -1, 8)],
 )
 def test_an_impossible_exit_is_refused(code: int, signal: int, flags: int) -> None:
     payload = struct.pack("<IIiiIQ18q", 1, 2, code, signal, flags, 3, *([0] * 18))

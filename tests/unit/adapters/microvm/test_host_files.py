@@ -35,12 +35,34 @@ def test_a_scratch_disk_has_room_for_the_layer_and_more(
 async def test_scratch_disks_are_sparse_copies_of_one_sound_filesystem(tmp_path: Path) -> None:
     disks = ScratchDisks(tmp_path / "scratch")
     for name in ("a.img", "b.img"):
-        await disks.copy_to(tmp_path / name, max_layer_bytes=1024 * MIB)
+        await disks.copy_to(tmp_path / name, max_layer_bytes=12 * 1024 * MIB)
     status = (tmp_path / "a.img").stat()
-    assert status.st_size == 2048 * MIB
-    assert status.st_blocks * 512 < 8 * MIB
+    assert status.st_size == 16384 * MIB
+    assert status.st_blocks * 512 < MIB // 2, "each guest waits for its copy"
     assert len(list((tmp_path / "scratch").iterdir())) == 1
     check_filesystem(tmp_path / "b.img")
+
+
+async def test_a_scratch_disk_is_a_full_ext4_whatever_the_host_makes_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "mke2fs.conf"
+    other.write_text("[defaults]\nbase_features = dir_index\ninode_size = 128\n")
+    monkeypatch.setenv("MKE2FS_CONFIG", str(other))
+    await ScratchDisks(tmp_path / "scratch").copy_to(tmp_path / "a.img", max_layer_bytes=1)
+    fields = superblock(tmp_path / "a.img")
+    assert set(fields["Filesystem features"].split()) == {
+        "ext_attr", "dir_index", "filetype", "extent", "flex_bg", "sparse_super", "large_file",
+        "huge_file", "dir_nlink", "extra_isize", "uninit_bg",
+    }  # fmt: skip
+    assert fields["Inode size"].split() == ["256"]
+    assert fields["Default mount options"].split() == ["user_xattr", "acl"]
+
+
+def superblock(image: Path) -> dict[str, str]:
+    """What dumpe2fs says of it."""
+    told = subprocess.check_output(["dumpe2fs", "-h", image], env={"PATH": PATH}, text=True)
+    return dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
 
 
 def check_filesystem(image: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
 import shutil
 import socket
@@ -66,6 +67,20 @@ async def test_a_qemu_is_found_by_its_command_line_and_its_end_is_seen(
     assert ended == [True]
     found.kill()  # nothing happens
     assert QemuProcess.find(MARK) is None
+
+
+async def test_a_qemu_is_the_first_to_die_for_want_of_memory_and_leaves_no_core(
+    qemu: subprocess.Popen[bytes],
+) -> None:
+    found = QemuProcess.find(MARK)
+    assert found is not None
+    found.restrain()
+    assert Path(f"/proc/{qemu.pid}/oom_score_adj").read_text() == "900\n"
+    assert resource.prlimit(qemu.pid, resource.RLIMIT_CORE) == (0, 0)
+    found.kill()
+    async with asyncio.timeout(WAIT_S):
+        await found.exited.wait()
+    found.restrain()  # nothing happens
 
 
 @pytest.mark.parametrize("recorded", ["its own", "another's", "nonsense", ""])

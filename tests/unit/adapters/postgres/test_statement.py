@@ -8,7 +8,7 @@ from eventsourcing.persistence import StoredEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contree.adapters.postgres.statement import arranged, statements
+from contree.adapters.postgres.statement import arranged, runs, statements
 from contree.app.projection import Change
 
 CHANGES = st.lists(st.integers(0, 5), max_size=40).map(
@@ -31,6 +31,32 @@ def test_rounds_hold_every_change_once_no_row_twice_and_each_row_in_order(
     for row in {c.row for c in changes}:
         places = [c.arguments[0] for r in rounds for c in r if c.row == row]
         assert places == sorted(places)
+
+
+READING = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20)), max_size=30).map(
+    lambda choices: [
+        Change(
+            statement=f"INSERT INTO t{kind}",
+            arguments=(place,),
+            row=("t", place),
+            reads=("t", place - back) if back else None,
+        )
+        for place, (kind, back) in enumerate(choices)
+    ]
+)
+
+
+@given(changes=READING, round_max=st.integers(1, 6))
+def test_what_a_change_reads_was_written_before(changes: list[Change], round_max: int) -> None:
+    """By an earlier statement in an append, by an earlier execution in a rebuild."""
+    rounds = arranged(changes, round_max=round_max)
+    round_of = {c.row: number for number, one in enumerate(rounds) for c in one}
+    order = [arguments[0] for _, rows in runs(changes) for arguments in rows]
+    assert sorted(order) == list(range(len(changes)))
+    for change in changes:
+        if change.reads in round_of:
+            assert round_of[change.reads] < round_of[change.row]
+            assert order.index(change.reads[1]) < order.index(change.row[1])
 
 
 def test_one_statement_has_its_placeholders_renumbered() -> None:

@@ -199,7 +199,8 @@ BAD_CONFIGS: dict[str, tuple[Change, str]] = {
     "env has NUL": (_put("config", "Env", value=["A=\0"]), "NUL"),
     "env entry too long": (_put("config", "Env", value=["A=" + "x" * 200_000]), "longer"),
     "env too many": (_put("config", "Env", value=[f"A{n}=" for n in range(5000)]), "5000"),
-    "workdir has NUL": (_put("config", "WorkingDir", value="/\0"), "NUL"),
+    "workdir has NUL": (_put("config", "WorkingDir", value="/\0"), "control characters"),
+    "workdir has a newline": (_put("config", "WorkingDir", value="/a\nb"), "control characters"),
     "workdir is a number": (_put("config", "WorkingDir", value=1), "WorkingDir"),
 }
 

@@ -38,7 +38,7 @@ def _publish_index(
 
 async def test_an_index_gives_its_amd64_image(registry: RunningRegistry, tmp_path: Path) -> None:
     url = _publish_index(registry, tmp_path / "layout", "p/many", ["arm64", "amd64", "s390x"])
-    source = RegistryImageSource(tmp_path / "work", policy=AddressPolicy("127.0.0.1"))
+    source = RegistryImageSource(tmp_path / "work", AddressPolicy("127.0.0.1"))
     expected = hashlib.sha256(tar_of([("machine", b"amd64")])).hexdigest()
     async with source.pull(url, credentials=None, timeout_s=60) as image:
         assert [layer.diff_id for layer in image.layers] == [f"sha256:{expected}"]
@@ -46,7 +46,7 @@ async def test_an_index_gives_its_amd64_image(registry: RunningRegistry, tmp_pat
 
 async def test_an_index_without_amd64_is_refused(registry: RunningRegistry, tmp_path: Path) -> None:
     url = _publish_index(registry, tmp_path / "layout", "p/others", ["arm64", "s390x"])
-    source = RegistryImageSource(tmp_path / "work", policy=AddressPolicy("127.0.0.1"))
+    source = RegistryImageSource(tmp_path / "work", AddressPolicy("127.0.0.1"))
     with pytest.raises(RegistryFailure, match="it has linux/arm64, linux/s390x"):
         async with source.pull(url, credentials=None, timeout_s=60):
             pytest.fail("the pull succeeded")
@@ -58,7 +58,7 @@ async def test_a_digest_names_one_image_for_ever(registry: RunningRegistry, tmp_
     image = layout.add_image("image", [layer])
     url = registry.push(layout.root, "image", "p/pinned")
     pinned = url.removesuffix(":latest") + "@" + image.manifest.digest
-    source = RegistryImageSource(tmp_path / "work", policy=AddressPolicy("127.0.0.1"))
+    source = RegistryImageSource(tmp_path / "work", AddressPolicy("127.0.0.1"))
     async with source.pull(pinned, credentials=None, timeout_s=60) as pulled:
         assert pulled.manifest_digest == image.manifest.digest
         assert pulled.config_digest == image.config.digest

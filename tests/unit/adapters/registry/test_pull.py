@@ -44,7 +44,7 @@ async def registry() -> AsyncIterator[OddRegistry]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> RegistryImageSource:
-    return RegistryImageSource(tmp_path / "pulls", policy=AddressPolicy("127.0.0.0/8"))
+    return RegistryImageSource(tmp_path / "pulls", AddressPolicy("127.0.0.0/8"))
 
 
 async def pulled(
@@ -213,7 +213,7 @@ async def test_a_blob_must_be_what_the_manifest_says(
 async def test_an_image_over_the_bound_is_refused_before_its_layers_come(
     registry: OddRegistry, tmp_path: Path
 ) -> None:
-    source = RegistryImageSource(tmp_path, policy=AddressPolicy("127.0.0.1"), image_bytes_max=1000)
+    source = RegistryImageSource(tmp_path, AddressPolicy("127.0.0.1"), image_bytes_max=1000)
     registry.image("a/b", [TAR])
     assert "at most 1000 are allowed" in await failure(source, registry.url("a/b"))
     assert not [path for path, _ in registry.requests if "/blobs/" in path]
@@ -416,7 +416,7 @@ async def test_a_realm_cannot_be_inside_either(
 
 @pytest.mark.parametrize("host", ["127.0.0.1:9", "localhost:9", "[::1]:9", "10.0.0.1:9"])
 async def test_without_leave_only_public_registries_are_asked(tmp_path: Path, host: str) -> None:
-    source = RegistryImageSource(tmp_path, policy=AddressPolicy())
+    source = RegistryImageSource(tmp_path, AddressPolicy())
     text = await failure(source, f"docker://{host}/a/b")
     assert "no public address; an operator can allow" in text
     assert "import_allow" in text
@@ -459,5 +459,5 @@ async def test_a_full_disk_is_this_machines_error(
 def test_sweep_removes_what_a_killed_worker_left(tmp_path: Path) -> None:
     (tmp_path / "pull-abc").mkdir(parents=True)
     (tmp_path / "pull-abc" / "config").write_text("{}")
-    RegistryImageSource(tmp_path, policy=AddressPolicy()).sweep()
+    RegistryImageSource(tmp_path, AddressPolicy()).sweep()
     assert list(tmp_path.iterdir()) == []

@@ -42,7 +42,9 @@ def test_ids_and_secrets_are_fresh_and_recognisable() -> None:
 
 
 def test_the_key_is_made_once_private_and_used_again(tmp_path: Path) -> None:
-    sealed = FileSealer(tmp_path / "keys").seal(b"secret")
+    maker = FileSealer(tmp_path / "keys")
+    maker.prepare(make=True)
+    sealed = maker.seal(b"secret")
     assert FileSealer(tmp_path / "keys").open(sealed) == b"secret"
     key = tmp_path / "keys" / "sealing.key"
     assert key.stat().st_mode & 0o777 == 0o600
@@ -51,25 +53,31 @@ def test_the_key_is_made_once_private_and_used_again(tmp_path: Path) -> None:
 
 
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    FileSealer(tmp_path)
+    FileSealer(tmp_path).prepare(make=True)
     (tmp_path / "sealing.key").chmod(0o644)
     with pytest.raises(SealingKeyError, match="chmod 600"):
-        FileSealer(tmp_path)
+        FileSealer(tmp_path).prepare(make=False)
 
 
 def test_a_damaged_key_is_refused_and_not_replaced(tmp_path: Path) -> None:
-    FileSealer(tmp_path)
+    FileSealer(tmp_path).prepare(make=True)
     (tmp_path / "sealing.key").write_bytes(b"short")
     with pytest.raises(SealingKeyError, match="5 bytes"):
-        FileSealer(tmp_path)
+        FileSealer(tmp_path).prepare(make=True)
     assert (tmp_path / "sealing.key").read_bytes() == b"short"
 
 
+def test_a_key_that_is_missing_is_not_made_because_it_is_needed(tmp_path: Path) -> None:
+    sealer = FileSealer(tmp_path / "keys")
+    for use in (lambda: sealer.prepare(make=False), lambda: sealer.seal(b"secret")):
+        with pytest.raises(SealingKeyError, match="restore it from the backup"):
+            use()
+    assert not (tmp_path / "keys").exists()
+
+
 def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
-    sealers: list[FileSealer] = []
-    threads = [
-        threading.Thread(target=lambda: sealers.append(FileSealer(tmp_path))) for _ in range(8)
-    ]
+    sealers = [FileSealer(tmp_path) for _ in range(8)]
+    threads = [threading.Thread(target=sealer.prepare, kwargs={"make": True}) for sealer in sealers]
     for thread in threads:
         thread.start()
     for thread in threads:
