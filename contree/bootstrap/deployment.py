@@ -18,6 +18,7 @@ from contree.adapters.postgres.content_index import PostgresContentIndex
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.guest_control import PostgresGuestControl
 from contree.adapters.postgres.journal import PostgresJournal
+from contree.adapters.postgres.journal_packs import PostgresJournalPacks
 from contree.adapters.postgres.leadership import PostgresLeadership
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.moments import PostgresMoments
@@ -33,6 +34,8 @@ from contree.adapters.system.project_cipher import AesCiphers
 from contree.adapters.system.sealer import FileSealer
 from contree.app.clock import Clock, IdSource
 from contree.app.content.content_index import ContentIndex
+from contree.app.content.pack_journals import PackJournals
+from contree.app.content.packed_journal import PackedJournal
 from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.project_journal import ProjectJournal
@@ -74,6 +77,7 @@ class Core:
     leadership: Leadership
     queue: WorkQueue
     journal: Journal
+    packing: PackJournals
     news: OperationNews
     control: GuestControl
     database: PostgresDatabase
@@ -130,6 +134,8 @@ async def core(
         outages, alone = Outages(), PostgresMoments(pool).alone
         stores = await stack.enter_async_context(open_stores(settings, alone, outages))
         content = ProjectContent(keys=keys, blobs=stores.blobs)
+        unpacked = ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations)
+        packs = PostgresJournalPacks(pool)
         layers = LayerDirectory(data_dir / "layers", stores.layers)
         stack.push_async_callback(asyncio.to_thread, layers.close)
         image_files = LayerImageFiles(layers)
@@ -145,7 +151,8 @@ async def core(
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
             queue=PostgresWorkQueue(pool, event_log, dsn=urls.app, leases=leases),
-            journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
+            journal=PackedJournal(unpacked, packs=packs, content=content),
+            packing=PackJournals(journal=unpacked, packs=packs, content=content, clock=clock),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),
             database=reads,

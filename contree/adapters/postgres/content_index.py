@@ -19,6 +19,7 @@ from contree.app.content.content_index import OperationContent
 from contree.domain.operation import SubprocessSpawned
 
 TIMEOUT_S = 600
+DIGESTS = ("stdin", "body", "stdout", "stderr", "journal")
 NIL = UUID(int=0)
 
 ENDED_COUNT = """
@@ -30,8 +31,10 @@ SELECT operation_id, created_at,
        request -> 'stdin' ->> 'sha256' AS stdin,
        request -> 'body' ->> 'sha256' AS body,
        outcome -> 'stdout' ->> 'sha256' AS stdout,
-       outcome -> 'stderr' ->> 'sha256' AS stderr
-FROM operations
+       outcome -> 'stderr' ->> 'sha256' AS stderr,
+       nullif(encode(sha256, 'hex'), '') AS journal,
+       next_number IS NOT NULL AND sha256 IS NULL AS is_unpacked
+FROM operations LEFT JOIN public.operation_journals USING (operation_id)
 WHERE project_id = $1 AND finished_at IS NOT NULL
   AND ($2::timestamptz IS NULL OR finished_at < $2)
   AND ($3::timestamptz IS NULL OR finished_at >= $3)
@@ -45,6 +48,8 @@ SELECT originator_id AS operation_id,
        convert_from(state, 'UTF8')::json -> 'spec' -> 'body' ->> 'sha256' AS body
 FROM public.stored_events WHERE originator_id = ANY($1::uuid[]) AND topic = $2
 """
+# Journals are not among what needs a digest: whoever has the bytes of one as content has them from
+# it, so began after it had ended, and expires after it.
 NEEDED = """
 SELECT sha256 FROM files WHERE project_id = $1 AND sha256 = ANY($2::text[])
 UNION
@@ -101,10 +106,7 @@ class PostgresContentIndex:
     ) -> Sequence[OperationContent]:
         place = (None, NIL) if after is None else (after.created_at, after.operation_id)
         rows = await self._fetch(ENDED, project_id, before, since, *place, limit)
-        digests = {
-            row["operation_id"]: {row[name] for name in ("stdin", "body", "stdout", "stderr")}
-            for row in rows
-        }
+        digests = {row["operation_id"]: {row[name] for name in DIGESTS} for row in rows}
         for row in await self._fetch(SUBPROCESSES, list(digests), SubprocessSpawned.TOPIC):
             digests[row["operation_id"]] |= {row["stdin"], row["body"]}
         return [
@@ -112,6 +114,7 @@ class PostgresContentIndex:
                 operation_id=row["operation_id"],
                 created_at=row["created_at"],
                 digests=frozenset(digests[row["operation_id"]] - {None}),
+                is_unpacked=row["is_unpacked"],
             )
             for row in rows
         ]

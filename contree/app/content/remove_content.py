@@ -133,7 +133,8 @@ class RemoveContent:
     async def sweep(self, project_id: UUID) -> Outcome:
         """Remove what has expired, and record it when all of it is gone.
 
-        Stops at a legal hold. What was put a moment ago is left for a later pass.
+        Stops at a legal hold. What was put a moment ago is left for a later pass, and so is a
+        journal that is still to be packed: its content would come after.
         """
         row = await self._row(project_id)
         cut, journal_count, removed, is_complete = row.content_cut, 0, Removed(), True
@@ -144,7 +145,9 @@ class RemoveContent:
             if (await self._row(project_id)).hold_reason is not None:
                 is_complete = False
                 break
-            journal_count += await self._journal.forget([one.operation_id for one in batch])
+            packed = [one.operation_id for one in batch if not one.is_unpacked]
+            is_complete = is_complete and len(packed) == len(batch)
+            journal_count += await self._journal.forget(packed)
             digests = frozenset().union(*(one.digests for one in batch))
             needed = await self._index.needed(project_id, digests, ended_since=cut)
             for sha256 in sorted(digests - needed):
