@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from contree.app.projection import Projection
 from contree.projections.audit_reads import SqlAuditReads
+from contree.projections.content_refs import ContentRefsProjection
 from contree.projections.files import FilesProjection, SqlFileReads
 from contree.projections.guest_starts import SqlGuestStarts
 from contree.projections.images import ImagesProjection, SqlImageReads
@@ -28,6 +29,7 @@ ALL: Sequence[Projection] = (
     TagsProjection(),
     OperationsProjection(),
     FilesProjection(),
+    ContentRefsProjection(),
 )
 
 __all__ = [

@@ -53,7 +53,8 @@ class ContentIndex(Protocol):
         self, project_id: UUID, digests: frozenset[str], *, ended_since: datetime
     ) -> frozenset[str]:
         """Return those of `digests` that a file of the project is, or that an operation has which
-        ended at `ended_since` or later, or has not ended.
+        ended at `ended_since` or later, or has not ended. Empty content always is: nearly every
+        operation has it, and it tells nothing.
         """
         ...
 
