@@ -124,8 +124,7 @@ async def core(
         past = history(pool, listener, log=event_log, clock=clock, ids=ids)
         proof = open_proof(settings, pool, recorded=past.recorded, clock=clock)
         operations = projections.SqlOperationReads(reads)
-        data_dir = settings.data_dir
-        sealer = FileSealer(data_dir / "keys")
+        data_dir, sealer = settings.data_dir, FileSealer(settings.data_dir / "keys")
         if make_keys or settings.database_url is None:  # an embedded database has no other host
             _prepare_keys(settings, sealer, make=await past.recorded.head() == 0)
         keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
@@ -134,14 +133,12 @@ async def core(
         outages, alone = Outages(), PostgresMoments(pool).alone
         stores = await stack.enter_async_context(open_stores(settings, alone, outages))
         content = ProjectContent(keys=keys, blobs=stores.blobs)
-        unpacked = ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations)
+        rows = ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations)
         packs = PostgresJournalPacks(pool)
         layers = LayerDirectory(data_dir / "layers", stores.layers)
-        stack.push_async_callback(asyncio.to_thread, layers.close)
-        image_files = LayerImageFiles(layers)
-        image_search = LayerSearch(layers, data_dir / "search")
-        stack.push_async_callback(asyncio.to_thread, image_files.close)
-        stack.push_async_callback(asyncio.to_thread, image_search.close)
+        files, search = LayerImageFiles(layers), LayerSearch(layers, data_dir / "search")
+        for opened in (layers, files, search):
+            stack.push_async_callback(asyncio.to_thread, opened.close)
         yield Core(
             settings=settings,
             clock=clock,
@@ -151,8 +148,8 @@ async def core(
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
             queue=PostgresWorkQueue(pool, event_log, dsn=urls.app, leases=leases),
-            journal=PackedJournal(unpacked, packs=packs, content=content),
-            packing=PackJournals(journal=unpacked, packs=packs, content=content, clock=clock),
+            journal=PackedJournal(rows, packs=packs, content=content),
+            packing=PackJournals(journal=rows, packs=packs, content=content, clock=clock),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),
             database=reads,
@@ -170,8 +167,8 @@ async def core(
             environment=ProjectEnvironment(keys=keys, content=content),
             layers=layers,
             comparer=IndexComparer(layers),
-            image_files=image_files,
-            image_search=image_search,
+            image_files=files,
+            image_search=search,
             source=RegistryImageSource(data_dir / "pulls", AddressPolicy(settings.import_allow)),
             sealer=sealer,
             history=past,
