@@ -256,7 +256,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON public.queue, public.queue_turns TO cont
 -- `next_number` outlives the entries of a lost attempt, so that numbers are never used twice.
 --
 -- Once their operation has ended journals are packed into one content of the project, and their rows
--- go (ADR 20). `sha256`, `size_bytes`: of the packed journal, no bytes for one without entries. When
+-- go (ADR 21). `sha256`, `size_bytes`: of the packed journal, no bytes for one without entries. When
 -- it was forgotten there is no size; the digest stays, to be found by whoever removes the content,
 -- and is empty if there never was a pack.
 CREATE TABLE public.operation_journals (

@@ -1,4 +1,4 @@
-"""Which journals are packed: no rows any more, but one content of their project (ADR 20).
+"""Which journals are packed: no rows any more, but one content of their project (ADR 21).
 
 Implemented by adapters.postgres.journal_packs; tests/contracts/test_journal_packs.py.
 """

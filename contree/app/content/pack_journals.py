@@ -1,7 +1,7 @@
 """Pack the journals of operations that have ended: into one content each, then their rows go.
 
 The content is durable before the rows go, and it is the same however often it is made. So this may
-be killed anywhere: what was half packed is packed again. ADR 20.
+be killed anywhere: what was half packed is packed again. ADR 21.
 """
 
 from __future__ import annotations

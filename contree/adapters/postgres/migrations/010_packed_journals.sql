@@ -1,5 +1,5 @@
 -- Journals end: once their operation has, they are packed into one content of the project, and their
--- rows go (ADR 20). Rows live for seconds, so what they leave is vacuumed by count, not by share.
+-- rows go (ADR 21). Rows live for seconds, so what they leave is vacuumed by count, not by share.
 
 -- `sha256`, `size_bytes`: of the packed journal, no bytes for one without entries. When it was
 -- forgotten there is no size; the digest stays, to be found by whoever removes the content, and is
