@@ -44,7 +44,7 @@ class Journal(Protocol):
 
         After `restart`, the same entries may be appended again when it raised UnavailableError:
         they are there once, also when only the answer was lost. Raises ConflictError once another
-        process has restarted the journal.
+        process has restarted the journal, or it is packed.
         """
         ...
 
@@ -65,10 +65,12 @@ class Journal(Protocol):
         """Remove the entries of these operations for good; return how many had some."""
         ...
 
-    async def restart(self, operation_id: UUID) -> None:
+    async def restart(self, operation_id: UUID) -> int:
         """Become its one writer: forget what an attempt that was lost has written.
 
-        Numbers go on above all that were ever shown. A writer from before, in another process that
+        Returns the number of the first entry; further ones follow without a gap, above all that
+        were ever shown. Raises ConflictError when the operation has ended and its journal is
+        packed (app.content.journal_packs). A writer from before, in another process that
         is believed dead and is not, is refused from now on.
         """
         ...

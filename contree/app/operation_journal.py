@@ -17,8 +17,6 @@ from functools import partial
 from typing import Any, Self
 from uuid import UUID
 
-import orjson
-
 from contree.app.clock import Clock
 from contree.app.guest.microvm import (
     Exited,
@@ -28,7 +26,8 @@ from contree.app.guest.microvm import (
     ProcessSpec,
     Truncated,
 )
-from contree.app.journal import Journal, JournalEntry
+from contree.app.journal import Journal, JournalEntry, NumberedEntry
+from contree.app.journal_lines import line_of
 from contree.app.journal_pieces import Piece, joined
 from contree.app.outages import LOG_AWAY, Outages
 from contree.domain.environment import masked
@@ -66,6 +65,7 @@ class OperationJournal:
         self._operation_id = operation_id
         self._waiting: asyncio.Queue[Waiting] = asyncio.Queue(WAITING_MAX)
         self._digest = hashlib.sha256()
+        self._next_number = 0
         self._writer: asyncio.Task[None] | None = None
         self._stream_bytes = 0
         self._is_full = False
@@ -80,7 +80,7 @@ class OperationJournal:
         return self._wrote_s + (0.0 if since is None else _now_s() - since)
 
     async def __aenter__(self) -> Self:
-        await self._outages.waited_out(
+        self._next_number = await self._outages.waited_out(
             self._what, partial(self._journal.restart, self._operation_id), on=LOG_AWAY
         )
         self._writer = asyncio.create_task(self._write())
@@ -94,8 +94,8 @@ class OperationJournal:
     async def finish(self) -> str:
         """Wait until everything is written; return the digest (hex) of the journal.
 
-        The digest is SHA-256 over the compact JSON of [type, spid, data] of each entry, each
-        followed by a line feed. Raises what the journal raised.
+        The digest is SHA-256 over the lines of its entries (app.journal_lines), and so that of the
+        packed journal. Raises what the journal raised.
         """
         if self._writer is not None:
             if not self._writer.done():
@@ -228,9 +228,9 @@ class OperationJournal:
                 taken = self._waiting.get_nowait()
             entries = [entry for what in joined(batch) for entry in self._shown(what)]
             if entries:
-                for entry in entries:
-                    shown = orjson.dumps([entry.type, entry.spid, entry.data])
-                    self._digest.update(shown + b"\n")
+                for number, entry in enumerate(entries, start=self._next_number):
+                    self._digest.update(line_of(NumberedEntry(number=number, entry=entry)))
+                self._next_number += len(entries)
                 await self._append(entries)
             for event in written:
                 event.set()

@@ -20,6 +20,7 @@ from contree.adapters.postgres.content_index import PostgresContentIndex
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.adapters.postgres.guest_control import PostgresGuestControl
 from contree.adapters.postgres.journal import PostgresJournal
+from contree.adapters.postgres.journal_packs import PostgresJournalPacks
 from contree.adapters.postgres.leadership import PostgresLeadership
 from contree.adapters.postgres.listener import PostgresListener
 from contree.adapters.postgres.moments import PostgresMoments
@@ -36,6 +37,8 @@ from contree.adapters.system.project_cipher import AesCiphers
 from contree.adapters.system.sealer import FileSealer
 from contree.app.clock import Clock, IdSource
 from contree.app.content.content_index import ContentIndex
+from contree.app.content.pack_journals import PackJournals
+from contree.app.content.packed_journal import PackedJournal
 from contree.app.content.project_content import ProjectContent
 from contree.app.content.project_environment import ProjectEnvironment
 from contree.app.content.project_journal import ProjectJournal
@@ -87,6 +90,7 @@ class Core:
     leadership: Leadership
     queue: WorkQueue
     journal: Journal
+    packing: PackJournals
     news: OperationNews
     control: GuestControl
     database: PostgresDatabase
@@ -136,8 +140,7 @@ async def core(
         past = history(pool, listener, log=event_log, clock=clock, ids=ids)
         proof = open_proof(settings, pool, recorded=past.recorded, clock=clock)
         operations = projections.SqlOperationReads(reads)
-        data_dir = settings.data_dir
-        sealer = FileSealer(data_dir / "keys")
+        data_dir, sealer = settings.data_dir, FileSealer(settings.data_dir / "keys")
         if make_keys or settings.database_url is None:  # an embedded database has no other host
             _prepare_keys(settings, sealer, make=await past.recorded.head() == 0)
         keys = PostgresProjectKeys(pool, listener, sealer=sealer, ciphers=AesCiphers())
@@ -147,6 +150,8 @@ async def core(
         stores = await stack.enter_async_context(open_stores(settings, alone, outages))
         content = ProjectContent(keys=keys, blobs=stores.blobs)
         layers = _closed_by(stack, LayerDirectory(data_dir / "layers", stores.layers))
+        rows = ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations)
+        packs = PostgresJournalPacks(pool)
         yield Core(
             settings=settings,
             clock=clock,
@@ -156,7 +161,8 @@ async def core(
             proof=await stack.enter_async_context(proof),
             leadership=PostgresLeadership(urls.app),
             queue=PostgresWorkQueue(pool, event_log, listener=listener, leases=leases),
-            journal=ProjectJournal(PostgresJournal(pool), keys=keys, operations=operations),
+            journal=PackedJournal(rows, packs=packs, content=content),
+            packing=PackJournals(journal=rows, packs=packs, content=content, clock=clock),
             news=PostgresOperationNews(listener),
             control=PostgresGuestControl(pool, listener),
             database=reads,

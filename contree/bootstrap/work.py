@@ -93,6 +93,7 @@ def duties(core: Core) -> list[Duty]:
         # Who names former keys wants a new one.
         core.proof.checkpoints(make_key=bool(core.settings.checkpoint_former_keys)),
         core.history.follow,
+        core.packing,
         RemovalDuty(removal=removal, projects=core.projects, clock=core.clock),
     ]
 

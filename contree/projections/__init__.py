@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contree.app.projection import Projection
 from contree.projections.ancestry import SqlAncestry
 from contree.projections.audit_reads import SqlAuditReads
+from contree.projections.content_refs import ContentRefsProjection
 from contree.projections.files import FilesProjection, SqlFileReads
 from contree.projections.guest_starts import SqlGuestStarts
 from contree.projections.images import ImagesProjection, SqlImageReads
@@ -30,6 +31,7 @@ ALL: Sequence[Projection] = (
     TagsProjection(),
     OperationsProjection(),
     FilesProjection(),
+    ContentRefsProjection(),
 )
 
 __all__ = [

@@ -73,6 +73,22 @@ async def test_what_was_put_is_read_back_in_bounded_chunks(
     assert await store.has(space, NAME)
 
 
+async def test_a_part_is_read_without_the_rest(store: BlobStore, space: UUID) -> None:
+    await put(store, space, LARGE)
+    for start, stop in (
+        (0, 36),
+        (1, 2),
+        (70_001, None),
+        (300_000, 900_000),
+        (len(LARGE) - 1, None),
+    ):
+        chunks = [chunk async for chunk in store.read(space, NAME, start=start, stop=stop)]
+        assert b"".join(chunks) == LARGE[start:stop]
+        assert max(map(len, chunks)) <= READ_CHUNK_BYTES
+    with pytest.raises(NotFoundError):
+        await anext(store.read(space, OTHER, start=5))
+
+
 async def test_a_name_is_asked_for_after_the_last_chunk(store: BlobStore, space: UUID) -> None:
     came: list[bytes] = []
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import asyncpg
 import pytest
 
-from contree.adapters.postgres.content_index import PostgresContentIndex
+from contree.adapters.postgres.content_index import NEEDED, PostgresContentIndex
 from contree.adapters.postgres.event_log import PostgresEventLog
 from contree.app.content.content_index import ContentIndex, OperationContent
 from contree.app.event_log import EventLog
@@ -188,3 +192,29 @@ async def test_both_say_the_same_of_a_random_history(
             assert await fake.ended_count(
                 project_id, since=None, before=at
             ) == await real.ended_count(project_id, since=None, before=at)
+
+
+@pytest.mark.postgres
+async def test_who_needs_a_digest_is_looked_up_and_not_searched_for(
+    postgres_pool: asyncpg.Pool,
+) -> None:
+    """Each table is entered by what is asked for, not by the project, whose all may stay."""
+    async with postgres_pool.acquire() as connection, connection.transaction():
+        # So few rows as here are read whole, unless it is forbidden.
+        await connection.execute(
+            "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
+        )
+        (plan,) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {NEEDED}", PROJECT, DIGESTS, EPOCH)
+    scans = list(scans_of(json.loads(plan["QUERY PLAN"])[0]["Plan"]))
+    assert sorted({table for table, _ in scans}) == ["content_refs", "files", "operations"]
+    for table, condition in scans:
+        key = "operation_id" if table == "operations" else "sha256"
+        assert key in condition, f"{table} by {condition}"
+
+
+def scans_of(node: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each table that a plan reads and by which condition on its index."""
+    if "Relation Name" in node:
+        yield node["Relation Name"], node.get("Index Cond", "nothing")
+    for below in node.get("Plans", ()):
+        yield from scans_of(below)

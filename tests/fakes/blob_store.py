@@ -47,11 +47,13 @@ class FakeBlobStore:
         self.stored[space, name] = (data, datetime.now(UTC))
         return True
 
-    async def read(self, space: UUID, name: str) -> AsyncIterator[bytes]:
+    async def read(
+        self, space: UUID, name: str, *, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
         self.reads += 1
         if (space, name) not in self.stored:
             raise NotFoundError("content", name)
-        data, _ = self.stored[space, name]
+        data = self.stored[space, name][0][start:stop]
         for at in range(0, len(data), READ_CHUNK_BYTES):
             yield data[at : at + READ_CHUNK_BYTES]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +12,7 @@ from contree.app.content.content_index import OperationContent
 from contree.domain import operation as op
 from contree.domain.file import FileUploaded
 from tests.fakes.event_log import FakeEventLog
+from tests.fakes.journal import FakeJournal
 
 
 @dataclass
@@ -23,8 +25,9 @@ class _Operation:
 
 
 class FakeContentIndex:
-    def __init__(self, log: FakeEventLog) -> None:
+    def __init__(self, log: FakeEventLog, journal: FakeJournal | None = None) -> None:
         self._log = log
+        self._journal = FakeJournal() if journal is None else journal
 
     async def ended_count(
         self, project_id: UUID, *, since: datetime | None, before: datetime
@@ -46,7 +49,10 @@ class FakeContentIndex:
         )
         return [
             OperationContent(
-                operation_id=one.id, created_at=one.created_at, digests=frozenset(one.digests)
+                operation_id=one.id,
+                created_at=one.created_at,
+                digests=frozenset(one.digests | self._journal.digests_of(one.id)),
+                is_unpacked=self._journal.is_unpacked(one.id),
             )
             for one in found
             if place is None or (one.created_at, one.id) > place
@@ -63,6 +69,7 @@ class FakeContentIndex:
         for one in self._of(project_id):
             if one.finished_at is None or one.finished_at >= ended_since:
                 had |= one.digests
+        had.add(hashlib.sha256().hexdigest())
         return digests & had
 
     async def unended(self, project_id: UUID) -> Sequence[UUID]:

@@ -104,7 +104,10 @@ async def test_content_lies_encrypted_and_reads_as_it_was_sent(deployment: Deplo
     assert b"WHO" in rows, "names stay readable"
 
 
-async def test_erasure_takes_the_content_and_leaves_the_facts(deployment: Deployment) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+async def test_erasure_takes_the_content_and_leaves_the_facts(
+    deployment: Deployment, packed: bool
+) -> None:
     core = deployment.core
     async with api_of(deployment, "alpha") as api, api_of(deployment, "beta") as other:
         image, kept = await deployment.image("alpha"), await deployment.image("beta")
@@ -112,14 +115,23 @@ async def test_erasure_takes_the_content_and_leaves_the_facts(deployment: Deploy
         run = await api.run(image, SECRET, env={"WHO": VALUE})
         digest = (await core.operations.get(project_id_of("alpha"), run)).outcome["stdout"]
         their_run = await other.run(kept, SECRET)
+        if packed:
+            await core.packing.look()
         shutil.copytree(deployment.data_dir / "content", deployment.data_dir / "copy")
         await deployment.keep.erase("alpha", reason="Art. 17")
         assert (await api.ask("GET", f"/v1/operations/{run}"))[0] == 401
         outcome = await deployment.removal().clear(project_id_of("alpha"))
         assert outcome.is_complete
-        assert (outcome.removed.blob_count, outcome.journal_count) == (3, 1)
+        assert (outcome.removed.blob_count, outcome.journal_count) == (3 + packed, 1)
+        await core.packing.look()
+        connection = await asyncpg.connect(deployment.dsn)
+        assert await connection.fetchval("SELECT count(*) FROM operation_journal") == 0
+        await connection.close()
         theirs = (await other.operation(their_run))["metadata"]["result"]["stdout"]
         assert theirs["value"] == SECRET
+        await core.packing.look()
+        _, events = await other.ask("GET", f"/v1/operations/{their_run}/events")
+        assert SECRET in events
     copy = DirectoryBlobStore(deployment.data_dir / "copy")
     keys = core.content._keys
     with pytest.raises(ContentErasedError):
@@ -289,22 +301,28 @@ async def test_retention_removes_what_nothing_newer_needs(
         common = await api.run(image, "/common")
         monkeypatch.setattr(core.clock, "now", lambda: now)
         new = await api.run(image, "/common")
+        _, events = await api.ask("GET", f"/v1/operations/{new}/events")
         await deployment.keep.set_retention("alpha", days=2)
         removal = deployment.removal()
         assert await removal.apply_retention(alpha)
         assert not await removal.apply_retention(alpha), "once is enough"
+        unpacked = await removal.sweep(alpha)
+        assert (unpacked.is_complete, unpacked.journal_count) == (False, 0)
+        assert unpacked.removed.blob_count == 1, "the common output is still needed"
+        await core.packing.look()
         fresh = deployment.removal(fresh=timedelta(hours=1))
         outcome = await fresh.sweep(alpha)
         assert (outcome.is_complete, outcome.journal_count) == (False, 2)
         outcome = await removal.sweep(alpha)
         assert outcome == Outcome(is_complete=True, removed=outcome.removed)
-        assert outcome.removed.blob_count == 1, "the common output is still needed"
+        assert outcome.removed.blob_count == 2, "the journals"
         for run in (old, common):
             shown = await api.operation(run)
             assert shown["status"] == "SUCCESS"
             assert shown["metadata"]["result"]["stdout"]["truncated"]
             status, answer = await api.ask("GET", f"/v1/operations/{run}/events")
             assert (status, answer["code"]) == (410, "content_expired")
+        assert (await api.ask("GET", f"/v1/operations/{new}/events"))[1] == events
         kept = (await api.operation(new))["metadata"]["result"]["stdout"]
         assert (kept["value"], kept["truncated"]) == ("/common", False)
         row = await deployment.keep.row("alpha")
@@ -338,6 +356,7 @@ async def test_the_duty_does_what_is_due_and_one_project_does_not_hold_up_others
             await deployment.token(name)
             await deployment.keep.erase(name, reason="Art. 17")
         await deployment.keep.set_retention("beta", days=2)
+        await core.packing.look()
         options = {"fresh": NOTHING_FRESH, "settled": NOTHING_FRESH}
         removal = Stubborn(core, actor="worker:w", **options)
         duty = RemovalDuty(removal=removal, projects=core.projects, clock=clock)
@@ -352,6 +371,7 @@ async def test_the_duty_does_what_is_due_and_one_project_does_not_hold_up_others
         await duty.look()
         assert await core.recorded.head() == head
         await api.run(image, "/older by then")
+        await core.packing.look()
         clock.advance(3 * 24 * 3600)
         await duty.look()
         row = await deployment.keep.row("beta")

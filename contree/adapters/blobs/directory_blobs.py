@@ -51,14 +51,18 @@ class DirectoryBlobStore:
             return False
         return True
 
-    async def read(self, space: UUID, name: str) -> AsyncIterator[bytes]:
+    async def read(
+        self, space: UUID, name: str, *, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
         try:
             descriptor = os.open(self._path(space, name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise NotFoundError("content", name) from error
         try:
-            offset = 0
-            while piece := await asyncio.to_thread(os.pread, descriptor, READ_CHUNK_BYTES, offset):
+            offset, end = start, (1 << 62) if stop is None else stop
+            while piece := await asyncio.to_thread(
+                os.pread, descriptor, min(READ_CHUNK_BYTES, end - offset), offset
+            ):
                 yield piece
                 offset += len(piece)
                 if len(piece) < READ_CHUNK_BYTES:

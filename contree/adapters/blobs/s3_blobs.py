@@ -68,8 +68,10 @@ class S3BlobStore:
         put_at = await self._put_at(space, name)
         return put_at is not None and put_at >= datetime.now(UTC) - self._refresh
 
-    async def read(self, space: UUID, name: str) -> AsyncIterator[bytes]:
-        async for piece in self._objects.read(_key(space, name)):
+    async def read(
+        self, space: UUID, name: str, *, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        async for piece in self._objects.read(_key(space, name), start=start, stop=stop):
             yield piece
 
     async def has(self, space: UUID, name: str) -> bool:

@@ -101,10 +101,17 @@ class S3Objects:
         except _Absent as error:
             raise UnavailableError(f"{self._place}: there is no such bucket") from error
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
-        """Yield an object's bytes. Raises NotFoundError at the first step."""
+    async def read(
+        self, key: str, *, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield an object's bytes, or those of a part that it has. Raises NotFoundError at the
+        first step.
+        """
+        wanted = self._object(key)
+        if start or stop is not None:
+            wanted["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         try:
-            answer = await self._call(self._client.get_object(**self._object(key)))
+            answer = await self._call(self._client.get_object(**wanted))
         except _Absent as error:
             raise NotFoundError("content", key) from error
         async with answer["Body"] as body:

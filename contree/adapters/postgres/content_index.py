@@ -1,12 +1,13 @@
 """What content belongs to whom, on PostgreSQL (app.content.content_index.ContentIndex).
 
-Digests of content are looked up inside the recorded JSON, not in an index of their own: recording
-is frequent and removal is rare. A lookup reads a project's operations; it is given the time for
-that. Whose a layer is has an index, `project_layers`: it is asked across all projects.
+Who has a content is a read model, `content_refs`, and whose a layer is another, `project_layers`:
+both are asked about what goes, and read nothing of what stays. A project that is removed at once is
+large all the same, so lookups are given time.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -19,7 +20,9 @@ from contree.app.content.content_index import OperationContent
 from contree.domain.operation import SubprocessSpawned
 
 TIMEOUT_S = 600
+DIGESTS = ("stdin", "body", "stdout", "stderr", "journal")
 NIL = UUID(int=0)
+NOTHING = hashlib.sha256().hexdigest()
 
 ENDED_COUNT = """
 SELECT count(*) FROM operations
@@ -30,8 +33,10 @@ SELECT operation_id, created_at,
        request -> 'stdin' ->> 'sha256' AS stdin,
        request -> 'body' ->> 'sha256' AS body,
        outcome -> 'stdout' ->> 'sha256' AS stdout,
-       outcome -> 'stderr' ->> 'sha256' AS stderr
-FROM operations
+       outcome -> 'stderr' ->> 'sha256' AS stderr,
+       nullif(encode(sha256, 'hex'), '') AS journal,
+       next_number IS NOT NULL AND sha256 IS NULL AS is_unpacked
+FROM operations LEFT JOIN public.operation_journals USING (operation_id)
 WHERE project_id = $1 AND finished_at IS NOT NULL
   AND ($2::timestamptz IS NULL OR finished_at < $2)
   AND ($3::timestamptz IS NULL OR finished_at >= $3)
@@ -45,24 +50,22 @@ SELECT originator_id AS operation_id,
        convert_from(state, 'UTF8')::json -> 'spec' -> 'body' ->> 'sha256' AS body
 FROM public.stored_events WHERE originator_id = ANY($1::uuid[]) AND topic = $2
 """
+# Subqueries and no EXISTS, which may become joins that read all operations.
+# Journals are not among what needs a digest: whoever has the bytes of one as content has them from
+# it, so began after it had ended, and expires after it.
 NEEDED = """
 SELECT sha256 FROM files WHERE project_id = $1 AND sha256 = ANY($2::text[])
 UNION
-SELECT had.sha256 FROM operations o, LATERAL (VALUES
-    (o.request -> 'stdin' ->> 'sha256'),
-    (o.request -> 'body' ->> 'sha256'),
-    (o.outcome -> 'stdout' ->> 'sha256'),
-    (o.outcome -> 'stderr' ->> 'sha256')) AS had (sha256)
-WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
-  AND had.sha256 = ANY($2::text[])
-UNION
-SELECT given.sha256 FROM operations o
-JOIN public.stored_events e ON e.originator_id = o.operation_id AND e.topic = $4,
-LATERAL (VALUES
-    (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'stdin' ->> 'sha256'),
-    (convert_from(e.state, 'UTF8')::json -> 'spec' -> 'body' ->> 'sha256')) AS given (sha256)
-WHERE o.project_id = $1 AND (o.finished_at IS NULL OR o.finished_at >= $3)
-  AND given.sha256 = ANY($2::text[])
+SELECT encode(asked.sha256, 'hex')
+FROM (SELECT decode(unnest($2::text[]), 'hex') AS sha256) AS asked
+WHERE (
+    SELECT r.operation_id
+    FROM content_refs r, LATERAL (
+        SELECT FROM operations o
+        WHERE o.operation_id = r.operation_id AND (o.finished_at IS NULL OR o.finished_at >= $3)
+        LIMIT 1
+    ) AS lives
+    WHERE r.project_id = $1 AND r.sha256 = asked.sha256 LIMIT 1) IS NOT NULL
 """
 # A subquery and no NOT EXISTS, which may become a join that reads the layers of all projects.
 OWN_LAYERS = """
@@ -101,10 +104,7 @@ class PostgresContentIndex:
     ) -> Sequence[OperationContent]:
         place = (None, NIL) if after is None else (after.created_at, after.operation_id)
         rows = await self._fetch(ENDED, project_id, before, since, *place, limit)
-        digests = {
-            row["operation_id"]: {row[name] for name in ("stdin", "body", "stdout", "stderr")}
-            for row in rows
-        }
+        digests = {row["operation_id"]: {row[name] for name in DIGESTS} for row in rows}
         for row in await self._fetch(SUBPROCESSES, list(digests), SubprocessSpawned.TOPIC):
             digests[row["operation_id"]] |= {row["stdin"], row["body"]}
         return [
@@ -112,6 +112,7 @@ class PostgresContentIndex:
                 operation_id=row["operation_id"],
                 created_at=row["created_at"],
                 digests=frozenset(digests[row["operation_id"]] - {None}),
+                is_unpacked=row["is_unpacked"],
             )
             for row in rows
         ]
@@ -121,10 +122,8 @@ class PostgresContentIndex:
     ) -> frozenset[str]:
         if not digests:
             return frozenset()
-        rows = await self._fetch(
-            NEEDED, project_id, sorted(digests), ended_since, SubprocessSpawned.TOPIC
-        )
-        return frozenset(row["sha256"] for row in rows)
+        rows = await self._fetch(NEEDED, project_id, sorted(digests), ended_since)
+        return frozenset(row["sha256"] for row in rows) | (digests & {NOTHING})
 
     async def own_layers(self, project_id: UUID) -> Sequence[str]:
         return [row["layer"] for row in await self._fetch(OWN_LAYERS, project_id)]

@@ -33,7 +33,7 @@ WITH taken AS (
     VALUES ($1, cardinality($2::timestamptz[]))
     ON CONFLICT (operation_id)
     DO UPDATE SET next_number = j.next_number + EXCLUDED.next_number
-        WHERE $6::bigint IS NULL OR j.next_number = $6
+        WHERE j.sha256 IS NULL AND ($6::bigint IS NULL OR j.next_number = $6)
     RETURNING next_number - cardinality($2::timestamptz[]) AS first
 ), added AS (
     INSERT INTO public.operation_journal (operation_id, number, at, type, spid, data)
@@ -50,6 +50,7 @@ ON CONFLICT (operation_id) DO NOTHING RETURNING next_number
 BEGIN = """
 INSERT INTO public.operation_journals AS j (operation_id, next_number) VALUES ($1, 0)
 ON CONFLICT (operation_id) DO UPDATE SET next_number = j.next_number + 1
+    WHERE j.sha256 IS NULL
 RETURNING next_number
 """
 IS_THERE = """
@@ -67,11 +68,20 @@ NEXT_NUMBER = "SELECT next_number FROM public.operation_journals WHERE operation
 FORGET = "DELETE FROM public.operation_journal WHERE operation_id = $1"
 
 FORGET_ALL = """
-WITH gone AS (
-    DELETE FROM public.operation_journal WHERE operation_id = ANY($1::uuid[])
-    RETURNING operation_id
+WITH known AS (
+    SELECT operation_id, size_bytes FROM public.operation_journals
+    WHERE operation_id = ANY($1::uuid[]) FOR UPDATE
+), marked AS (
+    UPDATE public.operation_journals AS j
+    SET sha256 = coalesce(j.sha256, ''), size_bytes = NULL
+    FROM known WHERE j.operation_id = known.operation_id
+), gone AS (
+    DELETE FROM public.operation_journal
+    WHERE operation_id IN (SELECT operation_id FROM known) RETURNING operation_id
 )
-SELECT count(DISTINCT operation_id) FROM gone
+SELECT count(*) FROM (
+    SELECT operation_id FROM known WHERE size_bytes > 0 UNION SELECT operation_id FROM gone
+) AS had
 """
 
 
@@ -95,7 +105,7 @@ class PostgresJournal:
                 expected,
             )
             if first is None and not await self._pool.fetchval(IS_THERE, operation_id, expected):
-                raise ConflictError(f"the journal of operation {operation_id} has another writer")
+                raise _not_its_writer(operation_id)
         if expected is not None:
             self._expected[operation_id] = expected + len(entries)
 
@@ -130,7 +140,7 @@ class PostgresJournal:
         with translated():
             return int(await self._pool.fetchval(FORGET_ALL, list(operation_ids)))
 
-    async def restart(self, operation_id: UUID) -> None:
+    async def restart(self, operation_id: UUID) -> int:
         with translated():
             # Mostly nobody has written it before: one statement, and nothing to delete.
             number: int | None = await self._pool.fetchval(BEGIN_FIRST, operation_id)
@@ -140,10 +150,19 @@ class PostgresJournal:
         self._expected.move_to_end(operation_id)
         if len(self._expected) > WRITING_MAX:
             self._expected.popitem(last=False)
+        return number
 
     async def _begin_again(self, operation_id: UUID) -> int:
         async with self._pool.acquire() as connection, connection.transaction():
             # The lock first: then what a writer from before adds meanwhile is deleted too.
-            number: int = await connection.fetchval(BEGIN, operation_id)
+            number: int | None = await connection.fetchval(BEGIN, operation_id)
+            if number is None:
+                raise _not_its_writer(operation_id)
             await connection.execute(FORGET, operation_id)
         return number
+
+
+def _not_its_writer(operation_id: UUID) -> ConflictError:
+    return ConflictError(
+        f"the journal of operation {operation_id} has another writer, or its operation has ended"
+    )

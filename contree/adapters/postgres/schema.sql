@@ -254,10 +254,19 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON public.queue, public.queue_turns TO cont
 -- What the processes of an operation did, as clients follow it. The log holds its digest.
 
 -- `next_number` outlives the entries of a lost attempt, so that numbers are never used twice.
+--
+-- Once their operation has ended journals are packed into one content of the project, and their rows
+-- go (ADR 21). `sha256`, `size_bytes`: of the packed journal, no bytes for one without entries. When
+-- it was forgotten there is no size; the digest stays, to be found by whoever removes the content,
+-- and is empty if there never was a pack.
 CREATE TABLE public.operation_journals (
     operation_id uuid   PRIMARY KEY,
-    next_number  bigint NOT NULL
+    next_number  bigint NOT NULL,
+    sha256       bytea,
+    size_bytes   bigint
 );
+CREATE INDEX operation_journals_unpacked_idx ON public.operation_journals (operation_id)
+    WHERE sha256 IS NULL;
 
 -- `data` is json, not jsonb: it is handed out as it came, and may hold \u0000.
 CREATE TABLE public.operation_journal (
@@ -268,7 +277,8 @@ CREATE TABLE public.operation_journal (
     spid         integer     NOT NULL,
     data         json        NOT NULL,
     PRIMARY KEY (operation_id, number)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+-- Rows live for seconds: what they leave is vacuumed by count, not by share of the table.
 
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON public.operation_journals, public.operation_journal TO contree_app;

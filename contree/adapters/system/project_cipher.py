@@ -54,6 +54,8 @@ class AesCiphers:
 class AesCipher:
     """Implements ProjectCipher."""
 
+    head_bytes: Final = _HEADER_BYTES
+
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ContentDamagedError(f"a data key has {len(key)} bytes instead of {KEY_BYTES}")
@@ -159,6 +161,13 @@ class AesDecryption:
             made.append(_opened(self._cipher, _nonce(self._number), chunk, None))
             self._number += 1
         return b"".join(made)
+
+    def go_to(self, offset: int) -> tuple[int, int]:
+        if self._cipher is None:
+            raise ContentDamagedError("stored content is cut short")
+        self._held.clear()
+        self._number = offset // CHUNK_BYTES
+        return _HEADER_BYTES + self._number * _STORED_CHUNK_BYTES, self._number * CHUNK_BYTES
 
     def finish(self) -> bytes:
         if self._cipher is None:

@@ -47,8 +47,13 @@ class BlobStore(Protocol):
         """Let what is there under `name` count as put now; False when it must be put instead."""
         ...
 
-    def read(self, space: UUID, name: str) -> AsyncIterator[bytes]:
-        """Yield the bytes in chunks of READ_CHUNK_BYTES at most. Raises NotFoundError first."""
+    def read(
+        self, space: UUID, name: str, *, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes from `start` to before `stop`, in chunks of READ_CHUNK_BYTES at most.
+
+        `start` is inside of what is there, but that of nothing is 0. Raises NotFoundError first.
+        """
         ...
 
     async def has(self, space: UUID, name: str) -> bool: ...

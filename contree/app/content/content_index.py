@@ -15,13 +15,17 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationContent:
-    """The digests of what an operation wrote and was given (hex): stdout, stderr, initial standard
-    input and what is long in its request, and both of its further processes.
+    """What an operation wrote and was given.
+
+    digests     (hex) stdout, stderr, the packed journal; initial standard input and what is long in
+                its request, and both of its further processes
+    is_unpacked its journal is still to be packed
     """
 
     operation_id: UUID
     created_at: datetime
     digests: frozenset[str]
+    is_unpacked: bool = False
 
 
 class ContentIndex(Protocol):
@@ -49,7 +53,8 @@ class ContentIndex(Protocol):
         self, project_id: UUID, digests: frozenset[str], *, ended_since: datetime
     ) -> frozenset[str]:
         """Return those of `digests` that a file of the project is, or that an operation has which
-        ended at `ended_since` or later, or has not ended.
+        ended at `ended_since` or later, or has not ended. Empty content always is: nearly every
+        operation has it, and it tells nothing.
         """
         ...
 

@@ -70,19 +70,30 @@ class ProjectContent:
         cipher = await self._keys.cipher(project_id)
         return await self._blobs.put_again(project_id, cipher.name_of(_NOTHING))
 
-    async def read(self, project_id: UUID, sha256: str) -> AsyncGenerator[bytes, None]:
-        """Yield the content in pieces of about READ_CHUNK_BYTES.
+    async def read(
+        self, project_id: UUID, sha256: str, *, start: int = 0
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the content from `start` on, which is inside of it, in pieces of about
+        READ_CHUNK_BYTES.
 
         Raises NotFoundError (at the first step) when there is no such content, and
         ContentDamagedError. Whoever stops before the end has pieces that belong to the project, but
         not the proof that they are of this content.
         """
         cipher = await self._keys.cipher(project_id)
-        decryption = cipher.decryption(sha256)
-        async for stored in self._blobs.read(project_id, cipher.name_of(sha256)):
-            if piece := decryption.update(stored):
-                yield piece
-        if piece := decryption.finish():
+        name, decryption = cipher.name_of(sha256), cipher.decryption(sha256)
+        begins, skipped = 0, start
+        if start:
+            async for head in self._blobs.read(project_id, name, stop=cipher.head_bytes):
+                decryption.update(head)
+            begins, first = decryption.go_to(start)
+            skipped -= first
+        async for stored in self._blobs.read(project_id, name, start=begins):
+            piece = decryption.update(stored)
+            if len(piece) > skipped:
+                yield piece[skipped:]
+            skipped = max(0, skipped - len(piece))
+        if piece := decryption.finish()[skipped:]:
             yield piece
 
     async def read_bytes(self, project_id: UUID, sha256: str) -> bytes:

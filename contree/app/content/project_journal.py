@@ -68,8 +68,8 @@ class ProjectJournal:
     async def forget(self, operation_ids: Sequence[UUID]) -> int:
         return await self._journal.forget(operation_ids)
 
-    async def restart(self, operation_id: UUID) -> None:
-        await self._journal.restart(operation_id)
+    async def restart(self, operation_id: UUID) -> int:
+        return await self._journal.restart(operation_id)
 
     async def _box(self, operation_id: UUID) -> Box:
         project_id = self._projects.get(operation_id)

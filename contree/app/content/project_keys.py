@@ -59,6 +59,14 @@ class Decryption(Protocol):
         """Return the rest. Raises ContentDamagedError."""
         ...
 
+    def go_to(self, offset: int) -> tuple[int, int]:
+        """Go to where the plain byte `offset` is, which there must be.
+
+        Called once, after the first `ProjectCipher.head_bytes` of what is stored. Returns from
+        which stored byte on to give more, and which plain byte comes out first.
+        """
+        ...
+
 
 class ProjectCipher(Protocol):
     """Everything that one data key does. Safe in threads; holds the key in memory."""
@@ -72,6 +80,11 @@ class ProjectCipher(Protocol):
         ...
 
     def encryption(self) -> Encryption: ...
+
+    @property
+    def head_bytes(self) -> int:
+        """How much of what is stored a Decryption needs before it can be sent anywhere in it."""
+        ...
 
     def decryption(self, sha256: str) -> Decryption:
         """For the content with this digest (lower-case hex)."""

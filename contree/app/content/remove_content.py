@@ -40,6 +40,9 @@ BATCH_OPERATIONS: Final = 200
 FRESH: Final = timedelta(hours=1)
 """Content that was put so recently may belong to something that is being recorded just now."""
 
+GONE_MAX: Final = 10_000
+"""Digests that one pass remembers."""
+
 LOOK_AGAIN_S: Final = 10.0
 
 log = logging.getLogger(__name__)
@@ -133,24 +136,31 @@ class RemoveContent:
     async def sweep(self, project_id: UUID) -> Outcome:
         """Remove what has expired, and record it when all of it is gone.
 
-        Stops at a legal hold. What was put a moment ago is left for a later pass.
+        Stops at a legal hold. What was put a moment ago is left for a later pass, and so is a
+        journal that is still to be packed: its content would come after.
         """
         row = await self._row(project_id)
         cut, journal_count, removed, is_complete = row.content_cut, 0, Removed(), True
         if cut is None or cut == row.swept_cut:
             return Outcome(is_complete=True)
         put_before = self._clock.now() - self._fresh
+        gone: dict[str, None] = {}  # what many operations had is looked up once, not in each batch
         async for batch in self._batches(project_id, since=row.swept_cut, before=cut):
             if (await self._row(project_id)).hold_reason is not None:
                 is_complete = False
                 break
-            journal_count += await self._journal.forget([one.operation_id for one in batch])
-            digests = frozenset().union(*(one.digests for one in batch))
+            packed = [one.operation_id for one in batch if not one.is_unpacked]
+            is_complete = is_complete and len(packed) == len(batch)
+            journal_count += await self._journal.forget(packed)
+            digests = frozenset().union(*(one.digests for one in batch)) - gone.keys()
             needed = await self._index.needed(project_id, digests, ended_since=cut)
             for sha256 in sorted(digests - needed):
-                gone = await self._content.remove(project_id, sha256, put_before=put_before)
-                is_complete = is_complete and gone is not None
-                removed += gone or Removed()
+                went = await self._content.remove(project_id, sha256, put_before=put_before)
+                is_complete = is_complete and went is not None
+                removed += went or Removed()
+                gone[sha256] = None
+            for sha256 in list(gone)[:-GONE_MAX]:
+                del gone[sha256]
         return await self._recorded(
             project_id,
             Removal.RETENTION,

@@ -1,12 +1,14 @@
 """Runs from the order to the image they leave behind, with a worker over in-memory parts."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
+from contree.app.journal_lines import line_of
 from contree.app.request_run import RunOrder, StdinOrder
 from contree.domain import image as image_module
 from contree.domain.errors import (
@@ -390,11 +392,13 @@ async def test_the_journal_tells_the_run_and_the_log_holds_its_digest() -> None:
     async with world.working():
         base = await world.imported()
         row = await world.ran(base, "echo", "hi")
-    entries = [e.entry for e in await world.journal.read(row.operation_id)]
+    numbered = await world.journal.read(row.operation_id)
+    entries = [e.entry for e in numbered]
     assert [e.type for e in entries] == ["init", "spawn", "stdout", "exit", "shutdown"]
     assert entries[2].data == {"value": "hi\n", "encoding": "ascii", "truncated": False}
     succeeded = [e for e in world.log.events if isinstance(e, OperationSucceeded)][-1]
-    assert len(succeeded.journal_sha256 or "") == 64
+    text = b"".join(map(line_of, numbered))
+    assert succeeded.journal_sha256 == hashlib.sha256(text).hexdigest()
     started = [e for e in world.log.events if isinstance(e, OperationStarted)][-1]
     assert started.facts["network"] == "none"
 
