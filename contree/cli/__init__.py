@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
     if not argv:
         command_line(argv).print_help(sys.stderr)
         return WRONG_USAGE
-    arguments = _parsed(argv)
+    arguments = parsed(argv)
     from contree.config import load_settings  # only now: help needs none of it
 
     try:
@@ -93,7 +93,7 @@ def run(argv: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
     """Parse; what stands after `--` are paths, wherever the options were (argparse loses those)."""
     parser = command_line(argv)
     end = argv.index("--") if "--" in argv else len(argv)

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from contree.config import pager_of_user, wants_no_colour
+from contree.programs import CAT
 
 RESET: Final = b"\x1b[m"
 BOLD: Final = b"\x1b[1m"
@@ -91,6 +92,6 @@ def _write(write: Callable[[bytes], object], piece: bytes) -> None:
 
 def _pager() -> subprocess.Popen[bytes] | None:
     command = shlex.split(pager_of_user() or _DEFAULT_PAGER)
-    if not command or command == ["cat"] or shutil.which(command[0]) is None:
+    if not command or command == [CAT.name] or shutil.which(command[0]) is None:
         return None
     return subprocess.Popen(command, stdin=subprocess.PIPE)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contree.cli import command_line
+from contree.cli import command_line, parsed
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -95,7 +95,7 @@ def test_each_link_leads_to_a_file_and_a_heading_of_it(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_each_line_with_contreed_can_be_typed(path: Path) -> None:
     for arguments in typed(path.read_text()):
-        command_line(arguments).parse_args(arguments)  # else SystemExit
+        parsed(arguments)  # else SystemExit
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
