@@ -61,7 +61,7 @@ PAST = {
 """No schema can say what is in the future or beyond the end of the log."""
 
 ERASED = "410 of an erased project"
-NOT_SEEN_HERE = {"206", "401", "409", "416", "503", "504"}
+NOT_SEEN_HERE = {"206", "401", "409", "415", "416", "503", "504"}
 """These need a state of the server, a header, or no token (a check of its own sends none)."""
 
 # A path that exists may be of the wrong type; tags and slashes redirect.

@@ -237,7 +237,7 @@ async def test_a_lineage_shows_commands_in_few_words(audit: Audit) -> None:
     made: list[Image] = []
     for spec in (
         a_spec(image.id, command="cc", args=("-c", "a.c")),
-        a_spec(image.id, command="c" * 5000, args=("x" * LINEAGE_ARGS_BYTES,)),
+        a_spec(image.id, command="c" * 4000, args=("x" * LINEAGE_ARGS_BYTES,)),
         a_spec(image.id, command="begins so", body=A_BODY),
     ):
         run = Operation.request_instance(CONTEXT, operation_id=IDS.new_id(), spec=spec)

@@ -11,9 +11,11 @@ from uuid import UUID
 from aiohttp.test_utils import TestClient, TestServer
 
 from contree import bootstrap
+from contree.adapters.layers.unpacking.unpacker import ArchiveUnpacker
 from contree.app.conclude import Conclude
 from contree.app.content.keep_projects import KeepProjects
 from contree.app.content.remove_content import RemoveContent
+from contree.app.place_files import PlaceFiles
 from contree.app.run_instance import RunInstance
 from contree.bootstrap import Core
 from contree.domain.context import Context
@@ -97,7 +99,12 @@ class Deployment:
         run = RunInstance(
             log=core.log,
             images=core.images,
-            files=core.files,
+            files=PlaceFiles(
+                files=core.files,
+                content=core.content,
+                archives=ArchiveUnpacker(core.settings.data_dir / "cache" / "unpacking"),
+                outages=core.outages,
+            ),
             content=core.content,
             environment=core.environment,
             layers=core.layers,
