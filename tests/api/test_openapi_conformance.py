@@ -64,6 +64,14 @@ ERASED = "410 of an erased project"
 NOT_SEEN_HERE = {"206", "401", "409", "415", "416", "503", "504"}
 """These need a state of the server, a header, or no token (a check of its own sends none)."""
 
+DRAWN_BY_CHANCE: dict[str, set[str]] = {
+    "GET /v1/images/{image}/diff/{other_image}": {"200", "403"},
+    "GET /v1/images/{image}/log": {"200", "403"},
+    "GET /v1/images/{image}/blame": {"200", "403", "422"},
+}
+"""A draw seldom names two images, or a path, that are there. tests/unit/http/test_diff.py,
+test_image_log.py and test_blame.py see these answers each time."""
+
 # A path that exists may be of the wrong type; tags and slashes redirect.
 POSITIVE = ["2xx", "302", "307", "401", "403", "404", "409", "410", "422", "425"]
 # What is wrong with a request to an erased project need not be looked at.
@@ -340,6 +348,7 @@ def test_the_server_does_what_its_document_says(
 def test_every_answer_that_the_document_names_was_seen() -> None:
     if not seen:
         pytest.skip("comes after the tests of the operations, and counts what they have seen")
+    missing: dict[str, set[str]] = {}
     for path, item in document(LIMITS)["paths"].items():
         for method, operation in item.items():
             label = f"{method.upper()} {path}"
@@ -348,4 +357,6 @@ def test_every_answer_that_the_document_names_was_seen() -> None:
                 expected.remove("400")
             if "410" in expected:
                 expected.add(ERASED)
-            assert expected <= seen[label], f"{label}: {expected - seen[label]} never seen"
+            if never_seen := expected - seen[label] - DRAWN_BY_CHANCE.get(label, set()):
+                missing[label] = never_seen
+    assert missing == {}
